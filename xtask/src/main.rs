@@ -1,0 +1,49 @@
+//! `cargo xtask`: everything that a contributor or the continuous integration runs, so that both run the same.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod arrows;
+mod bench;
+mod generate;
+mod graph;
+mod shell;
+mod test;
+mod tools;
+
+/// Tests, generates, draws and measures Foreshore.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run every check and test; what it needs and this machine lacks is installed first.
+    Test(test::Options),
+    /// Write generated files: CRD manifests, the table of rules, the README's crate graph.
+    Generate(generate::Options),
+    /// Draw the crate arrows as a Mermaid diagram.
+    Graph,
+    /// Measure against a peer and print the ratios.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Test(options) => test::run(&options),
+        Task::Generate(options) => generate::run(&options),
+        Task::Graph => graph::print(),
+        Task::Bench(options) => bench::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! `cargo xtask test`: every check, cheapest first.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::{arrows, generate, shell, tools};
+
+/// Which checks to run.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Also run what takes long: more kill -9 cycles, longer outages, larger backlogs.
+    #[arg(long)]
+    full: bool,
+    /// Leave out cargo-deny, which is built from source the first time.
+    #[arg(long)]
+    no_deny: bool,
+}
+
+/// Runs the checks; stops at the first that fails.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    arrows::check()?;
+    shell::run("format", &mut shell::cargo(&["fmt", "--all", "--check"]))?;
+    shell::run(
+        "lints",
+        &mut shell::cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]),
+    )?;
+    if !options.no_deny {
+        deny(&tools::cargo_deny()?)?;
+    }
+
+    tools::debian()?;
+    let python = tools::python()?;
+    let node = tools::node()?;
+    let oracle = tools::oracle()?;
+
+    // The process tests start the binary; building it first shows a broken build before any test runs.
+    shell::run("build", &mut shell::cargo(&["build", "--workspace", "--locked", "--quiet"]))?;
+    generate::check()?;
+    let mut tests = shell::cargo(&["test", "--workspace", "--locked", "--quiet"]);
+    tests
+        .env("FORESHORE_TEST_PYTHON", &python)
+        .env("FORESHORE_TEST_NODE", &node)
+        .env("FORESHORE_ORACLE", &oracle)
+        .env("FORESHORE_TEST_FULL", if options.full { "1" } else { "" });
+    shell::run("tests", &mut tests)
+}
+
+/// Licences, sources, duplicate versions; advisories where their database can be had.
+fn deny(program: &Path) -> Result<()> {
+    let program = program.to_string_lossy();
+    shell::run("licences, sources, duplicates", &mut shell::command(&program, &["check", "bans", "licenses", "sources"]))?;
+    if shell::run("advisories", &mut shell::command(&program, &["check", "advisories"])).is_err() {
+        let database = shell::command(&program, &["fetch", "db"]).status();
+        if database.is_ok_and(|status| status.success()) {
+            anyhow::bail!("cargo-deny found advisories");
+        }
+        eprintln!("    advisories: NOT CHECKED, their database can't be fetched from here");
+    }
+    Ok(())
+}
