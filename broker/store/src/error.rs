@@ -1,0 +1,76 @@
+//! Why a store can't be opened, read or written.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+/// Why a store can't be opened, read or written.
+///
+/// After an error of [`crate::Store::commit`] nothing more may be acknowledged: what the disk holds is unknown until
+/// the store is opened again.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has the directory open.
+    #[error("store {path:?} is in use by another process: one broker may open a directory at a time")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory was written by another program or by a newer version.
+    #[error("store {path:?} has format {found:?}: {allowed:?} is allowed")]
+    Format {
+        /// The directory.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// What this version reads.
+        allowed: &'static str,
+    },
+    /// The operating system refused.
+    #[error("can't {action} {path:?}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Arc<std::io::Error>,
+    },
+    /// The storage engine failed.
+    #[error("can't {action} the store: {cause}")]
+    Engine {
+        /// What was tried.
+        action: &'static str,
+        /// What the engine said.
+        cause: String,
+    },
+    /// A row can't be decoded.
+    #[error("{what} is damaged: {cause}")]
+    Damaged {
+        /// Which kind of row.
+        what: &'static str,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A batch breaks the rules of the store; a bug of the caller.
+    #[error("batch is invalid: {cause}")]
+    InvalidBatch {
+        /// Which rule.
+        cause: String,
+    },
+    /// A commit did not return.
+    #[error("a commit has not returned for {0:?}: the disk hangs")]
+    Hung(Duration),
+    /// The store was closed.
+    #[error("store is closed")]
+    Closed,
+}
+
+impl StoreError {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::Io {
+            action,
+            path: path.into(),
+            source: Arc::new(source),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Durable queues of the broker: one commit for everything that arrived meanwhile.
+//!
+//! A **receiver** is a persistent session, a shared group or one sink of a dataflow; it has one queue. A **path** is
+//! that queue seen as a line of the ledger. An **entry** is a message in a queue; it leaves exactly once, with an
+//! outcome. Everything that happens is an [`Operation`]; operations travel in ordered [`Batch`]es; the [`Committer`]
+//! makes all batches that arrived meanwhile durable with one sync and answers them in their order. What was not
+//! answered may be lost, what was answered is not.
+//!
+//! ```text
+//! connection ─ submit(operations) ─► Committer ─ group ─► Store::commit ─ one atomic, synced write ─► engine
+//!        ◄────────── Completion ────────┘                     │
+//! reader ─ Store::read(receiver, range) ◄──────────────────────┘ (committed groups only)
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`batch`] | operations and what became of them |
+//! | [`entry`] | messages, entries, dead letters, packets in flight |
+//! | [`store`] | the trait |
+//! | [`committer`] | group commit, backpressure, watchdog |
+//! | [`ledger`] | totals of paths and sources |
+//! | [`limits`] | limits of a queue |
+//! | [`clock`] | the clock that expiry runs on |
+
+pub mod batch;
+pub mod clock;
+pub mod committer;
+pub mod entry;
+mod error;
+pub mod ledger;
+pub mod limits;
+mod record;
+pub mod store;
+
+pub use batch::{Applied, Batch, Opening, Operation, Publish, Refusal};
+pub use clock::{BrokerClock, BrokerTime};
+pub use committer::{Committer, CommitterHandle, CommitterOptions, Completion, Submitted};
+pub use entry::{
+    Blob, DeadLetter, Direction, Entry, EntryFlags, EntryId, Inflight, Message, Page, PathEpoch, ReadRange,
+    ReceiverId, Retained, Settlement, Slot, StoreEpoch,
+};
+pub use error::StoreError;
+pub use ledger::{Counts, EndedTotals, PathTotals, SourceTotals};
+pub use limits::{Limits, OverflowPolicy};
+pub use store::{Position, Receiver, SharedStore, Space, Store};
