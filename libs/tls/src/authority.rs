@@ -1,0 +1,307 @@
+//! The own certificate authority and its ordered rotation.
+
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::sync::watch;
+
+use crate::{
+    CertificateChain, CertificateRequest, Credentials, Error, Fingerprint, KeyPair, RoleIdentity,
+    TrustBundle,
+    chain::parse,
+    files::{create_private_directory, read_private, write_atomic, write_private},
+};
+use state::{Root, State, Subject};
+pub use state::{RootState, RootStatus};
+
+/// File with the roots and their keys, mode 0600.
+const STATE_FILE: &str = "authority.json";
+
+/// File with the roots alone, for clients outside: what `mosquitto_sub --cafile` takes.
+const BUNDLE_FILE: &str = "ca.crt";
+
+/// The state file holds three roots at most in practice; this is far beyond it, in bytes.
+const LARGEST_STATE: u64 = 1024 * 1024;
+
+/// How an authority issues.
+#[derive(Debug, Clone)]
+pub struct AuthorityOptions {
+    /// How long a root is valid. Default: ten years.
+    pub root_lifetime: Duration,
+    /// How long a leaf is valid; never beyond its root. Default: 24 hours.
+    pub leaf_lifetime: Duration,
+    /// How far before its issue a certificate begins to be valid, for peers whose clock is behind; at most a
+    /// tenth of its lifetime. Default: five minutes.
+    pub clock_skew: Duration,
+    /// How long a retired root stays in the bundle, for clients outside that fetch it by hand. Default: 30 days.
+    pub overlap: Duration,
+}
+
+impl Default for AuthorityOptions {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Self {
+            root_lifetime: DAY * 3652,
+            leaf_lifetime: DAY,
+            clock_skew: Duration::from_secs(5 * 60),
+            overlap: DAY * 30,
+        }
+    }
+}
+
+/// What others follow of an authority: a change of either has to reach every role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthorityView {
+    /// The roots to trust.
+    pub bundle: TrustBundle,
+    /// SHA-256 of the root certificate that signs leaves now.
+    pub issuer: Fingerprint,
+}
+
+/// An own certificate authority: one root that signs, and others on their way in or out.
+///
+/// Rotation keeps an order in which no peer ever meets a certificate that it can't judge:
+/// 1. [`begin_rotation`](Self::begin_rotation) makes a new root and puts it into the bundle; the old one still
+///    signs.
+/// 2. When every role has acknowledged that bundle, [`complete_rotation`](Self::complete_rotation) lets the
+///    new root sign; roles renew their leaves. The old root's key is destroyed, its certificate stays in the
+///    bundle for [`AuthorityOptions::overlap`].
+/// 3. [`prune`](Self::prune) drops retired roots whose time is over.
+///
+/// Each step is on disk before it takes effect. File access blocks: call the changing functions from a thread
+/// that may.
+#[derive(Debug)]
+pub struct CertificateAuthority {
+    options: AuthorityOptions,
+    directory: Option<PathBuf>,
+    state: ArcSwap<State>,
+    /// Held while the state is changed, so that two changes do not overwrite each other.
+    change: Mutex<()>,
+    view: watch::Sender<AuthorityView>,
+}
+
+impl CertificateAuthority {
+    /// Makes a new authority that lives in memory.
+    ///
+    /// # Errors
+    /// [`Error::Key`] when the operating system has no random numbers.
+    pub fn create(options: AuthorityOptions, now: Timestamp) -> Result<Self, Error> {
+        let root = Root::create(&options, RootState::Issuing, now)?;
+        Self::with_state(options, None, State { roots: vec![root] })
+    }
+
+    /// Opens the authority in a directory, making both when they do not exist.
+    ///
+    /// The directory gets mode 0700, `authority.json` in it (roots and keys) 0600; `ca.crt` beside it is the
+    /// bundle, for clients outside.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::FileMode`] when others may read the keys, [`Error::Authority`] when the file
+    /// makes no sense: it is never replaced, since every role's trust hangs on it.
+    pub fn open(directory: &Path, options: AuthorityOptions, now: Timestamp) -> Result<Self, Error> {
+        create_private_directory(directory)?;
+        let directory = Some(directory.to_owned());
+        let state = match read_private(&state_file(directory.as_deref()), LARGEST_STATE) {
+            Ok(content) => State::from_json(&content)?,
+            Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => State {
+                roots: vec![Root::create(&options, RootState::Issuing, now)?],
+            },
+            Err(error) => return Err(error),
+        };
+        let authority = Self::with_state(options, directory, state)?;
+        authority.persist(&authority.state.load())?;
+        Ok(authority)
+    }
+
+    /// Takes an authority from the text that [`to_json`](Self::to_json) gave, as the operator keeps it in a
+    /// Kubernetes Secret.
+    ///
+    /// # Errors
+    /// [`Error::Authority`] when the text makes no sense.
+    pub fn from_json(content: &[u8], options: AuthorityOptions) -> Result<Self, Error> {
+        Self::with_state(options, None, State::from_json(content)?)
+    }
+
+    fn with_state(
+        options: AuthorityOptions,
+        directory: Option<PathBuf>,
+        state: State,
+    ) -> Result<Self, Error> {
+        let view = watch::Sender::new(state.view()?);
+        Ok(Self {
+            options,
+            directory,
+            state: ArcSwap::from_pointee(state),
+            change: Mutex::new(()),
+            view,
+        })
+    }
+
+    /// Roots and keys as JSON: a secret.
+    ///
+    /// # Errors
+    /// [`Error::Authority`] when it can't be written as JSON.
+    pub fn to_json(&self) -> Result<String, Error> {
+        self.state.load().to_json()
+    }
+
+    /// The roots to trust: the one that signs, the next one, and retired ones until their time is over.
+    #[must_use]
+    pub fn bundle(&self) -> TrustBundle {
+        self.view.borrow().bundle.clone()
+    }
+
+    /// Follows the bundle and the signing root.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<AuthorityView> {
+        self.view.subscribe()
+    }
+
+    /// Every root, for status and for the controller that drives rotation.
+    #[must_use]
+    pub fn roots(&self) -> Vec<RootStatus> {
+        self.state.load().roots.iter().map(Root::status).collect()
+    }
+
+    /// Issues a certificate for the key of a request.
+    ///
+    /// `identity` is what the caller vouches for; `names` are the DNS names and addresses of a server and make
+    /// the certificate usable as one.
+    ///
+    /// # Errors
+    /// [`Error::RootNotValid`] when the root has expired or the clock is before it, [`Error::Authority`].
+    pub fn issue(
+        &self,
+        request: &CertificateRequest,
+        identity: &RoleIdentity,
+        names: &[ServerName<'static>],
+        now: Timestamp,
+    ) -> Result<CertificateChain, Error> {
+        let subject = Subject {
+            key: request.key(),
+            identity,
+            names,
+        };
+        self.state.load().issuing()?.issue(&self.options, &subject, now)
+    }
+
+    /// Makes a key and issues a certificate for it, for a role in this very process.
+    ///
+    /// # Errors
+    /// As [`issue`](Self::issue), and [`Error::Key`].
+    pub fn issue_credentials(
+        &self,
+        identity: &RoleIdentity,
+        names: &[ServerName<'static>],
+        now: Timestamp,
+    ) -> Result<Credentials, Error> {
+        let key = KeyPair::generate()?;
+        let request = CertificateRequest::from_der(&key.request()?)?;
+        Credentials::new(self.issue(&request, identity, names, now)?, &key)
+    }
+
+    /// Whether the root that signs now signed this certificate; if not, its owner should renew it.
+    #[must_use]
+    pub fn issued_by_current(&self, leaf: &CertificateDer<'_>) -> bool {
+        let state = self.state.load();
+        let Ok(root) = state.issuing() else { return false };
+        match (parse(leaf), parse(root.certificate())) {
+            // Subjects of roots carry the fingerprint of their key, so equal names mean equal roots.
+            (Ok(leaf), Ok(root)) => leaf.issuer().as_raw() == root.subject().as_raw(),
+            _ => false,
+        }
+    }
+
+    /// Puts a new root into the bundle; the present one goes on signing. Returns its fingerprint. A rotation
+    /// that has begun already is continued, not begun anew.
+    ///
+    /// # Errors
+    /// [`Error::Key`], [`Error::File`].
+    pub fn begin_rotation(&self, now: Timestamp) -> Result<Fingerprint, Error> {
+        self.change(|state| {
+            if let Some(next) = state.roots.iter().find(|root| root.state() == RootState::Next) {
+                return Ok(next.fingerprint());
+            }
+            let root = Root::create(&self.options, RootState::Next, now)?;
+            let fingerprint = root.fingerprint();
+            state.roots.push(root);
+            Ok(fingerprint)
+        })
+    }
+
+    /// Lets the new root sign and retires the old one. To be called once every role has acknowledged the bundle
+    /// that holds the new root: one that has not will refuse the new leaves.
+    ///
+    /// # Errors
+    /// [`Error::Authority`] when no rotation has begun, [`Error::File`].
+    pub fn complete_rotation(&self, now: Timestamp) -> Result<(), Error> {
+        let until = now.checked_add(self.options.overlap).map_err(Error::authority)?;
+        self.change(|state| state.switch(until))
+    }
+
+    /// Drops retired roots whose time is over and returns how many there were.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn prune(&self, now: Timestamp) -> Result<usize, Error> {
+        if self.state.load().expired_roots(now) == 0 {
+            return Ok(0);
+        }
+        self.change(|state| {
+            let before = state.roots.len();
+            state.roots.retain(|root| !root.is_over(now));
+            Ok(before - state.roots.len())
+        })
+    }
+
+    /// Whether the signing root has used up two thirds of its life and a rotation should begin.
+    #[must_use]
+    pub fn rotation_is_due(&self, now: Timestamp) -> bool {
+        let state = self.state.load();
+        state
+            .issuing()
+            .is_ok_and(|root| root.validity().renew_at() <= now)
+    }
+
+    /// Changes a copy, stores it, and only then lets it take effect.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> Result<T, Error>) -> Result<T, Error> {
+        let guard: MutexGuard<'_, ()> = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = State::clone(&self.state.load());
+        let result = change(&mut state)?;
+        let view = state.view()?;
+        self.persist(&state)?;
+        self.state.store(Arc::new(state));
+        self.view.send_if_modified(|present| {
+            let changed = *present != view;
+            *present = view;
+            changed
+        });
+        drop(guard);
+        Ok(result)
+    }
+
+    fn persist(&self, state: &State) -> Result<(), Error> {
+        let Some(directory) = &self.directory else {
+            return Ok(());
+        };
+        write_private(&state_file(Some(directory)), state.to_json()?.as_bytes())?;
+        write_atomic(
+            &directory.join(BUNDLE_FILE),
+            state.view()?.bundle.to_pem().as_bytes(),
+        )
+    }
+}
+
+fn state_file(directory: Option<&Path>) -> PathBuf {
+    directory.unwrap_or(Path::new("")).join(STATE_FILE)
+}
