@@ -1,0 +1,1 @@
+//! Sink to JSON-lines files.

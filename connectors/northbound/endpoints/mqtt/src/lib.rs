@@ -1,0 +1,1 @@
+//! Sink to an MQTT broker.
