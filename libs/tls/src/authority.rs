@@ -303,5 +303,5 @@ impl CertificateAuthority {
 }
 
 fn state_file(directory: Option<&Path>) -> PathBuf {
-    directory.unwrap_or(Path::new("")).join(STATE_FILE)
+    directory.unwrap_or_else(|| Path::new("")).join(STATE_FILE)
 }
