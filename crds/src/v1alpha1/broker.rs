@@ -1,0 +1,464 @@
+//! `Broker`: an MQTT broker.
+
+use std::{collections::BTreeMap, time::Duration as StdDuration};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::common::{Anonymous, LogLevel, Pod, Volume, has_status};
+use crate::{
+    refs::{LocalRef, SecretRef},
+    types::{ByteSize, Duration, Host, ItemName, SecretName, Text, Url, effective},
+};
+
+mod limits;
+pub use limits::{BrokerLimits, OverflowPolicy};
+
+/// An MQTT broker, 3.1.1 and 5 on the same port. Everything may change while it runs.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "foreshore.dev",
+    version = "v1alpha1",
+    kind = "Broker",
+    plural = "brokers",
+    namespaced,
+    status = "BrokerStatus",
+    derive = "PartialEq",
+    shortname = "fsbroker",
+    category = "foreshore",
+    doc = "An MQTT broker, 3.1.1 and 5 on the same port. Everything may change while it runs.",
+    printcolumn(name = "Listeners", type_ = "integer", json_path = ".status.listenerCount"),
+    label("app.kubernetes.io/part-of", "foreshore")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokerSpec {
+    /// How many pods carry it; 1 where it is left out. More than one needs `storage.backend: JetStream`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 9))]
+    pub replicas: Option<u32>,
+    /// Where clients of others connect. Our own roles have a listener of their own besides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub listeners: Vec<Listener>,
+    /// Where messages are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<BrokerStorage>,
+    /// What it takes on at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<BrokerLimits>,
+    /// How often figures are published under `$SYS`; never where it is left out or 0s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sys_interval: Option<Duration>,
+    /// How much it logs; Info where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<LogLevel>,
+    /// Where and how its pods run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
+}
+
+effective!(BrokerSpec {
+    /// How many pods carry it:
+    effective_replicas: replicas -> u32 = 1;
+    /// How much it logs:
+    effective_log_level: log_level -> LogLevel = LogLevel::Info;
+});
+
+/// What a listener speaks below MQTT.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListenerProtocol {
+    /// TCP without encryption.
+    Tcp,
+    /// TLS.
+    #[default]
+    Tls,
+    /// WebSocket without encryption.
+    WebSocket,
+    /// WebSocket over TLS.
+    WebSocketTls,
+}
+
+impl ListenerProtocol {
+    /// Whether it is encrypted.
+    #[must_use]
+    pub const fn is_encrypted(self) -> bool {
+        matches!(self, Self::Tls | Self::WebSocketTls)
+    }
+}
+
+/// Where clients connect.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Listener {
+    /// Name, unique in the broker.
+    pub name: ItemName,
+    /// Port.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: u16,
+    /// Address to bind; where it is left out, all addresses in a pod and 127.0.0.1 locally.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind_address: Option<Host>,
+    /// What it speaks below MQTT.
+    pub protocol: ListenerProtocol,
+    /// Path of a WebSocket; `/mqtt` where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Text>,
+    /// Ways to prove who a client is, tried in this order; the first that knows the client decides.
+    #[schemars(length(min = 1, max = 8))]
+    pub authentication: Vec<ListenerAuthentication>,
+    /// How it encrypts; with an encrypted protocol only. Where it is left out there, our own authority issues the
+    /// certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTls>,
+    /// Connections at once; the broker's limit where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_connections: Option<u32>,
+    /// How the listener is reached from outside the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ListenerService>,
+}
+
+/// One way to prove who a client is. Exactly one member.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerAuthentication {
+    /// Lets in whoever comes. Only as the last way; beyond loopback it must be meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anonymous: Option<Anonymous>,
+    /// User names and passwords.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username_password: Option<PasswordAuthentication>,
+    /// Certificates of clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub x509: Option<CertificateAuthentication>,
+    /// Tokens of Kubernetes service accounts, as the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<ServiceAccountAuthentication>,
+    /// JSON Web Tokens, as the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<JwtAuthentication>,
+    /// A service of your own that is asked over HTTPS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<WebhookAuthentication>,
+}
+
+/// User names and passwords.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PasswordAuthentication {
+    /// Secret whose keys are user names; each value is the password's hash (`$argon2id$…`) or the password.
+    pub secret_ref: SecretRef,
+    /// Groups of users, by name of the group, for BrokerPolicies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub groups: Vec<UserGroup>,
+}
+
+/// Users that a BrokerPolicy may name together.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct UserGroup {
+    /// Name of the group.
+    pub name: ItemName,
+    /// Names of users.
+    #[schemars(length(min = 1, max = 256))]
+    pub users: Vec<Text>,
+}
+
+/// What becomes the user name of a client that shows a certificate.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CertificateUserName {
+    /// The subject's common name.
+    #[default]
+    CommonName,
+    /// The whole subject, as RFC 4514 writes it.
+    Subject,
+    /// The first DNS name.
+    DnsName,
+    /// The first URI.
+    Uri,
+}
+
+/// Certificates of clients.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateAuthentication {
+    /// Secret with the authorities whose clients are believed; key `ca.crt`.
+    pub ca_secret_ref: SecretRef,
+    /// What becomes the user name; CommonName where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username_from: Option<CertificateUserName>,
+}
+
+effective!(CertificateAuthentication {
+    /// What becomes the user name:
+    effective_username_from: username_from -> CertificateUserName = CertificateUserName::CommonName;
+});
+
+/// Tokens of Kubernetes service accounts. The user name becomes `system:serviceaccount:NAMESPACE:NAME`.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceAccountAuthentication {
+    /// Audiences that a token may have; at least one must match.
+    #[schemars(length(min = 1, max = 8))]
+    pub audiences: Vec<Text>,
+}
+
+/// JSON Web Tokens (RFC 7519).
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct JwtAuthentication {
+    /// Issuer that tokens must name.
+    pub issuer: Url,
+    /// Where the issuer publishes its keys; found through the issuer where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwks_uri: Option<Url>,
+    /// Audiences that a token may have; at least one must match.
+    #[schemars(length(min = 1, max = 8))]
+    pub audiences: Vec<Text>,
+    /// Claim that becomes the user name; `sub` where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username_claim: Option<Text>,
+    /// Claim that holds the groups; none where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups_claim: Option<Text>,
+    /// Secret with authorities for the issuer's own certificate; key `ca.crt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretRef>,
+}
+
+/// A service that is asked over HTTPS.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WebhookAuthentication {
+    /// Where it answers; `https` only.
+    pub url: Url,
+    /// Secret with authorities for its certificate; key `ca.crt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretRef>,
+    /// Secret of type `kubernetes.io/tls` that we show.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate_secret_ref: Option<SecretRef>,
+    /// Longest wait for an answer; 5s where it is left out. Then the next way is tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+}
+
+effective!(WebhookAuthentication {
+    /// Longest wait for an answer:
+    effective_timeout: timeout -> StdDuration = StdDuration::from_secs(5);
+});
+
+/// How a listener encrypts.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerTls {
+    /// Secret of type `kubernetes.io/tls` with the certificate; where it is left out, our own authority issues one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretRef>,
+    /// Host names and addresses of a certificate that our own authority issues, besides those of the listener.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub host_names: Vec<Host>,
+    /// Oldest version; Tls12 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_version: Option<TlsVersion>,
+}
+
+effective!(ListenerTls {
+    /// Oldest version:
+    effective_min_version: min_version -> TlsVersion = TlsVersion::Tls12;
+});
+
+/// A version of TLS.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    #[default]
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+/// How a listener is reached from outside the cluster. Without pods: `UnsupportedHere`.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerService {
+    /// Type of the Service; ClusterIP where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "type")]
+    pub type_: Option<ServiceType>,
+    /// Port on every node; with NodePort and LoadBalancer only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub node_port: Option<u16>,
+    /// Class of the load balancer; with LoadBalancer only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer_class: Option<Text>,
+    /// Annotations of the Service.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub annotations: BTreeMap<String, Text>,
+}
+
+/// Type of a Service.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceType {
+    /// Inside the cluster only.
+    #[default]
+    #[serde(rename = "ClusterIP")]
+    ClusterIp,
+    /// On a port of every node.
+    NodePort,
+    /// Behind a load balancer.
+    LoadBalancer,
+}
+
+/// What keeps messages.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StorageBackend {
+    /// Memory: gone with the process, and acknowledgements mean no more than that.
+    Memory,
+    /// fjall, embedded, on the role's disk.
+    #[default]
+    Fjall,
+    /// NATS JetStream replicates between pods, each with its fjall.
+    JetStream,
+}
+
+/// Where messages are kept.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokerStorage {
+    /// What keeps them; Fjall where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<StorageBackend>,
+    /// Volume for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<Volume>,
+    /// Bytes of undelivered messages in all queues; 80% of the volume where it is left out, without bound locally
+    /// but for `minFreeBytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<ByteSize>,
+    /// Age at which an undelivered message is dropped, as `dropped{expired}`; 72h where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Duration>,
+    /// Free space below which publishes are refused while deliveries go on; 256Mi where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_free_bytes: Option<ByteSize>,
+    /// Memory for caches; 16Mi where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_bytes: Option<ByteSize>,
+    /// How commits are gathered. An acknowledgement always waits for the commit of what it acknowledges.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync: Option<Sync>,
+    /// The JetStream cluster; with `backend: JetStream` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jet_stream: Option<JetStream>,
+}
+
+effective!(BrokerStorage {
+    /// What keeps messages:
+    effective_backend: backend -> StorageBackend = StorageBackend::Fjall;
+    /// Age at which an undelivered message is dropped:
+    effective_max_age: max_age -> StdDuration = StdDuration::from_secs(72 * 3600);
+    /// Free space below which publishes are refused, in bytes:
+    effective_min_free_bytes: min_free_bytes -> u64 = 256 << 20;
+    /// Memory for caches in bytes:
+    effective_cache_bytes: cache_bytes -> u64 = 16 << 20;
+});
+
+/// How commits are gathered.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Sync {
+    /// Waits so long for company before a commit; 0s where it is left out: what arrives during one commit makes up
+    /// the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_delay: Option<Duration>,
+    /// Bytes in one commit; 4Mi where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<ByteSize>,
+}
+
+effective!(Sync {
+    /// Wait for company:
+    effective_max_delay: max_delay -> StdDuration = StdDuration::ZERO;
+    /// Bytes in one commit:
+    effective_max_bytes: max_bytes -> u64 = 4 << 20;
+});
+
+/// A NATS JetStream cluster.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct JetStream {
+    /// Servers: `tls://nats-0:4222`.
+    #[schemars(length(min = 1, max = 9))]
+    pub servers: Vec<Url>,
+    /// Secret with a NATS credentials file; key `nats.creds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
+    /// Secret with authorities for the servers' certificates; key `ca.crt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretRef>,
+    /// Prefix of stream names; the broker's namespace and name where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_prefix: Option<ItemName>,
+    /// Partitions, each a stream of three replicas; 8 where it is left out. It can't shrink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub partitions: Option<u32>,
+}
+
+effective!(JetStream {
+    /// Partitions:
+    effective_partitions: partitions -> u32 = 8;
+});
+
+/// Where a listener answers.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerStatus {
+    /// Name of the listener.
+    pub name: ItemName,
+    /// URL for clients.
+    pub url: Url,
+}
+
+/// What is known about a broker.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokerStatus {
+    /// Generation of the spec that this speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Conditions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// Pods or tasks that run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// Number of listeners that are open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener_count: Option<i32>,
+    /// Where listeners answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub listeners: Vec<ListenerStatus>,
+    /// Node that the broker waits for, with `WaitingForNode`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<SecretName>,
+    /// BrokerPolicies in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub policies: Vec<LocalRef>,
+}
+has_status!(BrokerStatus);

@@ -1,0 +1,134 @@
+//! What a broker takes on at most.
+
+use std::time::Duration as StdDuration;
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{ByteSize, Duration, effective};
+
+/// What a full queue does.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OverflowPolicy {
+    /// Refuses the publish (0x97, quota exceeded): the publisher keeps the message.
+    #[default]
+    Reject,
+    /// Drops the oldest messages of the queue, as `dropped{overflow}`.
+    DropOldest,
+    /// Drops the new message, as `dropped{overflow}`.
+    DropNew,
+}
+
+/// What a broker takes on at most.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokerLimits {
+    /// Connections at once; 10000 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_connections: Option<u32>,
+    /// New connections in a second; 500 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connection_rate: Option<u32>,
+    /// Longest time from a connection to its CONNECT packet; 10s where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<Duration>,
+    /// Longest packet; 1Mi where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_packet_size: Option<ByteSize>,
+    /// Publishes of a client that may wait for their acknowledgement (MQTT 5, Receive Maximum); 256 where it is
+    /// left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub receive_maximum: Option<u32>,
+    /// Deliveries to a client that may wait for its acknowledgement; 256 where it is left out, never more than the
+    /// client allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub max_inflight: Option<u32>,
+    /// Topic aliases of a connection; 64 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 65_535))]
+    pub max_topic_aliases: Option<u32>,
+    /// Levels of a topic; 32 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub max_topic_levels: Option<u32>,
+    /// Subscriptions of a session; 1000 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_subscriptions: Option<u32>,
+    /// Longest keep-alive; 20m where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_keep_alive: Option<Duration>,
+    /// Longest life of a session without its client; 168h where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_session_expiry: Option<Duration>,
+    /// Longest life of a message that is not delivered; the storage's age where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_message_expiry: Option<Duration>,
+    /// Bytes that wait in one durable queue; 1Gi where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_queue_bytes: Option<ByteSize>,
+    /// What a full durable queue of a session does; Reject where it is left out. A dataflow's queue has its own
+    /// policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_overflow: Option<OverflowPolicy>,
+    /// Bytes that wait in memory for one connection at QoS 0, before new ones are dropped; 1Mi where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_live_bytes: Option<ByteSize>,
+    /// Durable receivers that one message may have; then 0x97 (quota exceeded). 1000 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_durable_receivers: Option<u32>,
+    /// Retained messages; 100000 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000_000))]
+    pub max_retained_messages: Option<u32>,
+    /// Bytes of retained messages; 256Mi where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_retained_bytes: Option<ByteSize>,
+    /// Messages that one client may publish in a second, averaged over a second; unbounded where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_publish_rate: Option<u32>,
+}
+
+effective!(BrokerLimits {
+    /// Connections at once:
+    effective_max_connections: max_connections -> u32 = 10_000;
+    /// New connections in a second:
+    effective_max_connection_rate: max_connection_rate -> u32 = 500;
+    /// Longest time to the CONNECT packet:
+    effective_connect_timeout: connect_timeout -> StdDuration = StdDuration::from_secs(10);
+    /// Longest packet in bytes:
+    effective_max_packet_size: max_packet_size -> u64 = 1 << 20;
+    /// Publishes that may wait for their acknowledgement:
+    effective_receive_maximum: receive_maximum -> u32 = 256;
+    /// Deliveries that may wait for their acknowledgement:
+    effective_max_inflight: max_inflight -> u32 = 256;
+    /// Topic aliases of a connection:
+    effective_max_topic_aliases: max_topic_aliases -> u32 = 64;
+    /// Levels of a topic:
+    effective_max_topic_levels: max_topic_levels -> u32 = 32;
+    /// Subscriptions of a session:
+    effective_max_subscriptions: max_subscriptions -> u32 = 1000;
+    /// Longest keep-alive:
+    effective_max_keep_alive: max_keep_alive -> StdDuration = StdDuration::from_secs(1200);
+    /// Longest life of a session without its client:
+    effective_max_session_expiry: max_session_expiry -> StdDuration = StdDuration::from_secs(168 * 3600);
+    /// Bytes that wait in one durable queue:
+    effective_max_queue_bytes: max_queue_bytes -> u64 = 1 << 30;
+    /// What a full durable queue does:
+    effective_queue_overflow: queue_overflow -> OverflowPolicy = OverflowPolicy::Reject;
+    /// Bytes that wait in memory for one connection at QoS 0:
+    effective_max_live_bytes: max_live_bytes -> u64 = 1 << 20;
+    /// Durable receivers that one message may have:
+    effective_max_durable_receivers: max_durable_receivers -> u32 = 1000;
+    /// Retained messages:
+    effective_max_retained_messages: max_retained_messages -> u32 = 100_000;
+    /// Bytes of retained messages:
+    effective_max_retained_bytes: max_retained_bytes -> u64 = 256 << 20;
+});
