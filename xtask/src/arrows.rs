@@ -72,7 +72,11 @@ const LAYERS: &[Layer] = &[
         ],
         within: &[],
     },
-    Layer { name: "the binary", crates: &["foreshore", "xtask"], within: &[] },
+    Layer {
+        name: "the binary",
+        crates: &["foreshore", "xtask"],
+        within: &[],
+    },
 ];
 
 /// Crates from the registry that only some of ours may name, so that edge roles run without Kubernetes, protocols stay
@@ -87,7 +91,14 @@ const RESERVED: &[(&str, &[&str])] = &[
 ];
 
 /// What the pure layer must not depend on.
-const IMPURE: &[&str] = &["tokio", "tonic", "axum", "tracing-subscriber", "reqwest", "notify"];
+const IMPURE: &[&str] = &[
+    "tokio",
+    "tonic",
+    "axum",
+    "tracing-subscriber",
+    "reqwest",
+    "notify",
+];
 
 #[derive(Deserialize)]
 struct Metadata {
@@ -113,14 +124,24 @@ pub(crate) type Arrows = BTreeMap<String, BTreeSet<String>>;
 
 /// Reads the arrows from cargo's metadata.
 pub(crate) fn read() -> Result<Arrows> {
-    let json = shell::output(&mut shell::cargo(&["metadata", "--format-version", "1", "--no-deps", "--locked"]))?;
+    let json = shell::output(&mut shell::cargo(&[
+        "metadata",
+        "--format-version",
+        "1",
+        "--no-deps",
+        "--locked",
+    ]))?;
     let metadata: Metadata = serde_json::from_str(&json).context("cargo metadata")?;
     let arrows = metadata
         .packages
         .into_iter()
         .filter(|package| metadata.workspace_members.contains(&package.id))
         .map(|package| {
-            let dependencies = package.dependencies.into_iter().filter(|d| d.kind.is_none()).map(|d| d.name);
+            let dependencies = package
+                .dependencies
+                .into_iter()
+                .filter(|d| d.kind.is_none())
+                .map(|d| d.name);
             (package.name, dependencies.collect())
         })
         .collect();
@@ -153,7 +174,9 @@ fn violations(arrows: &Arrows) -> Vec<String> {
     let mut wrong = Vec::new();
     for (from, dependencies) in arrows {
         let Some(layer) = layer_of(from) else {
-            wrong.push(format!("{from} belongs to no layer: add it to xtask/src/arrows.rs"));
+            wrong.push(format!(
+                "{from} belongs to no layer: add it to xtask/src/arrows.rs"
+            ));
             continue;
         };
         for to in dependencies {
@@ -170,10 +193,14 @@ fn judge(from: &str, layer: usize, to: &str) -> Option<String> {
         return Some(format!("{from} -> {to}: only {} may", allowed.join(", ")));
     }
     if layer == 0 && IMPURE.contains(&to) {
-        return Some(format!("{from} -> {to}: the pure layer has no runtime and no I/O"));
+        return Some(format!(
+            "{from} -> {to}: the pure layer has no runtime and no I/O"
+        ));
     }
     let target = layer_of(to)?;
-    let within = LAYERS.get(layer).is_some_and(|own| own.within.contains(&(from, to)));
+    let within = LAYERS
+        .get(layer)
+        .is_some_and(|own| own.within.contains(&(from, to)));
     if target < layer || within {
         return None;
     }
@@ -187,7 +214,10 @@ mod tests {
     fn arrows(pairs: &[(&str, &str)]) -> Arrows {
         let mut arrows = Arrows::new();
         for (from, to) in pairs {
-            arrows.entry((*from).to_owned()).or_default().insert((*to).to_owned());
+            arrows
+                .entry((*from).to_owned())
+                .or_default()
+                .insert((*to).to_owned());
         }
         arrows
     }

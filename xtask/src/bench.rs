@@ -15,8 +15,19 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     tools::debian()?;
     let python = tools::python()?;
-    shell::run("release build", &mut shell::cargo(&["build", "--release", "--locked", "--quiet"]))?;
-    let mut bench = shell::cargo(&["run", "--release", "--locked", "--quiet", "--package", "foreshore-bench", "--"]);
+    shell::run(
+        "release build",
+        &mut shell::cargo(&["build", "--release", "--locked", "--quiet"]),
+    )?;
+    let mut bench = shell::cargo(&[
+        "run",
+        "--release",
+        "--locked",
+        "--quiet",
+        "--package",
+        "foreshore-bench",
+        "--",
+    ]);
     bench.args(&options.names).env("FORESHORE_TEST_PYTHON", &python);
     shell::run("benchmarks", &mut bench)
 }

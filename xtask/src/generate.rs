@@ -53,15 +53,31 @@ pub(crate) fn check() -> Result<()> {
     if different.is_empty() {
         return Ok(());
     }
-    bail!("generated files differ, run `cargo xtask generate`: {}", different.join(", "))
+    bail!(
+        "generated files differ, run `cargo xtask generate`: {}",
+        different.join(", ")
+    )
 }
 
 fn all() -> Result<Vec<Generated>> {
     let mut files = vec![readme()?];
-    let documents = shell::output(&mut shell::cargo(&["run", "--quiet", "--locked", "--bin", "foreshore", "--", "crds", "--json"]))?;
-    let manifests: Vec<(String, String)> = serde_json::from_str(&documents).context("foreshore crds --json")?;
+    let documents = shell::output(&mut shell::cargo(&[
+        "run",
+        "--quiet",
+        "--locked",
+        "--bin",
+        "foreshore",
+        "--",
+        "crds",
+        "--json",
+    ]))?;
+    let manifests: Vec<(String, String)> =
+        serde_json::from_str(&documents).context("foreshore crds --json")?;
     for (name, text) in manifests {
-        files.push(Generated { path: shell::root().join(name), text });
+        files.push(Generated {
+            path: shell::root().join(name),
+            text,
+        });
     }
     Ok(files)
 }
@@ -69,8 +85,15 @@ fn all() -> Result<Vec<Generated>> {
 fn readme() -> Result<Generated> {
     let path = shell::root().join("README.md");
     let old = fs::read_to_string(&path).context("read README.md")?;
-    let (before, rest) = old.split_once(GRAPH_BEGIN).context("README.md lacks the mark of the crate graph")?;
-    let (_, after) = rest.split_once(GRAPH_END).context("README.md lacks the end mark of the crate graph")?;
-    let text = format!("{before}{GRAPH_BEGIN}```mermaid\n{}```\n{GRAPH_END}{after}", graph::mermaid()?);
+    let (before, rest) = old
+        .split_once(GRAPH_BEGIN)
+        .context("README.md lacks the mark of the crate graph")?;
+    let (_, after) = rest
+        .split_once(GRAPH_END)
+        .context("README.md lacks the end mark of the crate graph")?;
+    let text = format!(
+        "{before}{GRAPH_BEGIN}```mermaid\n{}```\n{GRAPH_END}{after}",
+        graph::mermaid()?
+    );
     Ok(Generated { path, text })
 }

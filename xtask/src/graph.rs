@@ -25,7 +25,10 @@ pub(crate) fn mermaid() -> Result<String> {
         writeln!(text, "  end")?;
     }
     for (from, dependencies) in &arrows {
-        let ours: Vec<&String> = dependencies.iter().filter(|to| arrows.contains_key(*to)).collect();
+        let ours: Vec<&String> = dependencies
+            .iter()
+            .filter(|to| arrows.contains_key(*to))
+            .collect();
         for to in &ours {
             let implied = ours.iter().any(|via| via != to && reaches(&arrows, via, to));
             if !implied {
@@ -37,9 +40,14 @@ pub(crate) fn mermaid() -> Result<String> {
 }
 
 fn reaches(arrows: &arrows::Arrows, from: &str, to: &str) -> bool {
-    let Some(dependencies) = arrows.get(from) else { return false };
+    let Some(dependencies) = arrows.get(from) else {
+        return false;
+    };
     dependencies.contains(to)
-        || dependencies.iter().filter(|via| arrows.contains_key(*via)).any(|via| reaches(arrows, via, to))
+        || dependencies
+            .iter()
+            .filter(|via| arrows.contains_key(*via))
+            .any(|via| reaches(arrows, via, to))
 }
 
 fn short(name: &str) -> &str {

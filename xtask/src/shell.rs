@@ -11,7 +11,9 @@ use anyhow::{Context, Result, bail};
 
 /// Returns the root of the checkout.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
 /// Returns the directory outside the checkout that survives a fresh clone: `$FORESHORE_CACHE`, or
@@ -41,7 +43,9 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
 pub(crate) fn run(what: &str, command: &mut Command) -> Result<()> {
     eprintln!("==> {what}");
     let start = Instant::now();
-    let status = command.status().with_context(|| format!("{what}: {command:?} did not start"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("{what}: {command:?} did not start"))?;
     if !status.success() {
         bail!("{what}: {command:?} ended with {status}");
     }
@@ -51,7 +55,10 @@ pub(crate) fn run(what: &str, command: &mut Command) -> Result<()> {
 
 /// Runs a command and returns what it printed.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("{command:?} did not start"))?;
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("{command:?} did not start"))?;
     if !output.status.success() {
         bail!("{command:?} ended with {}", output.status);
     }
@@ -60,5 +67,6 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 
 /// Whether a program of that name is on the path.
 pub(crate) fn is_installed(program: &str) -> bool {
-    env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|directory| directory.join(program).is_file()))
+    env::var_os("PATH")
+        .is_some_and(|path| env::split_paths(&path).any(|directory| directory.join(program).is_file()))
 }

@@ -23,7 +23,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     shell::run("format", &mut shell::cargo(&["fmt", "--all", "--check"]))?;
     shell::run(
         "lints",
-        &mut shell::cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]),
+        &mut shell::cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ]),
     )?;
     if !options.no_deny {
         deny(&tools::cargo_deny()?)?;
@@ -35,7 +44,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let oracle = tools::oracle()?;
 
     // The process tests start the binary; building it first shows a broken build before any test runs.
-    shell::run("build", &mut shell::cargo(&["build", "--workspace", "--locked", "--quiet"]))?;
+    shell::run(
+        "build",
+        &mut shell::cargo(&["build", "--workspace", "--locked", "--quiet"]),
+    )?;
     generate::check()?;
     let mut tests = shell::cargo(&["test", "--workspace", "--locked", "--quiet"]);
     tests
@@ -49,8 +61,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Licences, sources, duplicate versions; advisories where their database can be had.
 fn deny(program: &Path) -> Result<()> {
     let program = program.to_string_lossy();
-    shell::run("licences, sources, duplicates", &mut shell::command(&program, &["check", "bans", "licenses", "sources"]))?;
-    if shell::run("advisories", &mut shell::command(&program, &["check", "advisories"])).is_err() {
+    shell::run(
+        "licences, sources, duplicates",
+        &mut shell::command(&program, &["check", "bans", "licenses", "sources"]),
+    )?;
+    if shell::run(
+        "advisories",
+        &mut shell::command(&program, &["check", "advisories"]),
+    )
+    .is_err()
+    {
         let database = shell::command(&program, &["fetch", "db"]).status();
         if database.is_ok_and(|status| status.success()) {
             anyhow::bail!("cargo-deny found advisories");

@@ -15,8 +15,12 @@ const DEBIAN: &[(&str, &str)] = &[
 ];
 
 /// Python peers that others wrote, each pinned to the version that the tests were written against.
-const PYTHON: &[&str] =
-    &["asyncua==2.1.0", "ipycam==1.3.0", "paho-mqtt==2.1.0", "onvif-zeep-async==4.2.1"];
+const PYTHON: &[&str] = &[
+    "asyncua==2.1.0",
+    "ipycam==1.3.0",
+    "paho-mqtt==2.1.0",
+    "onvif-zeep-async==4.2.1",
+];
 
 /// Node.js peers that others wrote.
 const NODE: &[&str] = &["node-opcua@2.186.4"];
@@ -26,19 +30,31 @@ const CARGO_DENY: &str = "0.20.2";
 
 /// Installs the Debian packages that are missing.
 pub(crate) fn debian() -> Result<()> {
-    let missing: Vec<&str> =
-        DEBIAN.iter().filter(|(program, _)| !installed_anywhere(program)).map(|(_, package)| *package).collect();
+    let missing: Vec<&str> = DEBIAN
+        .iter()
+        .filter(|(program, _)| !installed_anywhere(program))
+        .map(|(_, package)| *package)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
     if !shell::is_installed("apt-get") {
-        bail!("these programs are needed, please install them: {}", missing.join(", "));
+        bail!(
+            "these programs are needed, please install them: {}",
+            missing.join(", ")
+        );
     }
     eprintln!("    installing from Debian: {}", missing.join(", "));
-    shell::run("apt-get update", shell::command("apt-get", &["update", "-qq"]).env("DEBIAN_FRONTEND", "noninteractive"))?;
+    shell::run(
+        "apt-get update",
+        shell::command("apt-get", &["update", "-qq"]).env("DEBIAN_FRONTEND", "noninteractive"),
+    )?;
     let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
     arguments.extend(&missing);
-    shell::run("apt-get install", shell::command("apt-get", &arguments).env("DEBIAN_FRONTEND", "noninteractive"))
+    shell::run(
+        "apt-get install",
+        shell::command("apt-get", &arguments).env("DEBIAN_FRONTEND", "noninteractive"),
+    )
 }
 
 fn installed_anywhere(program: &str) -> bool {
@@ -54,10 +70,16 @@ pub(crate) fn python() -> Result<PathBuf> {
         return Ok(interpreter);
     }
     let directory = environment.to_string_lossy().into_owned();
-    shell::run("python environment", &mut shell::command("python3", &["-m", "venv", &directory]))?;
+    shell::run(
+        "python environment",
+        &mut shell::command("python3", &["-m", "venv", &directory]),
+    )?;
     let mut arguments = vec!["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
     arguments.extend(PYTHON);
-    shell::run("python peers", &mut shell::command(&interpreter.to_string_lossy(), &arguments))?;
+    shell::run(
+        "python peers",
+        &mut shell::command(&interpreter.to_string_lossy(), &arguments),
+    )?;
     fs::write(&stamp, PYTHON.join("\n")).context("python environment: stamp")?;
     Ok(interpreter)
 }
@@ -71,7 +93,14 @@ pub(crate) fn node() -> Result<PathBuf> {
     }
     fs::create_dir_all(&directory).context("node peers: directory")?;
     let prefix = directory.to_string_lossy().into_owned();
-    let mut arguments = vec!["install", "--no-audit", "--no-fund", "--silent", "--prefix", &prefix];
+    let mut arguments = vec![
+        "install",
+        "--no-audit",
+        "--no-fund",
+        "--silent",
+        "--prefix",
+        &prefix,
+    ];
     arguments.extend(NODE);
     shell::run("node peers", &mut shell::command("npm", &arguments))?;
     fs::write(&stamp, NODE.join("\n")).context("node peers: stamp")?;
@@ -85,9 +114,21 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
     if !program.is_file() {
         let root = directory.to_string_lossy().into_owned();
         let target = shell::cache()?.join("target-tools");
-        let arguments =
-            ["install", "cargo-deny", "--locked", "--version", CARGO_DENY, "--root", &root, "--debug", "--quiet"];
-        shell::run("build cargo-deny", shell::cargo(&arguments).env("CARGO_TARGET_DIR", &target))?;
+        let arguments = [
+            "install",
+            "cargo-deny",
+            "--locked",
+            "--version",
+            CARGO_DENY,
+            "--root",
+            &root,
+            "--debug",
+            "--quiet",
+        ];
+        shell::run(
+            "build cargo-deny",
+            shell::cargo(&arguments).env("CARGO_TARGET_DIR", &target),
+        )?;
         fs::remove_dir_all(&target).context("cargo-deny: build directory")?;
     }
     Ok(program)

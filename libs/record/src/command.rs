@@ -67,7 +67,11 @@ impl CommandError {
     /// Makes an error without a status of the device.
     #[must_use]
     pub fn new(code: CommandErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), device_status: None }
+        Self {
+            code,
+            message: message.into(),
+            device_status: None,
+        }
     }
 }
 

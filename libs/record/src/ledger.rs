@@ -102,7 +102,10 @@ pub struct PathLedger {
     pub gaps: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
 fn is_zero(value: &u64) -> bool {
     *value == 0
 }

@@ -28,12 +28,18 @@ impl SourceNumber {
     /// # Errors
     /// Names the property that is missing or malformed when only part of a number is present.
     pub fn from_properties(properties: &Properties) -> Result<Option<Self>, InvalidNumber> {
-        let Some(source) = properties.user_property(property::SOURCE) else { return Ok(None) };
+        let Some(source) = properties.user_property(property::SOURCE) else {
+            return Ok(None);
+        };
         if source.is_empty() || source.len() > MAX_SOURCE_LEN {
-            return Err(InvalidNumber { property: property::SOURCE });
+            return Err(InvalidNumber {
+                property: property::SOURCE,
+            });
         }
         let number = |name: &'static str| {
-            let value = properties.user_property(name).and_then(|text| text.parse::<u64>().ok());
+            let value = properties
+                .user_property(name)
+                .and_then(|text| text.parse::<u64>().ok());
             value.ok_or(InvalidNumber { property: name })
         };
         Ok(Some(Self {

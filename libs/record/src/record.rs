@@ -118,7 +118,10 @@ impl Properties {
     /// Returns the first user property of that name.
     #[must_use]
     pub fn user_property(&self, name: &str) -> Option<&str> {
-        self.user.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.user
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Adds a user property.

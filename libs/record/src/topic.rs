@@ -65,7 +65,10 @@ fn check_shape(topic: &str) -> Result<(), InvalidTopic> {
         return Err(InvalidTopic::TooManyLevels { found: levels });
     }
     if topic.contains('\0') {
-        return Err(InvalidTopic::Character { found: '\0', topic: topic.to_owned() });
+        return Err(InvalidTopic::Character {
+            found: '\0',
+            topic: topic.to_owned(),
+        });
     }
     Ok(())
 }
@@ -81,7 +84,10 @@ impl TopicName {
         let topic = topic.as_ref();
         check_shape(topic)?;
         if let Some(found) = topic.chars().find(|c| matches!(c, '+' | '#')) {
-            return Err(InvalidTopic::Character { found, topic: topic.to_owned() });
+            return Err(InvalidTopic::Character {
+                found,
+                topic: topic.to_owned(),
+            });
         }
         Ok(Self(topic.into()))
     }
@@ -117,7 +123,10 @@ impl TopicFilter {
                 _ => level.chars().find(|c| matches!(c, '+' | '#')),
             };
             if let Some(found) = misplaced {
-                return Err(InvalidTopic::Character { found, topic: filter.to_owned() });
+                return Err(InvalidTopic::Character {
+                    found,
+                    topic: filter.to_owned(),
+                });
             }
         }
         Ok(Self(filter.into()))
@@ -180,8 +189,12 @@ impl TopicFilter {
     /// # Errors
     /// When group or filter is missing or malformed (MQTT 5.0 section 4.8.2).
     pub fn parse_shared(text: &str) -> Result<Option<(String, Self)>, InvalidTopic> {
-        let Some(rest) = text.strip_prefix("$share/") else { return Ok(None) };
-        let incomplete = || InvalidTopic::Share { filter: text.to_owned() };
+        let Some(rest) = text.strip_prefix("$share/") else {
+            return Ok(None);
+        };
+        let incomplete = || InvalidTopic::Share {
+            filter: text.to_owned(),
+        };
         let (group, filter) = rest.split_once('/').ok_or_else(incomplete)?;
         if group.is_empty() || group.contains(['+', '#']) || filter.is_empty() {
             return Err(incomplete());
@@ -279,19 +292,38 @@ pub fn fill_template(template: &str, variables: &[(&str, &str)]) -> Result<Topic
     let position = |rest: &str| template.len() - rest.len();
     while let Some((before, after)) = rest.split_once('{') {
         if before.contains('}') {
-            return Err(InvalidTemplate::Brace { position: position(rest) });
+            return Err(InvalidTemplate::Brace {
+                position: position(rest),
+            });
         }
         filled.push_str(before);
-        let (name, tail) = after.split_once('}').ok_or_else(|| InvalidTemplate::Brace { position: position(rest) })?;
+        let (name, tail) = after.split_once('}').ok_or_else(|| InvalidTemplate::Brace {
+            position: position(rest),
+        })?;
         let Some((_, value)) = variables.iter().find(|(key, _)| *key == name) else {
-            let allowed = variables.iter().map(|(key, _)| format!("{{{key}}}")).collect::<Vec<_>>().join(", ");
-            return Err(InvalidTemplate::Variable { found: name.to_owned(), allowed });
+            let allowed = variables
+                .iter()
+                .map(|(key, _)| format!("{{{key}}}"))
+                .collect::<Vec<_>>()
+                .join(", ");
+            return Err(InvalidTemplate::Variable {
+                found: name.to_owned(),
+                allowed,
+            });
         };
-        filled.extend(value.chars().map(|c| if matches!(c, '/' | '+' | '#' | '\0') { '_' } else { c }));
+        filled.extend(value.chars().map(|c| {
+            if matches!(c, '/' | '+' | '#' | '\0') {
+                '_'
+            } else {
+                c
+            }
+        }));
         rest = tail;
     }
     if rest.contains('}') {
-        return Err(InvalidTemplate::Brace { position: position(rest) });
+        return Err(InvalidTemplate::Brace {
+            position: position(rest),
+        });
     }
     filled.push_str(rest);
     Ok(TopicName::new(filled)?)

@@ -22,7 +22,10 @@ pub struct DataValue {
     pub status_code: u32,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
 fn is_good(status: &u32) -> bool {
     *status == STATUS_GOOD
 }
@@ -31,7 +34,11 @@ impl DataValue {
     /// Makes a good value.
     #[must_use]
     pub fn good(value: impl Into<serde_json::Value>, source_timestamp: Timestamp) -> Self {
-        Self { value: value.into(), source_timestamp: Some(source_timestamp), status_code: STATUS_GOOD }
+        Self {
+            value: value.into(),
+            source_timestamp: Some(source_timestamp),
+            status_code: STATUS_GOOD,
+        }
     }
 
     /// Whether the source vouches for the value: the severity bits are zero.

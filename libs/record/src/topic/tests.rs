@@ -24,7 +24,11 @@ fn filters_match_as_the_specification_says() {
         ("$SYS/#", "$SYS/broker", true),
         ("a/b", "a/b/c", false),
     ] {
-        assert_eq!(filter(pattern).matches(topic), expected, "{pattern} against {topic}");
+        assert_eq!(
+            filter(pattern).matches(topic),
+            expected,
+            "{pattern} against {topic}"
+        );
     }
 }
 
@@ -36,7 +40,10 @@ fn malformed_filters_and_names_are_refused() {
     for text in ["", "a/+", "#", "a\0b"] {
         assert!(TopicName::new(text).is_err(), "{text:?}");
     }
-    assert!(matches!(TopicName::new("a/".repeat(200)), Err(InvalidTopic::TooManyLevels { found: 201 })));
+    assert!(matches!(
+        TopicName::new("a/".repeat(200)),
+        Err(InvalidTopic::TooManyLevels { found: 201 })
+    ));
 }
 
 #[test]
@@ -55,9 +62,18 @@ fn templates_are_filled_and_values_cannot_change_the_structure() {
     let topic = fill_template("plant/{namespace}/{asset}/x", &variables).unwrap();
     assert_eq!(topic.as_str(), "plant/bottling/fil_ler_1/x");
     let error = fill_template("plant/{aset}", &variables).unwrap_err();
-    assert_eq!(error.to_string(), "topic template names {aset}: {namespace}, {asset} are allowed");
-    assert_eq!(fill_template("a/{b", &variables).unwrap_err(), InvalidTemplate::Brace { position: 0 });
-    assert!(matches!(fill_template("a}/b", &variables), Err(InvalidTemplate::Brace { .. })));
+    assert_eq!(
+        error.to_string(),
+        "topic template names {aset}: {namespace}, {asset} are allowed"
+    );
+    assert_eq!(
+        fill_template("a/{b", &variables).unwrap_err(),
+        InvalidTemplate::Brace { position: 0 }
+    );
+    assert!(matches!(
+        fill_template("a}/b", &variables),
+        Err(InvalidTemplate::Brace { .. })
+    ));
 }
 
 proptest! {
