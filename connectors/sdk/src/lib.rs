@@ -1,0 +1,20 @@
+//! What a southbound connector implements, and what runs it.
+//!
+//! A protocol implements [`Connector`] and [`Link`]; see [`contract`] for who does what, and
+//! `docs/guide/write-a-connector.md` for the way from an empty crate to a running connector.
+
+pub mod contract;
+pub mod emitter;
+pub mod endpoint;
+pub mod health;
+pub mod invocation;
+pub mod observation;
+pub mod plan;
+pub mod schema;
+
+pub use contract::{Connector, Link, LinkError, LinkErrorClass, Refusal, Subject};
+pub use emitter::{Closed, Emitter, TryEmitError};
+pub use endpoint::{Credentials, Endpoint, TrustMaterial};
+pub use health::{Health, HealthStatus, Member, MemberHealth};
+pub use invocation::Invocation;
+pub use observation::{DatasetValues, Event, Gap, Observation, Picture};
