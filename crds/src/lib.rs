@@ -8,9 +8,12 @@
 #![allow(unreachable_pub)]
 
 pub mod conditions;
+mod generate;
 pub mod refs;
 pub mod types;
 pub mod v1alpha1;
+
+pub use generate::{Error as GenerateError, MAX_MANIFEST, all_crds, crd, manifests};
 
 /// Group of all kinds.
 pub const GROUP: &str = "foreshore.dev";

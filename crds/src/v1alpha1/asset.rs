@@ -38,8 +38,7 @@ pub const MAX_DATA_POINTS: usize = 1000;
     shortname = "fsasset",
     category = "foreshore",
     doc = "The virtual representation of a machine: what it measures, tells, shows and can be asked to do.",
-    printcolumn(name = "Points", type_ = "integer", json_path = ".status.dataPoints"),
-    label("app.kubernetes.io/part-of", "foreshore")
+    printcolumn(name = "Points", type_ = "integer", json_path = ".status.dataPoints")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AssetSpec {

@@ -29,8 +29,7 @@ pub use limits::{BrokerLimits, OverflowPolicy};
     shortname = "fsbroker",
     category = "foreshore",
     doc = "An MQTT broker, 3.1.1 and 5 on the same port. Everything may change while it runs.",
-    printcolumn(name = "Listeners", type_ = "integer", json_path = ".status.listenerCount"),
-    label("app.kubernetes.io/part-of", "foreshore")
+    printcolumn(name = "Listeners", type_ = "integer", json_path = ".status.listenerCount")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BrokerSpec {

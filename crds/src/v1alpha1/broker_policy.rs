@@ -30,8 +30,7 @@ use crate::{
     shortname = "fspolicy",
     category = "foreshore",
     doc = "Who may connect, publish and subscribe where. All policies of a broker count together and order does not matter: a matching Deny refuses; else a matching Allow permits; else it is refused.",
-    printcolumn(name = "Rules", type_ = "integer", json_path = ".status.rules"),
-    label("app.kubernetes.io/part-of", "foreshore")
+    printcolumn(name = "Rules", type_ = "integer", json_path = ".status.rules")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BrokerPolicySpec {

@@ -25,8 +25,7 @@ use crate::{
     shortname = "fscloud",
     category = "foreshore",
     doc = "The cloud endpoint: it takes what edges deliver, keeps their registry and history, and sends commands down.",
-    printcolumn(name = "Edges", type_ = "integer", json_path = ".status.edges"),
-    label("app.kubernetes.io/part-of", "foreshore")
+    printcolumn(name = "Edges", type_ = "integer", json_path = ".status.edges")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct CloudSpec {

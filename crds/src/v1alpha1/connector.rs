@@ -30,8 +30,7 @@ use crate::{
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas"
     ),
-    printcolumn(name = "Devices", type_ = "integer", json_path = ".status.devices"),
-    label("app.kubernetes.io/part-of", "foreshore")
+    printcolumn(name = "Devices", type_ = "integer", json_path = ".status.devices")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectorSpec {

@@ -33,8 +33,7 @@ use crate::{
     shortname = "fsflow",
     category = "foreshore",
     doc = "Messages from the broker, through stages, to sinks. Without inputs the stages are a line: each takes what the one before it gives, the first what the source gives, every sink what the last stage gives.",
-    printcolumn(name = "Sinks", type_ = "integer", json_path = ".status.sinks"),
-    label("app.kubernetes.io/part-of", "foreshore")
+    printcolumn(name = "Sinks", type_ = "integer", json_path = ".status.sinks")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DataflowSpec {

@@ -26,8 +26,7 @@ use crate::{
     shortname = "fsend",
     category = "foreshore",
     doc = "How to reach a system that dataflows deliver to. Exactly one member.",
-    printcolumn(name = "Dataflows", type_ = "integer", json_path = ".status.dataflows"),
-    label("app.kubernetes.io/part-of", "foreshore")
+    printcolumn(name = "Dataflows", type_ = "integer", json_path = ".status.dataflows")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DataflowEndpointSpec {

@@ -25,8 +25,7 @@ use crate::{
     shortname = "fsdev",
     category = "foreshore",
     doc = "An endpoint that a connector dials: one address, one session, one set of credentials.",
-    printcolumn(name = "Assets", type_ = "integer", json_path = ".status.assets"),
-    label("app.kubernetes.io/part-of", "foreshore")
+    printcolumn(name = "Assets", type_ = "integer", json_path = ".status.assets")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceSpec {

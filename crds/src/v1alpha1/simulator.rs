@@ -29,8 +29,7 @@ use crate::{
     shortname = "fssim",
     category = "foreshore",
     doc = "A simulated asset, repeatable from a seed, with faults on demand. Exactly one of opcua and onvif.",
-    printcolumn(name = "Devices", type_ = "integer", json_path = ".status.devices"),
-    label("app.kubernetes.io/part-of", "foreshore")
+    printcolumn(name = "Devices", type_ = "integer", json_path = ".status.devices")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct SimulatorSpec {
