@@ -152,16 +152,21 @@ async fn relay(
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let delays = passage.clone();
-    let ended = tokio::select! {
-        ended = pump(&mut from_client, &mut to_server, &delays) => ended,
-        ended = pump(&mut from_server, &mut to_client, &delays) => ended,
-        _ = passage.wait_for(|now| now.cut != cut) => Ok(()),
-        () = shutdown.cancelled() => Ok(()),
+    let pumps = async {
+        tokio::try_join!(
+            pump(&mut from_client, &mut to_server, &delays),
+            pump(&mut from_server, &mut to_client, &delays)
+        )
     };
+    tokio::select! {
+        ended = pumps => return ended.map(|_| ()),
+        _ = passage.wait_for(|now| now.cut != cut) => {}
+        () = shutdown.cancelled() => {}
+    }
     if let Ok(client) = from_client.reunite(to_client) {
         reset(client);
     }
-    ended
+    Ok(())
 }
 
 async fn pump(
@@ -173,7 +178,8 @@ async fn pump(
     loop {
         let count = from.read(&mut buffer).await?;
         let Some(read) = buffer.get(..count).filter(|read| !read.is_empty()) else {
-            return Ok(());
+            // One direction ended; the other may go on.
+            return to.shutdown().await;
         };
         let delay = passage.borrow().delay;
         if !delay.is_zero() {
