@@ -6,7 +6,8 @@
 use std::{collections::BTreeMap, fmt};
 
 use foreshore_crds::v1alpha1::{
-    AssetSpec, BrokerPolicySpec, BrokerSpec, CloudSpec, DataflowEndpointSpec, DataflowSpec, DeviceSpec, SimulatorSpec,
+    AssetSpec, BrokerPolicySpec, BrokerSpec, CloudSpec, DataflowEndpointSpec, DataflowSpec, DeviceSpec,
+    SimulatorSpec,
 };
 use foreshore_record::TopicFilter;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -26,7 +27,11 @@ impl ResourceKey {
     /// Makes a key.
     #[must_use]
     pub fn new(kind: impl Into<String>, namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { kind: kind.into(), namespace: namespace.into(), name: name.into() }
+        Self {
+            kind: kind.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 }
 
@@ -161,7 +166,9 @@ impl<'de> Deserialize<'de> for SecretValue {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use base64::Engine as _;
         let text = String::deserialize(deserializer)?;
-        let value = base64::engine::general_purpose::STANDARD.decode(text).map_err(serde::de::Error::custom)?;
+        let value = base64::engine::general_purpose::STANDARD
+            .decode(text)
+            .map_err(serde::de::Error::custom)?;
         Ok(Self(value))
     }
 }

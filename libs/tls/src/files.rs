@@ -110,7 +110,12 @@ fn temporary_beside(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-pub(crate) fn create_private_directory(path: &Path) -> Result<(), Error> {
+/// Makes a directory, and those above it that are missing, that only its owner may enter (mode 0700). One that exists
+/// is left as it is.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn create_private_directory(path: &Path) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new()
         .recursive(true)

@@ -24,7 +24,7 @@ pub use authority::{AuthorityOptions, AuthorityView, CertificateAuthority, RootS
 pub use bundle::{Fingerprint, TrustBundle};
 pub use chain::{CertificateChain, Credentials, Validity, peer_identity};
 pub use error::Error;
-pub use files::{read_bounded, read_private, write_atomic, write_private};
+pub use files::{create_private_directory, read_bounded, read_private, write_atomic, write_private};
 pub use identity::{ClientAuth, Identity};
 pub use key::{CertificateRequest, KeyPair};
 pub use refusal::Refusal;

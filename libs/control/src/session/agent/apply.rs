@@ -1,0 +1,166 @@
+//! Puts changes in force, one after the other.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use foreshore_runtime::Shutdown;
+use foreshore_tls::Fingerprint;
+use tokio::sync::{mpsc, watch};
+use tracing::{error, warn};
+
+use super::{AgentStatus, Change, Error, InForce, Role, outbox::Outbox, store::PlanStore};
+use crate::{
+    plan::ResourceKey,
+    report::Nack,
+    resource::Resource,
+    session::wire::{Answer, Received, ResourceVersion},
+};
+
+/// What the operator sent.
+pub(super) enum Incoming {
+    Set(Received),
+    Remove(ResourceKey),
+    SnapshotComplete,
+}
+
+pub(super) struct Applier<R> {
+    pub(super) role: R,
+    pub(super) store: Arc<PlanStore>,
+    pub(super) in_force: InForce,
+    pub(super) refused: BTreeSet<ResourceKey>,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) status: watch::Sender<AgentStatus>,
+}
+
+impl<R: Role> Applier<R> {
+    /// Puts the last good plan in force; returns how many resources it had.
+    pub(super) async fn replay(&mut self, limit: usize, shutdown: &Shutdown) -> Result<usize, Error> {
+        let store = Arc::clone(&self.store);
+        let stored = tokio::task::spawn_blocking(move || store.load(limit)).await;
+        let resources = stored.map_err(Error::protocol)??;
+        if resources.is_empty() {
+            // Without a plan nothing is complete: the role waits for its first.
+            return Ok(0);
+        }
+        for resource in resources {
+            if shutdown.is_begun() {
+                return Ok(0);
+            }
+            let version = ResourceVersion::of(&resource);
+            match self.role.apply(Change::Set(resource)).await {
+                Ok(()) => self.hold(version),
+                // It was good once: another version of the program judges otherwise. The operator will send it again,
+                // and hear of it.
+                Err(nack) => warn!(key = %version.key, %nack, "stored resource refused"),
+            }
+        }
+        self.complete().await;
+        let replayed = self.in_force.lock().len();
+        self.publish();
+        Ok(replayed)
+    }
+
+    /// Puts changes in force until the shutdown begins.
+    pub(super) async fn run(&mut self, mut incoming: mpsc::Receiver<Incoming>, shutdown: &Shutdown) {
+        while let Some(Some(change)) = shutdown.or_begun(incoming.recv()).await {
+            // A change that has begun is finished, if the time allows.
+            if shutdown.or_deadline(self.take(change)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn take(&mut self, change: Incoming) {
+        match change {
+            Incoming::Set(Received::Whole(resource)) => self.set(resource).await,
+            Incoming::Set(Received::Bad(version, nack)) => self.refuse(version, false, nack),
+            Incoming::Remove(key) => self.remove(key).await,
+            Incoming::SnapshotComplete => self.complete().await,
+        }
+        self.publish();
+    }
+
+    async fn set(&mut self, resource: Resource) {
+        let version = ResourceVersion::of(&resource);
+        let held = self.in_force.lock().get(resource.key()).map(|(_, hash)| *hash);
+        if held != Some(version.hash) {
+            if let Err(nack) = self.role.apply(Change::Set(resource.clone())).await {
+                self.refuse(version, false, nack);
+                return;
+            }
+            let store = Arc::clone(&self.store);
+            self.persist(move || store.put(resource)).await;
+        }
+        self.refused.remove(&version.key);
+        self.hold(version.clone());
+        self.outbox.answer(Answer {
+            resource: version,
+            removed: false,
+            refused: None,
+        });
+    }
+
+    async fn remove(&mut self, key: ResourceKey) {
+        let held = self.in_force.lock().get(&key).copied();
+        let (version, hash) = held.unwrap_or((0, Fingerprint::of(b"")));
+        let resource = ResourceVersion {
+            key: key.clone(),
+            version,
+            hash,
+        };
+        if held.is_some()
+            && let Err(nack) = self.role.apply(Change::Remove(key.clone())).await
+        {
+            self.refuse(resource, true, nack);
+            return;
+        }
+        self.in_force.lock().remove(&key);
+        self.refused.remove(&key);
+        let store = Arc::clone(&self.store);
+        self.persist(move || store.remove(&key)).await;
+        self.outbox.answer(Answer {
+            resource,
+            removed: true,
+            refused: None,
+        });
+    }
+
+    async fn complete(&mut self) {
+        if let Err(nack) = self.role.apply(Change::SnapshotComplete).await {
+            warn!(%nack, "end of snapshot refused");
+        }
+    }
+
+    fn hold(&self, resource: ResourceVersion) {
+        self.in_force
+            .lock()
+            .insert(resource.key, (resource.version, resource.hash));
+    }
+
+    fn refuse(&mut self, resource: ResourceVersion, removed: bool, nack: Nack) {
+        warn!(key = %resource.key, %nack, "resource refused, its last good version stays in force");
+        self.refused.insert(resource.key.clone());
+        self.outbox.answer(Answer {
+            resource,
+            removed,
+            refused: Some(nack),
+        });
+    }
+
+    /// A plan that is in force but not stored is worth telling, not worth refusing.
+    async fn persist(&self, access: impl FnOnce() -> Result<(), foreshore_tls::Error> + Send + 'static) {
+        match tokio::task::spawn_blocking(access).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => error!(%error, "last good plan not stored"),
+            Err(error) => error!(%error, "last good plan not stored"),
+        }
+    }
+
+    fn publish(&self) {
+        let (in_force, refused) = (self.in_force.lock().len(), self.refused.len());
+        self.status.send_if_modified(|status| {
+            let changed = (status.in_force, status.refused) != (in_force, refused);
+            (status.in_force, status.refused) = (in_force, refused);
+            changed
+        });
+    }
+}
