@@ -47,14 +47,17 @@ pub enum Operation {
         /// Which entries, and how they left.
         settlements: Vec<Settlement>,
     },
-    /// Records that all entries up to an id were handed out, so that those which are unsettled at the next opening gain
-    /// an attempt.
+    /// Records that all entries between two ids were handed out, so that those which are unsettled at the next opening
+    /// gain an attempt. An entry that crashes the whole process counts only if this was durable before it was handed
+    /// out: whoever hands out an entry with attempts awaits it.
     HandOut {
         /// Whose queue.
         receiver: ReceiverId,
         /// Epoch of the opening; an older one is fenced.
         epoch: PathEpoch,
-        /// The last entry that was handed out.
+        /// They have larger ids than this.
+        after: EntryId,
+        /// The last of them.
         up_to: EntryId,
         /// How many of them had been handed out before.
         redelivered: u64,
@@ -83,7 +86,8 @@ pub enum Operation {
         /// Whose queue.
         receiver: ReceiverId,
     },
-    /// Puts dead letters into a queue, as new entries of that path.
+    /// Puts dead letters into a queue, as new entries of that path. They do not expire again, and limits do not hold
+    /// them up.
     Replay {
         /// Path whose dead letters they are.
         from: ReceiverId,

@@ -18,7 +18,6 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot, watch};
 
 use crate::{
@@ -30,8 +29,7 @@ use crate::{
 };
 
 /// How groups are formed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitterOptions {
     /// Most bytes that wait for a commit; a submission beyond waits for room.
     pub max_queued_bytes: usize,

@@ -88,6 +88,8 @@ pub struct Page {
     pub resume_after: EntryId,
     /// Whether nothing follows in the range.
     pub at_end: bool,
+    /// First id that was not given out yet when the page was read.
+    pub tail: EntryId,
 }
 
 /// How one entry left.

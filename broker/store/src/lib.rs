@@ -22,15 +22,28 @@
 //! | [`limits`] | limits of a queue |
 //! | [`clock`] | the clock that expiry runs on |
 
+mod apply;
+mod attempts;
 pub mod batch;
 pub mod clock;
+mod codec;
 pub mod committer;
+mod engine;
 pub mod entry;
 mod error;
+mod fjall_store;
+mod keys;
 pub mod ledger;
 pub mod limits;
+mod memory;
+mod queue_store;
 mod record;
+mod rows;
+mod space;
 pub mod store;
+#[cfg(test)]
+mod tests;
+mod transaction;
 
 pub use batch::{Applied, Batch, Opening, Operation, Publish, Refusal};
 pub use clock::{BrokerClock, BrokerTime};
@@ -40,6 +53,16 @@ pub use entry::{
     ReceiverId, Retained, Settlement, Slot, StoreEpoch,
 };
 pub use error::StoreError;
+pub use fjall_store::{OpenReport, StoreOptions, open};
 pub use ledger::{Counts, EndedTotals, PathTotals, SourceTotals};
 pub use limits::{Limits, OverflowPolicy};
 pub use store::{Position, Receiver, SharedStore, Space, Store};
+
+/// A store that forgets everything when the process ends.
+///
+/// # Errors
+/// None that can be met; the signature is that of every opening.
+pub fn open_in_memory() -> Result<SharedStore, StoreError> {
+    let store = queue_store::QueueStore::open(memory::MemoryEngine::default(), None, rand::random())?;
+    Ok(std::sync::Arc::new(store))
+}

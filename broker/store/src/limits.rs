@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 /// What happens to a message that a full queue can't take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OverflowPolicy {
     /// The publisher is refused (MQTT reason code 0x97), and no receiver gets the message.
     Reject,
@@ -18,23 +15,18 @@ pub enum OverflowPolicy {
 }
 
 /// Limits of one receiver's queue. `None` is without limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Most bytes that wait: payloads, topics and properties.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
     /// Most time that an entry waits on the broker's clock; older ones are counted as `age_limit`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Duration>,
     /// What a full queue does.
     pub overflow: OverflowPolicy,
     /// Openings at which an entry that was handed out may be found unsettled; at the last it becomes a dead letter.
     /// `None` repeats for ever, as MQTT sessions must.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u8>,
     /// Most bytes of dead letters; the oldest make room. `None` means [`Limits::DEFAULT_DEAD_LETTER_BYTES`].
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_dead_letter_bytes: Option<u64>,
 }
 

@@ -1,0 +1,50 @@
+//! What a back end has to offer: consistent reads, and atomic writes that are durable when they return.
+//!
+//! Everything a queue or the ledger means is written once, over this; a back end moves bytes.
+
+use std::ops::ControlFlow;
+
+use crate::{error::StoreError, keys::Table};
+
+/// Bytes of a key or a value; cheap to clone.
+pub(crate) type Bytes = fjall::Slice;
+
+/// Looks at one row and says whether to go on.
+pub(crate) type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StoreError> + 'v;
+
+/// A change of one row: its new value, or none.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) table: Table,
+    pub(crate) key: Bytes,
+    pub(crate) value: Option<Bytes>,
+}
+
+/// A view of all tables between two writes.
+pub(crate) trait View {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+
+    /// Visits the rows from `from` (included) to `to` (not included) in order of their keys.
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError>;
+}
+
+/// A back end.
+pub(crate) trait Engine: Send + Sync + 'static {
+    type View<'e>: View
+    where
+        Self: 'e;
+
+    fn view(&self) -> Self::View<'_>;
+
+    /// Writes all changes or none, and returns when they are durable. A key is among them at most once.
+    fn write(&self, changes: Vec<Change>) -> Result<(), StoreError>;
+
+    /// Syncs what there is to sync; nothing is written after it.
+    fn close(&self, commits: u64) -> Result<(), StoreError>;
+}

@@ -1,0 +1,135 @@
+//! The back end on a disk: [fjall](fjall), a log-structured merge tree with one journal for all keyspaces.
+//!
+//! ```text
+//! DIRECTORY/
+//!   lock       held by the process that has the store open
+//!   format     which version wrote it
+//!   clean      written by an orderly close: how many commits there were; removed at opening
+//!   data/      fjall's database: journals N.jnl, keyspaces/
+//!   damaged/   journals that were damaged, as they were found; the last few
+//! ```
+
+mod engine;
+mod files;
+mod journal;
+mod repair;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use self::{engine::FjallEngine, files::Directory};
+use crate::{error::StoreError, queue_store::QueueStore, space::SpaceProbe, store::SharedStore};
+
+/// How a store on a disk is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// Free bytes of the disk below which publishes are refused. Has to cover journals (up to about 200 MB) and a
+    /// compaction.
+    pub free_space_watermark: u64,
+    /// Bytes of a keyspace's newest rows that are held in memory, twice while they are flushed.
+    pub memtable_bytes: u64,
+    /// Bytes of blocks that are cached.
+    pub cache_bytes: u64,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            free_space_watermark: 512 << 20,
+            memtable_bytes: 8 << 20,
+            cache_bytes: 8 << 20,
+        }
+    }
+}
+
+/// What was found when a store was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// Whether the store is new.
+    pub created: bool,
+    /// Whether it was closed in order. After a crash the journal is written anew before it is trusted, since after a
+    /// failed sync the page cache may hold what the disk does not.
+    pub clean: bool,
+    /// Journals in which something other than a torn end could not be read.
+    pub damaged_journals: u64,
+    /// Commits that were acknowledged and are lost, as far as their numbers tell.
+    pub lost_commits: u64,
+    /// Entries that are lost with them, now counted as dropped (`corrupt`).
+    pub lost_entries: u64,
+    /// Entries that wait again because their settlement was lost.
+    pub returned_entries: u64,
+    /// Where damaged journals, or a whole store that could not be opened, were set aside.
+    pub set_aside: Vec<PathBuf>,
+}
+
+impl OpenReport {
+    /// Whether something that was acknowledged is lost.
+    #[must_use]
+    pub fn lost_something(&self) -> bool {
+        self.damaged_journals > 0 || self.lost_commits > 0 || !self.set_aside.is_empty()
+    }
+}
+
+/// Opens the store in a directory, or creates one.
+///
+/// Damage does not keep it from opening: what can't be read is set aside and reported.
+///
+/// # Errors
+/// When another process has it open, when another format wrote it, or when the system refuses to read or write there.
+pub fn open(directory: &Path, options: &StoreOptions) -> Result<(SharedStore, OpenReport), StoreError> {
+    let directory = Directory::open(directory)?;
+    let mut report = OpenReport {
+        created: directory.created,
+        ..OpenReport::default()
+    };
+    let expected_commits = directory.take_clean_mark()?;
+    report.clean = expected_commits.is_some();
+    let found = journal::prepare(&directory, report.clean)?;
+    report.damaged_journals = found.damaged;
+    report.lost_commits = found.lost_commits;
+    report.set_aside = found.set_aside;
+
+    let probe = SpaceProbe::of_directory(directory.path().to_owned(), options.free_space_watermark);
+    let engine = match start_engine(&directory, options) {
+        Err(StoreError::Damaged { what, cause }) => {
+            let aside = directory.set_store_aside()?;
+            tracing::error!(
+                what,
+                cause,
+                ?aside,
+                "the store can't be read and is set aside: an empty one starts"
+            );
+            report.set_aside.push(aside);
+            start_engine(&directory, options)?
+        }
+        started => started?,
+    };
+    let engine = engine.with_directory(directory);
+    let commits = repair::commits(&engine)?;
+    let lost_at_end = expected_commits.map_or(0, |expected| expected.saturating_sub(commits));
+    report.lost_commits = report.lost_commits.max(lost_at_end);
+    if report.damaged_journals > 0 || lost_at_end > 0 {
+        let repaired = repair::repair(&engine)?;
+        report.lost_entries = repaired.lost;
+        report.returned_entries = repaired.returned;
+    }
+    if report.lost_something() {
+        tracing::error!(?report, "part of the store was lost");
+    }
+    let store = QueueStore::open(engine, Some(probe), rand::random())?;
+    Ok((Arc::new(store), report))
+}
+
+/// Starts fjall; a panic of its recovery counts as damage, as what it can't decode does.
+fn start_engine(directory: &Directory, options: &StoreOptions) -> Result<FjallEngine, StoreError> {
+    let start = || FjallEngine::start(directory, options);
+    catch_unwind(AssertUnwindSafe(start)).unwrap_or_else(|_| {
+        Err(StoreError::Damaged {
+            what: "the database",
+            cause: "its recovery panicked".to_owned(),
+        })
+    })
+}

@@ -1,0 +1,172 @@
+//! The directory of a store: its lock, its format, its mark of an orderly close.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use crate::error::StoreError;
+
+/// What the format file of this version holds.
+const FORMAT: &str = "foreshore-store 1";
+
+/// Damaged files that are kept for whoever wants to look at them.
+const MAX_SET_ASIDE: usize = 8;
+
+/// A locked directory.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    /// Whether there was no store in it.
+    pub(crate) created: bool,
+    /// Released by the system when it is dropped, or when the process ends in whatever way.
+    _lock: File,
+}
+
+impl Directory {
+    /// Locks a directory and checks its format.
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(path).map_err(|error| StoreError::io("create the directory", path, error))?;
+        let lock = lock(path)?;
+        let mut directory = Self {
+            path: path.to_owned(),
+            created: false,
+            _lock: lock,
+        };
+        directory.created = directory.check_format()?;
+        let data = directory.data();
+        fs::create_dir_all(&data).map_err(|error| StoreError::io("create the directory", data, error))?;
+        Ok(directory)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where fjall keeps its files.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.path.join("data")
+    }
+
+    /// Checks the format, or writes it; tells whether the store is new.
+    fn check_format(&self) -> Result<bool, StoreError> {
+        let format = self.path.join("format");
+        let found = match fs::read_to_string(&format) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.data().exists() => {
+                self.write_synced("format", &format!("{FORMAT}\n"))?;
+                return Ok(true);
+            }
+            // Without it, there is no telling what wrote the data.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => "none".to_owned(),
+            Err(error) => return Err(StoreError::io("read", format, error)),
+        };
+        if found.trim() == FORMAT {
+            return Ok(false);
+        }
+        let found = found.trim().chars().take(64).collect();
+        Err(StoreError::Format {
+            path: self.path.clone(),
+            found,
+            allowed: FORMAT,
+        })
+    }
+
+    /// Removes the mark of an orderly close and tells the number of commits at that time.
+    pub(crate) fn take_clean_mark(&self) -> Result<Option<u64>, StoreError> {
+        let mark = self.path.join("clean");
+        let found = match fs::read_to_string(&mark) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::io("read", mark, error)),
+        };
+        fs::remove_file(&mark).map_err(|error| StoreError::io("remove", mark, error))?;
+        sync_directory(&self.path)?;
+        Ok(found.trim().parse().ok())
+    }
+
+    /// Marks that everything is on disk.
+    pub(crate) fn mark_clean(&self, commits: u64) -> Result<(), StoreError> {
+        self.write_synced("clean", &format!("{commits}\n"))
+    }
+
+    /// Writes a small file so that it is there as a whole or not at all.
+    fn write_synced(&self, name: &str, content: &str) -> Result<(), StoreError> {
+        let (path, new) = (self.path.join(name), self.path.join(format!("{name}.new")));
+        let write = || {
+            let mut file = File::create(&new)?;
+            file.write_all(content.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, &path)
+        };
+        write().map_err(|error| StoreError::io("write", &path, error))?;
+        sync_directory(&self.path)
+    }
+
+    /// Keeps a damaged file as it is found. The file itself stays where it is.
+    pub(crate) fn keep_damaged(&self, file: &Path) -> Result<PathBuf, StoreError> {
+        let aside = self.place_aside(&file.file_name().unwrap_or_default().to_string_lossy())?;
+        // A link costs no space, of which there may be none; not every file system has them.
+        let kept = fs::hard_link(file, &aside).or_else(|_| fs::copy(file, &aside).map(drop));
+        kept.map_err(|error| StoreError::io("set aside", file, error))?;
+        Ok(aside)
+    }
+
+    /// Moves the whole database away.
+    pub(crate) fn set_store_aside(&self) -> Result<PathBuf, StoreError> {
+        let aside = self.place_aside("data")?;
+        let data = self.data();
+        fs::rename(&data, &aside).map_err(|error| StoreError::io("set aside", data, error))?;
+        sync_directory(&self.path)?;
+        Ok(aside)
+    }
+
+    /// A new place below `damaged/`, with the oldest ones removed.
+    fn place_aside(&self, name: &str) -> Result<PathBuf, StoreError> {
+        let damaged = self.path.join("damaged");
+        let prepare = || {
+            fs::create_dir_all(&damaged)?;
+            let mut kept = fs::read_dir(&damaged)?.collect::<io::Result<Vec<_>>>()?;
+            kept.sort_by_key(fs::DirEntry::file_name);
+            for old in kept.iter().rev().skip(MAX_SET_ASIDE - 1) {
+                let path = old.path();
+                if old.file_type()?.is_dir() {
+                    fs::remove_dir_all(path)?
+                } else {
+                    fs::remove_file(path)?
+                }
+            }
+            io::Result::Ok(())
+        };
+        prepare().map_err(|error| StoreError::io("prepare", &damaged, error))?;
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Ok(damaged.join(format!("{:020}-{name}", since.as_nanos())))
+    }
+}
+
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let lock = path.join("lock");
+    let open = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(&lock);
+    let file = open.map_err(|error| StoreError::io("open", &lock, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(TryLockError::Error(error)) => Err(StoreError::io("lock", lock, error)),
+    }
+}
+
+/// Makes names in a directory durable.
+pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    let sync = || File::open(path)?.sync_all();
+    sync().map_err(|error| StoreError::io("sync", path, error))
+}

@@ -1,0 +1,384 @@
+//! Looks at fjall's journals before fjall does.
+//!
+//! fjall cuts a journal off, without a word, at the first bytes that it can't decode, and refuses to open at the first
+//! batch whose checksum is wrong. Both are right for the torn end of a crash and wrong for a flipped bit in the middle:
+//! what follows it was acknowledged and is intact. So every journal is read here first. If something other than the end
+//! of the last one can't be read, the journal is kept aside as it was found, and written anew with all batches that are
+//! good; the numbers of batches tell how many are missing.
+//!
+//! The last journal is also written anew after every crash: its last sync may have failed, and then the page cache
+//! holds what the disk does not, and a sync of the same pages need not write them again.
+//!
+//! A journal of format 3 is a sequence of batches, then zeros or its end:
+//! ```text
+//! batch = start item* end          numbers are little-endian
+//! start = 1 u8, items u32, seqno u64
+//! item  = 2 u8, type u8, compression u8, keyspace u64, key length u16, length u32, stored length u32, key, stored value
+//!       | 4 u8, keyspace u64                                                          (a keyspace was cleared)
+//! end   = 3 u8, XXH3 of all items u64, "FJL" 3
+//! ```
+
+use std::{
+    fs::{self, File},
+    io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::files::{self, Directory};
+use crate::error::StoreError;
+
+const START: u8 = 1;
+const ITEM: u8 = 2;
+const END: u8 = 3;
+const CLEAR: u8 = 4;
+const TRAILER: [u8; 4] = *b"FJL\x03";
+
+/// Tag, number of items, sequence number.
+const START_LEN: usize = 13;
+
+/// Largest step between the numbers of two batches that is believed. Each commit takes one; a few go elsewhere.
+const MAX_STEP: u64 = 1 << 20;
+
+/// Bytes that are searched at a time.
+const WINDOW: usize = 64 << 10;
+
+/// What was found in all journals.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Prepared {
+    /// Journals that were damaged.
+    pub(crate) damaged: u64,
+    /// Batches that are missing between others.
+    pub(crate) lost_commits: u64,
+    /// Where damaged journals are kept.
+    pub(crate) set_aside: Vec<PathBuf>,
+}
+
+/// A batch that is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Batch {
+    from: u64,
+    to: u64,
+    seqno: u64,
+}
+
+/// A journal that was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Scan {
+    batches: Vec<Batch>,
+    /// Something in front of a good batch can't be read.
+    damaged: bool,
+    /// What follows the last good batch is neither zeros nor nothing.
+    torn: bool,
+}
+
+/// Reads all journals and leaves only what fjall reads well.
+pub(crate) fn prepare(directory: &Directory, clean: bool) -> Result<Prepared, StoreError> {
+    let mut prepared = Prepared::default();
+    let mut last_seqno = None;
+    let journals = journals(&directory.data())?;
+    for (index, path) in journals.iter().enumerate() {
+        let is_last = index + 1 == journals.len();
+        let failed = |error| StoreError::io("read the journal", path, error);
+        let scan = scan(&File::open(path).map_err(failed)?, last_seqno).map_err(failed)?;
+        for batch in &scan.batches {
+            if let Some(last) = last_seqno {
+                prepared.lost_commits += if scan.damaged { batch.seqno - last - 1 } else { 0 };
+            }
+            last_seqno = Some(batch.seqno);
+        }
+        // Only the journal that was being written may end in the middle of a batch, and only after a crash.
+        let damaged = scan.damaged || scan.torn && (clean || !is_last);
+        if damaged {
+            let aside = directory.keep_damaged(path)?;
+            tracing::error!(journal = ?path, kept = ?aside, good = scan.batches.len(), "a journal is damaged");
+            prepared.damaged += 1;
+            prepared.set_aside.push(aside);
+        }
+        if damaged || is_last && !clean {
+            rewrite(path, &scan.batches)?;
+        }
+    }
+    Ok(prepared)
+}
+
+/// Journals in the order in which they were written.
+fn journals(data: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let failed = |error| StoreError::io("read the directory", data, error);
+    let mut journals = Vec::new();
+    for file in fs::read_dir(data).map_err(failed)? {
+        let path = file.map_err(failed)?.path();
+        let number = path
+            .file_stem()
+            .and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+        match (path.extension().and_then(|extension| extension.to_str()), number) {
+            (Some("jnl"), Some(number)) => journals.push((number, path)),
+            // What a crash left of writing a journal anew.
+            (Some("new"), _) => fs::remove_file(&path).map_err(failed)?,
+            _ => {}
+        }
+    }
+    journals.sort();
+    Ok(journals.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Writes a journal anew with the given batches of it, and syncs it before it takes the old one's place.
+fn rewrite(path: &Path, batches: &[Batch]) -> Result<(), StoreError> {
+    let new = path.with_extension("new");
+    let copy = || {
+        let mut old = File::open(path)?;
+        let mut file = BufWriter::with_capacity(WINDOW, File::create(&new)?);
+        for std::ops::Range { start: from, end: to } in joined(batches) {
+            old.seek(SeekFrom::Start(from))?;
+            let copied = io::copy(&mut (&old).take(to - from), &mut file)?;
+            if copied < to - from {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        file.flush()?;
+        file.get_ref().sync_all()?;
+        fs::rename(&new, path)
+    };
+    copy().map_err(|error| {
+        // Without the new file, the next try has the space that this one took.
+        if let Err(error) = fs::remove_file(&new) {
+            tracing::warn!(file = ?new, %error, "can't be removed");
+        }
+        StoreError::io("write the journal anew", path, error)
+    })?;
+    path.parent().map_or(Ok(()), files::sync_directory)
+}
+
+/// Neighbouring batches as one range.
+fn joined(batches: &[Batch]) -> Vec<std::ops::Range<u64>> {
+    let mut ranges: Vec<std::ops::Range<u64>> = Vec::new();
+    for batch in batches {
+        match ranges.last_mut() {
+            Some(last) if last.end == batch.from => last.end = batch.to,
+            _ => ranges.push(batch.from..batch.to),
+        }
+    }
+    ranges
+}
+
+/// Reads a journal from its beginning to its end.
+fn scan(file: &File, before: Option<u64>) -> io::Result<Scan> {
+    let mut cursor = Cursor::new(file)?;
+    let mut scan = Scan::default();
+    let mut position = 0;
+    loop {
+        let last = scan.batches.last().map(|batch| batch.seqno).or(before);
+        if let Some(batch) = cursor.batch(position)? {
+            position = batch.to;
+            scan.batches.push(batch);
+            continue;
+        }
+        if cursor.is_zero_from(position)? {
+            break;
+        }
+        match cursor.find_batch(position + 1, last)? {
+            Some(next) => {
+                scan.damaged = true;
+                position = next;
+            }
+            None => {
+                scan.torn = true;
+                break;
+            }
+        }
+    }
+    scan.damaged |= drop_misnumbered(&mut scan.batches, before);
+    Ok(scan)
+}
+
+/// Removes batches whose number does not rise: the checksum does not cover it. Tells whether there were any.
+fn drop_misnumbered(batches: &mut Vec<Batch>, before: Option<u64>) -> bool {
+    let count = batches.len();
+    let mut good: Vec<Batch> = Vec::with_capacity(count);
+    for batch in batches.drain(..) {
+        while let Some(last) = good.last() {
+            let before_last = good.len().checked_sub(2).and_then(|index| good.get(index));
+            let before_last = before_last.map(|batch| batch.seqno).or(before);
+            // Of two that contradict each other, the one that does not follow on what is before them is wrong.
+            let follows =
+                before_last.is_none_or(|before| before < batch.seqno && batch.seqno - before <= MAX_STEP);
+            if batch.seqno > last.seqno || !follows {
+                break;
+            }
+            good.pop();
+        }
+        let last = good.last().map(|batch| batch.seqno).or(before);
+        if last.is_none_or(|last| last < batch.seqno) {
+            good.push(batch);
+        }
+    }
+    *batches = good;
+    batches.len() < count
+}
+
+/// Reads a journal at any place.
+struct Cursor<'f> {
+    reader: BufReader<&'f File>,
+    position: u64,
+    length: u64,
+}
+
+impl<'f> Cursor<'f> {
+    fn new(file: &'f File) -> io::Result<Self> {
+        let length = file.metadata()?.len();
+        Ok(Self {
+            reader: BufReader::with_capacity(WINDOW, file),
+            position: 0,
+            length,
+        })
+    }
+
+    fn seek(&mut self, position: u64) -> io::Result<()> {
+        let step = i64::try_from(i128::from(position) - i128::from(self.position));
+        match step {
+            // Stays within what is buffered, where it can.
+            Ok(step) => self.reader.seek_relative(step)?,
+            Err(_) => drop(self.reader.seek(SeekFrom::Start(position))?),
+        }
+        self.position = position;
+        Ok(())
+    }
+
+    /// Fills a buffer; `None` at the end of the file.
+    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<Option<()>> {
+        if self.length - self.position < buffer.len() as u64 {
+            return Ok(None);
+        }
+        self.reader.read_exact(buffer)?;
+        self.position += buffer.len() as u64;
+        Ok(Some(()))
+    }
+
+    fn array<const N: usize>(&mut self) -> io::Result<Option<[u8; N]>> {
+        let mut array = [0; N];
+        Ok(self.fill(&mut array)?.map(|()| array))
+    }
+
+    /// Reads the batch that begins at a place; `None` if none does, or if it is not whole.
+    fn batch(&mut self, from: u64) -> io::Result<Option<Batch>> {
+        self.seek(from)?;
+        let Some(start) = self.array::<START_LEN>()? else {
+            return Ok(None);
+        };
+        let Some((items, seqno)) = parse_start(&start) else {
+            return Ok(None);
+        };
+        let mut checksum = Xxh3::new();
+        for _ in 0..items {
+            if self.item(&mut checksum)?.is_none() {
+                return Ok(None);
+            }
+        }
+        let Some(end) = self.array::<START_LEN>()? else {
+            return Ok(None);
+        };
+        let whole = end[0] == END && end[1..9] == checksum.digest().to_le_bytes() && end[9..] == TRAILER;
+        Ok(whole.then_some(Batch {
+            from,
+            to: self.position,
+            seqno,
+        }))
+    }
+
+    fn item(&mut self, checksum: &mut Xxh3) -> io::Result<Option<()>> {
+        let Some([tag]) = self.array::<1>()? else {
+            return Ok(None);
+        };
+        checksum.update(&[tag]);
+        match tag {
+            CLEAR => {
+                let Some(keyspace) = self.array::<8>()? else {
+                    return Ok(None);
+                };
+                checksum.update(&keyspace);
+                Ok(Some(()))
+            }
+            ITEM => {
+                let Some(head) = self.array::<20>()? else {
+                    return Ok(None);
+                };
+                checksum.update(&head);
+                let key = u16::from_le_bytes([head[10], head[11]]);
+                let stored = u32::from_le_bytes([head[16], head[17], head[18], head[19]]);
+                self.skip(u64::from(key) + u64::from(stored), checksum)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Passes over content that only the checksum looks at.
+    fn skip(&mut self, mut length: u64, checksum: &mut Xxh3) -> io::Result<Option<()>> {
+        if self.length - self.position < length {
+            return Ok(None);
+        }
+        let mut buffer = [0; 4096];
+        while length > 0 {
+            let part = &mut buffer[..usize::try_from(length).unwrap_or(usize::MAX).min(4096)];
+            self.reader.read_exact(part)?;
+            checksum.update(part);
+            self.position += part.len() as u64;
+            length -= part.len() as u64;
+        }
+        Ok(Some(()))
+    }
+
+    fn is_zero_from(&mut self, position: u64) -> io::Result<bool> {
+        self.seek(position)?;
+        let mut buffer = vec![0; WINDOW];
+        while self.position < self.length {
+            let part = usize::try_from(self.length - self.position)
+                .unwrap_or(usize::MAX)
+                .min(WINDOW);
+            let part = &mut buffer[..part];
+            self.reader.read_exact(part)?;
+            self.position += part.len() as u64;
+            if part.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Finds the next place where a whole batch begins whose number can follow on the last one.
+    fn find_batch(&mut self, mut from: u64, last: Option<u64>) -> io::Result<Option<u64>> {
+        let mut window = vec![0; WINDOW];
+        while from + START_LEN as u64 <= self.length {
+            let size = usize::try_from(self.length - from)
+                .unwrap_or(usize::MAX)
+                .min(WINDOW);
+            self.seek(from)?;
+            if self.fill(&mut window[..size])?.is_none() {
+                return Ok(None);
+            }
+            for (offset, start) in window[..size].windows(START_LEN).enumerate() {
+                let Some((items, seqno)) = start.try_into().ok().and_then(parse_start) else {
+                    continue;
+                };
+                let follows = last.is_none_or(|last| last < seqno && seqno - last <= MAX_STEP);
+                let place = from + offset as u64;
+                if items > 0 && follows && self.batch(place)?.is_some() {
+                    return Ok(Some(place));
+                }
+            }
+            from += (size - START_LEN + 1) as u64;
+        }
+        Ok(None)
+    }
+}
+
+/// Number of items and sequence number, if a batch begins like this.
+fn parse_start(start: &[u8; START_LEN]) -> Option<(u32, u64)> {
+    let (tag, rest) = start.split_first()?;
+    let (items, seqno) = rest.split_first_chunk::<4>()?;
+    let seqno = u64::from_le_bytes(seqno.try_into().ok()?);
+    (*tag == START).then_some((u32::from_le_bytes(*items), seqno))
+}
+
+#[cfg(test)]
+mod tests;
