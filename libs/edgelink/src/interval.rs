@@ -1,0 +1,182 @@
+//! Intervals of entry ids.
+
+use std::collections::HashSet;
+
+use crate::{limits::MAX_INTERVALS, proto};
+
+/// Ids of entries of one epoch of the edge's store, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Interval {
+    /// Epoch of the store in which these ids were given out.
+    pub store_epoch: u64,
+    /// Smallest id.
+    pub first: u64,
+    /// Largest id.
+    pub last: u64,
+}
+
+/// Intervals that no edge of ours sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidInterval {
+    /// A batch settles nothing.
+    #[error("a batch settles no interval")]
+    None,
+    /// There are too many.
+    #[error("a batch settles {found} intervals, {MAX_INTERVALS} are allowed")]
+    TooMany {
+        /// How many there are.
+        found: usize,
+    },
+    /// An interval ends before it begins, or holds the id 0.
+    #[error("interval {first}..={last} is empty or begins at 0")]
+    Empty {
+        /// Its first id.
+        first: u64,
+        /// Its last id.
+        last: u64,
+    },
+    /// Two intervals of one epoch overlap or are out of order.
+    #[error("interval {first}..={last} does not come after the one before it")]
+    Order {
+        /// Its first id.
+        first: u64,
+        /// Its last id.
+        last: u64,
+    },
+}
+
+impl Interval {
+    /// Whether the id of that epoch lies in the interval.
+    #[must_use]
+    pub fn contains(&self, store_epoch: u64, id: u64) -> bool {
+        self.store_epoch == store_epoch && (self.first..=self.last).contains(&id)
+    }
+
+    /// Whether all ids of `other` lie in this interval.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.store_epoch == other.store_epoch && self.first <= other.first && other.last <= self.last
+    }
+
+    /// The interval as a message.
+    #[must_use]
+    pub fn to_proto(self) -> proto::Interval {
+        proto::Interval {
+            store_epoch: self.store_epoch,
+            first: self.first,
+            last: self.last,
+        }
+    }
+}
+
+impl From<&proto::Interval> for Interval {
+    fn from(message: &proto::Interval) -> Self {
+        Self {
+            store_epoch: message.store_epoch,
+            first: message.first,
+            last: message.last,
+        }
+    }
+}
+
+/// Reads the intervals that a batch settles: at least one, none empty, and those of one epoch rising. Epochs may come
+/// in any order, but each only once in a row.
+///
+/// # Errors
+/// [`InvalidInterval`], naming the first that is wrong.
+pub fn settled(messages: &[proto::Interval]) -> Result<Vec<Interval>, InvalidInterval> {
+    if messages.is_empty() {
+        return Err(InvalidInterval::None);
+    }
+    if messages.len() > MAX_INTERVALS {
+        return Err(InvalidInterval::TooMany {
+            found: messages.len(),
+        });
+    }
+    let mut intervals: Vec<Interval> = Vec::with_capacity(messages.len());
+    let mut epochs = HashSet::new();
+    for message in messages {
+        let interval = Interval::from(message);
+        let Interval {
+            store_epoch,
+            first,
+            last,
+        } = interval;
+        if first == 0 || last < first {
+            return Err(InvalidInterval::Empty { first, last });
+        }
+        let out_of_order = match intervals.last() {
+            Some(before) if before.store_epoch == store_epoch => first <= before.last,
+            _ => !epochs.insert(store_epoch),
+        };
+        if out_of_order {
+            return Err(InvalidInterval::Order { first, last });
+        }
+        intervals.push(interval);
+    }
+    Ok(intervals)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(intervals: &[(u64, u64, u64)]) -> Result<Vec<Interval>, InvalidInterval> {
+        let messages: Vec<_> = intervals
+            .iter()
+            .map(|&(store_epoch, first, last)| proto::Interval {
+                store_epoch,
+                first,
+                last,
+            })
+            .collect();
+        settled(&messages)
+    }
+
+    #[test]
+    fn intervals_rise_within_their_epoch() {
+        assert_eq!(read(&[(9, 1, 1), (9, 2, 5), (3, 1, 4)]).unwrap().len(), 3);
+        assert_eq!(read(&[]), Err(InvalidInterval::None));
+        assert_eq!(
+            read(&[(9, 0, 3)]),
+            Err(InvalidInterval::Empty { first: 0, last: 3 })
+        );
+        assert_eq!(
+            read(&[(9, 4, 3)]),
+            Err(InvalidInterval::Empty { first: 4, last: 3 })
+        );
+        assert_eq!(
+            read(&[(9, 1, 5), (9, 5, 6)]),
+            Err(InvalidInterval::Order { first: 5, last: 6 })
+        );
+        assert_eq!(
+            read(&[(9, 1, 5), (3, 1, 1), (9, 6, 6)]),
+            Err(InvalidInterval::Order { first: 6, last: 6 })
+        );
+    }
+
+    #[test]
+    fn covering_needs_the_same_epoch() {
+        let wide = Interval {
+            store_epoch: 1,
+            first: 2,
+            last: 9,
+        };
+        assert!(wide.covers(&Interval {
+            store_epoch: 1,
+            first: 2,
+            last: 9
+        }));
+        assert!(!wide.covers(&Interval {
+            store_epoch: 1,
+            first: 1,
+            last: 9
+        }));
+        assert!(!wide.covers(&Interval {
+            store_epoch: 2,
+            first: 3,
+            last: 4
+        }));
+        assert!(wide.contains(1, 9) && !wide.contains(1, 10) && !wide.contains(2, 5));
+    }
+}
