@@ -10,6 +10,7 @@
 pub mod conditions;
 mod generate;
 pub mod refs;
+mod rules;
 pub mod types;
 pub mod v1alpha1;
 

@@ -159,7 +159,26 @@ bounded_string!(
 );
 bounded_string!(
     /// Where something lies inside its protocol: a node id, a browse path, a topic expression.
-    Address, 1..=512, "", "text of at most 512 characters"
+    Address, 1..=512,
+    // Whatever does not begin as a node id with a namespace, or a whole one: other protocols have other addresses.
+    r"^([^n].*|n([^s].*)?|ns([^=u].*)?|nsu([^=].*)?|(ns=[0-9]{1,5}|nsu=[^;]+);[isgb]=.+)$",
+    "an address; one that begins with ns= or nsu= goes on with ; and i=, s=, g= or b=, as in ns=2;s=Filler.State"
+);
+bounded_string!(
+    /// An OPC UA node id (OPC 10000-6, 5.3.1.10), its namespace by URI (`nsu=`) or index (`ns=`).
+    NodeId, 3..=512,
+    r"^(ns=[0-9]{1,5};|nsu=[^;]+;)?(i=[0-9]{1,10}|s=.+|g=[0-9A-Fa-f-]{36}|b=[A-Za-z0-9+/=]+)$",
+    "a node id such as nsu=urn:plant;s=Filler.State, ns=2;s=Filler.State or i=2258"
+);
+bounded_string!(
+    /// An OPC UA browse path: `/` before each name, a namespace index or URI where it is not 0.
+    BrowsePath, 2..=512, r"^(/[^/].*)$", "a browse path such as /Objects/2:Filler/nsu=urn:plant;State"
+);
+bounded_string!(
+    /// An OPC UA node id or browse path.
+    OpcuaAddress, 2..=512,
+    r"^(/[^/].*|(ns=[0-9]{1,5};|nsu=[^;]+;)?(i=[0-9]{1,10}|s=.+|g=[0-9A-Fa-f-]{36}|b=[A-Za-z0-9+/=]+))$",
+    "a node id such as nsu=urn:plant;s=Filler.State or a browse path such as /Objects/2:Filler"
 );
 bounded_string!(
     /// An address on the network, as a URL.
@@ -175,11 +194,20 @@ bounded_string!(
 );
 bounded_string!(
     /// An MQTT topic with placeholders in braces; see [`crate::v1alpha1::Destination::topic`].
-    TopicTemplate, 1..=512, r"^[^+#]+$", "an MQTT topic without '+' and '#', at most 512 characters"
+    TopicTemplate, 1..=512,
+    r"^([^+#{}$\x00-\x1f]|\{(namespace|asset|device|dataset|group|event|stream|attributes\.[A-Za-z0-9_.-]+|topic(\.[0-9]{1,2})?)\})+$",
+    "an MQTT topic without '+', '#' and '$', placeholders in braces such as {namespace}, {asset} or {attributes.NAME}"
 );
 bounded_string!(
     /// An MQTT topic filter, `+` and `#` allowed.
-    TopicFilter, 1..=512, "", "an MQTT topic filter of at most 512 characters"
+    TopicFilter, 1..=512, r"^(#|(\+|[^+#/\x00]*)(/(\+|[^+#/\x00]*))*(/#)?)$",
+    "an MQTT topic filter: '+' fills a whole level, '#' the last one"
+);
+bounded_string!(
+    /// An MQTT topic filter of a policy, with `${clientid}` and `${username}`.
+    PolicyTopic, 1..=512,
+    r"^(#|(\+|([^+#/{}\x00]|\$\{(clientid|username)\})*)(/(\+|([^+#/{}\x00]|\$\{(clientid|username)\})*))*(/#)?)$",
+    "an MQTT topic filter: '+' fills a whole level, '#' the last one; ${clientid} and ${username} stand for the client's own"
 );
 bounded_string!(
     /// An expression in CEL.
@@ -218,10 +246,16 @@ pub fn allowed_by_pattern(pattern: &str) -> Option<&'static str> {
         ItemName::RULE,
         InputName::RULE,
         PointName::RULE,
+        Address::RULE,
+        NodeId::RULE,
+        BrowsePath::RULE,
+        OpcuaAddress::RULE,
         Url::RULE,
         HostPort::RULE,
         Host::RULE,
         TopicTemplate::RULE,
+        TopicFilter::RULE,
+        PolicyTopic::RULE,
         RelativePath::RULE,
         Image::RULE,
         ResourceQuantity::RULE,

@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::common::{Custom, Destination, has_status};
 use crate::{
     refs::{CredentialsSecretRef, LocalRef},
+    rules,
     types::{
-        Address, ByteSize, Duration, ItemName, ObjectName, PointName, RelativePath, Text, Url, effective,
+        Address, BrowsePath, ByteSize, Duration, ItemName, NodeId, ObjectName, OpcuaAddress, PointName,
+        RelativePath, Text, Url, effective,
     },
 };
 
@@ -33,6 +35,7 @@ pub const MAX_DATA_POINTS: usize = 1000;
     kind = "Asset",
     plural = "assets",
     namespaced,
+    validation = rules::object_name(),
     status = "AssetStatus",
     derive = "PartialEq",
     shortname = "fsasset",
@@ -40,6 +43,7 @@ pub const MAX_DATA_POINTS: usize = 1000;
     doc = "The virtual representation of a machine: what it measures, tells, shows and can be asked to do.",
     printcolumn(name = "Points", type_ = "integer", json_path = ".status.dataPoints")
 )]
+#[x_kube(validation = rules::topic_without(&["topic"]))]
 #[serde(rename_all = "camelCase")]
 pub struct AssetSpec {
     /// Device through which the asset is reached.
@@ -77,6 +81,7 @@ pub struct AssetSpec {
     /// Facts of your own, usable in topics as `{attributes.NAME}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = rules::attribute_names())]
     pub attributes: BTreeMap<String, Text>,
     /// Where messages go unless a dataset, group, event or stream says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,15 +115,18 @@ effective!(AssetSpec {
 
 /// Values that are sampled and published together.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::at_most_one_of(&["opcua", "custom"]), validation = rules::topic_without(&["group", "event", "stream"]))]
 #[serde(rename_all = "camelCase")]
 pub struct Dataset {
     /// Name, unique in the asset.
     pub name: ItemName,
     /// How often the device looks at each value; 1s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("0s", "24h"))]
     pub sampling_interval: Option<Duration>,
     /// How often what changed is sent; 1s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("10ms", "24h"))]
     pub publishing_interval: Option<Duration>,
     /// Samples that the device keeps of each point between two sendings and during an outage; where it is left
     /// out, enough for ten seconds, at least 2.
@@ -207,6 +215,7 @@ pub enum ChangeTrigger {
 
 /// How large a change must be. Exactly one member.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::exactly_one_of(&["absolute", "percent"]))]
 #[serde(rename_all = "camelCase")]
 pub struct Deadband {
     /// Difference in the value's own unit.
@@ -221,6 +230,7 @@ pub struct Deadband {
 
 /// When all points of a dataset are sent, changed or not. Exactly one member.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::exactly_one_of(&["count", "interval"]))]
 #[serde(rename_all = "camelCase")]
 pub struct KeyFrame {
     /// Every so many messages; 1 sends all points each time.
@@ -229,6 +239,7 @@ pub struct KeyFrame {
     pub count: Option<u32>,
     /// So much time after the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "24h"))]
     pub interval: Option<Duration>,
 }
 
@@ -236,9 +247,9 @@ pub struct KeyFrame {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct OpcuaDataset {
-    /// Node at which browse paths begin, as `nsu=URI;s=…` or `ns=2;s=…`; the Root folder where it is left out.
+    /// Node at which browse paths begin, as a node id or a browse path itself; the Root folder where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start_node: Option<Address>,
+    pub start_node: Option<OpcuaAddress>,
     /// Priority of the subscription, 0 to 255; 0 where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 255))]
@@ -247,6 +258,7 @@ pub struct OpcuaDataset {
 
 /// One value.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::at_most_one_of(&["opcua", "custom"]))]
 #[serde(rename_all = "camelCase")]
 pub struct DataPoint {
     /// Name in the payload, unique in the dataset.
@@ -290,6 +302,7 @@ pub struct OpcuaDataPoint {
 
 /// Events that have something in common.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::topic_without(&["dataset", "stream"]))]
 #[serde(rename_all = "camelCase")]
 pub struct EventGroup {
     /// Name, unique in the asset.
@@ -308,6 +321,7 @@ pub struct EventGroup {
 
 /// Something that the asset tells by itself.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::at_most_one_of(&["opcua", "onvif", "custom"]), validation = rules::topic_without(&["dataset", "stream"]), validation = rules::plain("!has(self.onvif) || has(self.address)", "no address", "an address, the topic of the event, beside onvif"))]
 #[serde(rename_all = "camelCase")]
 pub struct AssetEvent {
     /// Name, unique in the group.
@@ -336,7 +350,7 @@ pub struct AssetEvent {
 pub struct OpcuaEvent {
     /// Type of the events, subtypes included, as a node id; BaseEventType (`i=2041`) where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub event_type: Option<Address>,
+    pub event_type: Option<NodeId>,
     /// Lowest severity, 1 to 1000; all where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
@@ -375,10 +389,10 @@ pub struct OpcuaEventField {
     pub name: PointName,
     /// Browse path from the event type, `/2:Recipe`; `/0:NAME` where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub browse_path: Option<Address>,
+    pub browse_path: Option<BrowsePath>,
     /// Event type that declares the field, as a node id; the event's where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub type_definition: Option<Address>,
+    pub type_definition: Option<NodeId>,
 }
 
 /// What only ONVIF knows about an event.
@@ -402,6 +416,7 @@ effective!(OnvifEvent {
 
 /// Pictures or moving pictures. Exactly one of `snapshot`, `clip` and `relay`.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::exactly_one_of(&["snapshot", "clip", "relay"]), validation = rules::at_most_one_of(&["onvif", "custom"]), validation = rules::topic_without(&["dataset", "group", "event"]), validation = rules::only_where("destination", "has(self.snapshot)", "with snapshot"))]
 #[serde(rename_all = "camelCase")]
 pub struct Stream {
     /// Name, unique in the asset.
@@ -432,9 +447,11 @@ pub struct Stream {
 pub struct Snapshot {
     /// Time from one picture to the next; 10s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "24h"))]
     pub interval: Option<Duration>,
     /// Largest picture to send; the device's where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("1Ki"))]
     pub max_size: Option<ByteSize>,
 }
 
@@ -449,6 +466,7 @@ effective!(Snapshot {
 pub struct Clip {
     /// Length of a recording; 1m where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "1h"))]
     pub duration: Option<Duration>,
     /// File format; Mp4 where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -485,6 +503,7 @@ pub enum ClipFormat {
 #[serde(rename_all = "camelCase")]
 pub struct Relay {
     /// Where to publish: `rtsp://media-server:8554/line-1`.
+    #[x_kube(validation = rules::scheme(&["rtsp", "rtsps"]))]
     pub address: Url,
     /// Secret with the media server's user name and password.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::common::{Anonymous, LogLevel, Pod, Volume, has_status};
 use crate::{
     refs::{LocalRef, SecretRef},
+    rules,
     types::{ByteSize, Duration, Host, ItemName, SecretName, Text, Url, effective},
 };
 
@@ -24,6 +25,7 @@ pub use limits::{BrokerLimits, OverflowPolicy};
     kind = "Broker",
     plural = "brokers",
     namespaced,
+    validation = rules::object_name(),
     status = "BrokerStatus",
     derive = "PartialEq",
     shortname = "fsbroker",
@@ -31,6 +33,7 @@ pub use limits::{BrokerLimits, OverflowPolicy};
     doc = "An MQTT broker, 3.1.1 and 5 on the same port. Everything may change while it runs.",
     printcolumn(name = "Listeners", type_ = "integer", json_path = ".status.listenerCount")
 )]
+#[x_kube(validation = rules::plain("!has(self.listeners) || self.listeners.all(a, self.listeners.exists_one(b, b.port == a.port))", "one port in two listeners", "each port once").field_path(".listeners"), validation = rules::plain("!has(self.replicas) || self.replicas == 1 || (has(self.storage) && has(self.storage.backend) && self.storage.backend == 'JetStream')", "several replicas without replication", "more than 1 with storage.backend JetStream only").field_path(".replicas"))]
 #[serde(rename_all = "camelCase")]
 pub struct BrokerSpec {
     /// How many pods carry it; 1 where it is left out. More than one needs `storage.backend: JetStream`.
@@ -50,6 +53,7 @@ pub struct BrokerSpec {
     pub limits: Option<BrokerLimits>,
     /// How often figures are published under `$SYS`; never where it is left out or 0s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("0s", "1h"))]
     pub sys_interval: Option<Duration>,
     /// How much it logs; Info where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,6 +94,7 @@ impl ListenerProtocol {
 
 /// Where clients connect.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::only_where("tls", "self.protocol in ['Tls', 'WebSocketTls']", "with the protocols Tls and WebSocketTls"), validation = rules::only_where("path", "self.protocol in ['WebSocket', 'WebSocketTls']", "with the protocols WebSocket and WebSocketTls"), validation = rules::plain("self.authentication.all(a, !has(a.x509)) || self.protocol in ['Tls', 'WebSocketTls']", "x509 without encryption", "x509 with the protocols Tls and WebSocketTls only").field_path(".authentication"), validation = rules::anonymous_last())]
 #[serde(rename_all = "camelCase")]
 pub struct Listener {
     /// Name, unique in the broker.
@@ -104,6 +109,7 @@ pub struct Listener {
     pub protocol: ListenerProtocol,
     /// Path of a WebSocket; `/mqtt` where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::rule("self.startsWith('/')", "self", "a path that begins with /"))]
     pub path: Option<Text>,
     /// Ways to prove who a client is, tried in this order; the first that knows the client decides.
     #[schemars(length(min = 1, max = 8))]
@@ -123,6 +129,7 @@ pub struct Listener {
 
 /// One way to prove who a client is. Exactly one member.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::exactly_one_of(&["anonymous", "usernamePassword", "x509", "serviceAccount", "jwt", "webhook"]))]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerAuthentication {
     /// Lets in whoever comes. Only as the last way; beyond loopback it must be meant.
@@ -213,9 +220,11 @@ pub struct ServiceAccountAuthentication {
 #[serde(rename_all = "camelCase")]
 pub struct JwtAuthentication {
     /// Issuer that tokens must name.
+    #[x_kube(validation = rules::scheme(&["https"]))]
     pub issuer: Url,
     /// Where the issuer publishes its keys; found through the issuer where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::scheme(&["https"]))]
     pub jwks_uri: Option<Url>,
     /// Audiences that a token may have; at least one must match.
     #[schemars(length(min = 1, max = 8))]
@@ -236,6 +245,7 @@ pub struct JwtAuthentication {
 #[serde(rename_all = "camelCase")]
 pub struct WebhookAuthentication {
     /// Where it answers; `https` only.
+    #[x_kube(validation = rules::scheme(&["https"]))]
     pub url: Url,
     /// Secret with authorities for its certificate; key `ca.crt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -245,6 +255,7 @@ pub struct WebhookAuthentication {
     pub client_certificate_secret_ref: Option<SecretRef>,
     /// Longest wait for an answer; 5s where it is left out. Then the next way is tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "30s"))]
     pub timeout: Option<Duration>,
 }
 
@@ -286,6 +297,7 @@ pub enum TlsVersion {
 
 /// How a listener is reached from outside the cluster. Without pods: `UnsupportedHere`.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::only_where("nodePort", "(has(self.type) && self.type in ['NodePort', 'LoadBalancer'])", "with the types NodePort and LoadBalancer"), validation = rules::only_where("loadBalancerClass", "(has(self.type) && self.type == 'LoadBalancer')", "with the type LoadBalancer"))]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerService {
     /// Type of the Service; ClusterIP where it is left out.
@@ -331,6 +343,7 @@ pub enum StorageBackend {
 
 /// Where messages are kept.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::plain("(has(self.backend) && self.backend == 'JetStream') == has(self.jetStream)", "only one of backend JetStream and the block jetStream", "both or neither"))]
 #[serde(rename_all = "camelCase")]
 pub struct BrokerStorage {
     /// What keeps them; Fjall where it is left out.
@@ -342,15 +355,18 @@ pub struct BrokerStorage {
     /// Bytes of undelivered messages in all queues; 80% of the volume where it is left out, without bound locally
     /// but for `minFreeBytes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("1Mi"))]
     pub max_bytes: Option<ByteSize>,
     /// Age at which an undelivered message is dropped, as `dropped{expired}`; 72h where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "99999h"))]
     pub max_age: Option<Duration>,
     /// Free space below which publishes are refused while deliveries go on; 256Mi where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_free_bytes: Option<ByteSize>,
     /// Memory for caches; 16Mi where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("1Mi"))]
     pub cache_bytes: Option<ByteSize>,
     /// How commits are gathered. An acknowledgement always waits for the commit of what it acknowledges.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -378,9 +394,11 @@ pub struct Sync {
     /// Waits so long for company before a commit; 0s where it is left out: what arrives during one commit makes up
     /// the next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("0s", "1s"))]
     pub max_delay: Option<Duration>,
     /// Bytes in one commit; 4Mi where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("64Ki"))]
     pub max_bytes: Option<ByteSize>,
 }
 
@@ -393,10 +411,12 @@ effective!(Sync {
 
 /// A NATS JetStream cluster.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::plain("!has(oldSelf.partitions) || (has(self.partitions) && self.partitions >= oldSelf.partitions)", "fewer partitions than before", "as many or more"))]
 #[serde(rename_all = "camelCase")]
 pub struct JetStream {
     /// Servers: `tls://nats-0:4222`.
     #[schemars(length(min = 1, max = 9))]
+    #[x_kube(validation = rules::nats_schemes())]
     pub servers: Vec<Url>,
     /// Secret with a NATS credentials file; key `nats.creds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

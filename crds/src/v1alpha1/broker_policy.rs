@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::common::{QoS, has_status};
 use crate::{
     refs::LocalRef,
-    types::{ItemName, NamePattern, ObjectName, TopicFilter},
+    rules,
+    types::{ItemName, NamePattern, ObjectName, PolicyTopic},
 };
 
 /// Who may connect, publish and subscribe where.
@@ -25,6 +26,7 @@ use crate::{
     kind = "BrokerPolicy",
     plural = "brokerpolicies",
     namespaced,
+    validation = rules::object_name(),
     status = "BrokerPolicyStatus",
     derive = "PartialEq",
     shortname = "fspolicy",
@@ -66,6 +68,7 @@ pub enum PolicyAction {
 
 /// A rule of a policy.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::plain("self.actions == ['Connect'] ? !has(self.topics) : (has(self.topics) && self.topics.size() > 0)", "topics missing or needless", "topics with Publish and Subscribe, none with Connect alone").field_path(".topics"), validation = rules::only_where("maxQos", "self.effect == 'Allow'", "with the effect Allow"), validation = rules::only_where("allowRetain", "self.effect == 'Allow'", "with the effect Allow"))]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyRule {
     /// Name, unique in the policy; refusals are audited with it.
@@ -84,7 +87,7 @@ pub struct PolicyRule {
     /// covers all that it asks for (Allow), or overlaps it (Deny).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
-    pub topics: Vec<TopicFilter>,
+    pub topics: Vec<PolicyTopic>,
     /// Highest quality of service that an Allow rule permits; all where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_qos: Option<QoS>,
@@ -96,6 +99,7 @@ pub struct PolicyRule {
 /// Who: each list matches when one of its members does, and every list that is there must match. `*` in a member
 /// stands for any characters.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::at_least_one_of(&["clients", "users", "groups", "certificate"]))]
 #[serde(rename_all = "camelCase")]
 pub struct Principals {
     /// Client identifiers.
@@ -114,6 +118,7 @@ pub struct Principals {
     /// all must match.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
+    #[x_kube(validation = rules::certificate_facts())]
     pub certificate: BTreeMap<String, NamePattern>,
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::common::{LogLevel, Pod, Volume, has_status};
 use crate::{
     refs::{SecretKeyRef, SecretRef},
+    rules,
     types::{ByteSize, Duration, Host, HostPort, Url, effective},
 };
 
@@ -20,6 +21,7 @@ use crate::{
     kind = "Cloud",
     plural = "clouds",
     namespaced,
+    validation = rules::object_name(),
     status = "CloudStatus",
     derive = "PartialEq",
     shortname = "fscloud",
@@ -27,6 +29,7 @@ use crate::{
     doc = "The cloud endpoint: it takes what edges deliver, keeps their registry and history, and sends commands down.",
     printcolumn(name = "Edges", type_ = "integer", json_path = ".status.edges")
 )]
+#[x_kube(validation = rules::plain("self.edgeLink.port == 0 || self.edgeLink.port != self.http.port", "one port for edgeLink and http", "two").field_path(".http.port"))]
 #[serde(rename_all = "camelCase")]
 pub struct CloudSpec {
     /// Where edges connect.
@@ -83,6 +86,7 @@ pub struct EdgeLink {
 
 /// Where the JSON API answers.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::only_where("bindAddress", "(has(self.tlsSecretRef) || self.bindAddress in ['127.0.0.1', '::1', 'localhost'])", "on loopback without tlsSecretRef"))]
 #[serde(rename_all = "camelCase")]
 pub struct CloudHttp {
     /// Port; a free one, shown in the status, with 0.
@@ -103,10 +107,12 @@ pub struct CloudHttp {
 pub struct EdgeCertificates {
     /// Life of a certificate; 168h where it is left out. An edge renews at two thirds of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("10s", "99999h"))]
     pub lifetime: Option<Duration>,
     /// Time after the end of its life in which a certificate may still renew, and nothing else; 2160h (90 days) where
     /// it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("0s", "99999h"))]
     pub renewal_grace: Option<Duration>,
 }
 
@@ -123,9 +129,11 @@ effective!(EdgeCertificates {
 pub struct History {
     /// Age; 720h (30 days) where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1m", "99999h"))]
     pub max_age: Option<Duration>,
     /// Bytes; 80% of the volume where it is left out, without bound locally.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("1Mi"))]
     pub max_bytes: Option<ByteSize>,
 }
 
@@ -136,16 +144,20 @@ effective!(History {
 
 /// Commands.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::not_longer("timeout", "30s", "maxTimeout", "10m"))]
 #[serde(rename_all = "camelCase")]
 pub struct Commands {
     /// Deadline of a command that does not say its own; 30s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "24h"))]
     pub timeout: Option<Duration>,
     /// Longest deadline; 10m where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "24h"))]
     pub max_timeout: Option<Duration>,
     /// How long the audit of commands is kept; 8760h (a year) where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1h", "99999h"))]
     pub audit_max_age: Option<Duration>,
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     refs::{CredentialsSecretRef, SecretRef},
+    rules,
     types::{Duration, Image, ResourceQuantity, SecretName, Text, TopicTemplate, effective},
 };
 
@@ -183,6 +184,7 @@ pub struct X509 {
 
 /// How we prove who we are to the other side. Exactly one member.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[x_kube(validation = rules::exactly_one_of(&["anonymous", "usernamePassword", "x509"]))]
 #[serde(rename_all = "camelCase")]
 pub struct Authentication {
     /// Not at all.
@@ -221,13 +223,16 @@ effective!(Trust {
 
 /// Waiting between tries: doubled each time, with jitter.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::not_longer("initial", "500ms", "maximum", "30s"))]
 #[serde(rename_all = "camelCase")]
 pub struct Backoff {
     /// First wait; 500ms where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("10ms", "1h"))]
     pub initial: Option<Duration>,
     /// Longest wait; 30s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("10ms", "24h"))]
     pub maximum: Option<Duration>,
 }
 
@@ -317,6 +322,7 @@ pub struct Pod {
 
 /// A taint that a pod bears.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::only_where("value", "!has(self.operator) || self.operator == 'Equal'", "with the operator Equal"))]
 #[serde(rename_all = "camelCase")]
 pub struct Toleration {
     /// Key of the taint; all keys where it is left out.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::common::{LogLevel, Pod, Protocol, has_status};
 use crate::{
     refs::LocalRef,
+    rules,
     types::{ByteSize, Duration, ItemName, ObjectName, effective},
 };
 
@@ -21,6 +22,7 @@ use crate::{
     kind = "Connector",
     plural = "connectors",
     namespaced,
+    validation = rules::object_name(),
     status = "ConnectorStatus",
     derive = "PartialEq",
     shortname = "fsconn",
@@ -32,6 +34,7 @@ use crate::{
     ),
     printcolumn(name = "Devices", type_ = "integer", json_path = ".status.devices")
 )]
+#[x_kube(validation = rules::plain("(self.protocol == 'custom') == has(self.custom)", "only one of protocol custom and the block custom", "both or neither"), validation = rules::plain("self.protocol != 'custom' || (has(self.pod) && has(self.pod.image))", "no image", "pod.image with protocol custom"), validation = rules::plain("!has(self.highAvailability) || (has(self.replicas) && self.replicas >= 2)", "highAvailability with fewer than 2 replicas", "it with 2 or more, one to stand by"))]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectorSpec {
     /// Protocol that it speaks.
@@ -76,6 +79,7 @@ pub struct HighAvailability {
     pub standby: Option<Standby>,
     /// Silence after which the standby takes over; 2s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "5m"))]
     pub lease_duration: Option<Duration>,
 }
 
@@ -115,6 +119,7 @@ pub struct ConnectorLimits {
     /// Bytes of messages that wait in memory for the broker; 16Mi where it is left out. Then devices are read
     /// more slowly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("64Ki"))]
     pub max_waiting_bytes: Option<ByteSize>,
     /// Actions at once on one device; 8 where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]

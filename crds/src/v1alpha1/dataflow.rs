@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     refs::LocalRef,
+    rules,
     types::{
         ByteSize, Duration, Expression, InputName, ItemName, PointName, RelativePath, Text, TopicFilter,
         TopicTemplate, effective,
@@ -28,6 +29,7 @@ use crate::{
     kind = "Dataflow",
     plural = "dataflows",
     namespaced,
+    validation = rules::object_name(),
     status = "DataflowStatus",
     derive = "PartialEq",
     shortname = "fsflow",
@@ -35,6 +37,7 @@ use crate::{
     doc = "Messages from the broker, through stages, to sinks. Without inputs the stages are a line: each takes what the one before it gives, the first what the source gives, every sink what the last stage gives.",
     printcolumn(name = "Sinks", type_ = "integer", json_path = ".status.sinks")
 )]
+#[x_kube(validation = rules::stage_inputs_are_above(), validation = rules::sink_inputs_exist(), validation = rules::stages_after_route_name_inputs(), validation = rules::sinks_after_route_name_inputs())]
 #[serde(rename_all = "camelCase")]
 pub struct DataflowSpec {
     /// Whether it runs; true where it is left out. Switched off, its queues go on filling within their bounds.
@@ -44,7 +47,7 @@ pub struct DataflowSpec {
     pub source: Source,
     /// What is done to them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub stages: Vec<Stage>,
     /// Where they go. Each sink has a durable queue of its own, so that a slow one stops no other.
@@ -139,14 +142,16 @@ pub struct Source {
 
 /// Something done to messages. Exactly one of `filter`, `map` and `route`.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::exactly_one_of(&["filter", "map", "route"]))]
 #[serde(rename_all = "camelCase")]
 pub struct Stage {
     /// Name, unique in the dataflow; not `source`.
+    #[x_kube(validation = rules::plain("self != 'source'", "source", "another name: source is what the source is called"))]
     pub name: ItemName,
     /// Stages that it takes messages from: `STAGE`, `STAGE.ROUTE` or `source`; the stage before it where it is left
     /// out. Only stages further up may be named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(min = 1, max = 8))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub inputs: Vec<InputName>,
     /// Passes on what an expression is true for, and drops the rest as `dropped{filtered}`.
@@ -170,6 +175,7 @@ pub struct Filter {
 
 /// Makes a new payload.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::at_least_one_of(&["passthrough", "fields", "topic"]), validation = rules::only_where("remove", "(has(self.passthrough) && self.passthrough)", "with passthrough"))]
 #[serde(rename_all = "camelCase")]
 pub struct Map {
     /// Begins with the old payload's members; false where it is left out.
@@ -207,10 +213,11 @@ pub struct MapField {
 
 /// Sends messages different ways: to the first route whose expression is true.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::plain("!has(self.otherwise) || self.routes.all(r, r.name != self.otherwise)", "otherwise named as a route", "another name").field_path(".otherwise"))]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
     /// The routes, in order.
-    #[schemars(length(min = 1, max = 32))]
+    #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub routes: Vec<RouteBranch>,
     /// Name of the route for what no expression is true for; where it is left out, that is dropped as
@@ -243,6 +250,7 @@ pub enum Lane {
 
 /// Where messages go.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::at_most_one_of(&["mqtt", "file", "kafka", "http", "postgresql", "objectStore"]))]
 #[serde(rename_all = "camelCase")]
 pub struct Sink {
     /// Name, unique in the dataflow; part of the path's name in the ledger.
@@ -251,7 +259,7 @@ pub struct Sink {
     pub endpoint_ref: LocalRef,
     /// Stages that it takes messages from: `STAGE`, `STAGE.ROUTE` or `source`; the last stage where it is left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(min = 1, max = 8))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub inputs: Vec<InputName>,
     /// How urgent its messages are; Live where it is left out.
@@ -335,6 +343,7 @@ pub struct KafkaSink {
 pub struct HttpSink {
     /// Path below the endpoint's address, with the placeholders of an MQTT sink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::rule("self.startsWith('/')", "self", "a path that begins with /"))]
     pub path: Option<Text>,
     /// Method; Post where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -405,9 +414,11 @@ pub enum ObjectFormat {
 pub struct Buffer {
     /// Bytes; 10Gi where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("64Ki"))]
     pub max_bytes: Option<ByteSize>,
     /// Age, then `dropped{expired}`; 72h where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "99999h"))]
     pub max_age: Option<Duration>,
     /// What a full queue does; DropOldest where it is left out. Reject refuses the publishers themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -441,6 +452,7 @@ pub struct Delivery {
     pub max_inflight: Option<u32>,
     /// Longest wait for an acknowledgement; 30s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "1h"))]
     pub timeout: Option<Duration>,
     /// Waiting between tries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -466,9 +478,11 @@ pub struct Batch {
     pub max_records: Option<u32>,
     /// Bytes; 1Mi where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_between("1Ki", "64Mi"))]
     pub max_bytes: Option<ByteSize>,
     /// Wait for company; 100ms where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("0s", "10m"))]
     pub max_delay: Option<Duration>,
 }
 
@@ -487,9 +501,11 @@ effective!(Batch {
 pub struct DeadLetter {
     /// Bytes to keep; 256Mi where it is left out. The oldest goes first, as `dropped{overflow}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("64Ki"))]
     pub max_bytes: Option<ByteSize>,
     /// Age to keep; 720h where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "99999h"))]
     pub max_age: Option<Duration>,
 }
 

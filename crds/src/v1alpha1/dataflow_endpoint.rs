@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::common::{Anonymous, Authentication, Trust, UsernamePassword, X509, has_status};
 use crate::{
     refs::{LocalRef, SecretKeyRef, SecretRef},
+    rules,
     types::{ByteSize, Duration, Host, HostPort, ItemName, RelativePath, Text, Url, effective},
 };
 
@@ -21,6 +22,7 @@ use crate::{
     kind = "DataflowEndpoint",
     plural = "dataflowendpoints",
     namespaced,
+    validation = rules::object_name(),
     status = "DataflowEndpointStatus",
     derive = "PartialEq",
     shortname = "fsend",
@@ -28,6 +30,7 @@ use crate::{
     doc = "How to reach a system that dataflows deliver to. Exactly one member.",
     printcolumn(name = "Dataflows", type_ = "integer", json_path = ".status.dataflows")
 )]
+#[x_kube(validation = rules::exactly_one_of(&["cloud", "mqtt", "file", "kafka", "http", "postgresql", "objectStore"]))]
 #[serde(rename_all = "camelCase")]
 pub struct DataflowEndpointSpec {
     /// A cloud endpoint of ours.
@@ -129,6 +132,7 @@ pub enum Compression {
 
 /// A cloud endpoint of ours. Exactly one of `address` and `cloudRef`.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::exactly_one_of(&["address", "cloudRef"]), validation = rules::only_where("caSecretRef", "has(self.address)", "with address; a Cloud brings its own"))]
 #[serde(rename_all = "camelCase")]
 pub struct CloudEndpoint {
     /// Where it answers.
@@ -154,6 +158,7 @@ pub struct CloudEndpoint {
     pub compression: Option<Compression>,
     /// Silence after which the link counts as broken; 20s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "10m"))]
     pub keep_alive: Option<Duration>,
 }
 
@@ -179,10 +184,12 @@ pub enum MqttVersion {
 
 /// A broker. Exactly one of `address` and `brokerRef`.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::exactly_one_of(&["address", "brokerRef"]), validation = rules::only_where("authentication", "has(self.address)", "with address; our own broker knows its roles"), validation = rules::only_where("trust", "has(self.address)", "with address; our own broker is trusted"))]
 #[serde(rename_all = "camelCase")]
 pub struct MqttEndpoint {
     /// Where it answers: `mqtt://host:1883`, `mqtts://host:8883`, `ws://…`, `wss://…`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::scheme(&["mqtt", "mqtts", "ws", "wss"]))]
     pub address: Option<Url>,
     /// A Broker of this namespace, instead of an address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -201,6 +208,7 @@ pub struct MqttEndpoint {
     pub client_id_prefix: Option<ItemName>,
     /// Keep-alive; 30s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "18h"))]
     pub keep_alive: Option<Duration>,
     /// Publishes that wait for their acknowledgement; 256 where it is left out, never more than the broker allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -255,9 +263,11 @@ pub enum FileFormat {
 pub struct Rotation {
     /// Bytes of a file; 64Mi where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("4Ki"))]
     pub max_bytes: Option<ByteSize>,
     /// Age of a file; 24h where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "99999h"))]
     pub max_age: Option<Duration>,
     /// Complete files to keep; the oldest goes first. 32 where it is left out, 0 keeps all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -276,6 +286,7 @@ effective!(Rotation {
 
 /// Kafka, or what speaks its protocol.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::plain("!has(self.authentication) || !has(self.authentication.x509) || has(self.tls)", "authentication.x509 without tls", "it with tls only").field_path(".authentication"))]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaEndpoint {
     /// Servers to begin with.
@@ -314,6 +325,7 @@ pub enum KafkaAcks {
 
 /// How we prove who we are to Kafka. Exactly one member.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::exactly_one_of(&["anonymous", "plain", "scramSha256", "scramSha512", "x509"]))]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaAuthentication {
     /// Not at all.
@@ -335,9 +347,11 @@ pub struct KafkaAuthentication {
 
 /// HTTP.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::plain("!has(self.authentication) || !has(self.authentication.x509) || self.address.startsWith('https://')", "authentication.x509 without encryption", "it with https only").field_path(".authentication"))]
 #[serde(rename_all = "camelCase")]
 pub struct HttpEndpoint {
     /// Where it answers: `https://host/path`.
+    #[x_kube(validation = rules::scheme(&["http", "https"]))]
     pub address: Url,
     /// How we prove who we are; anonymous where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -361,6 +375,7 @@ effective!(HttpEndpoint {
 
 /// How we prove who we are over HTTP. Exactly one member.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::exactly_one_of(&["anonymous", "basic", "bearer", "x509"]))]
 #[serde(rename_all = "camelCase")]
 pub struct HttpAuthentication {
     /// Not at all.
@@ -412,6 +427,7 @@ effective!(PostgresqlEndpoint {
 
 /// An object store. Exactly one of `s3`, `azure` and `gcs`.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::exactly_one_of(&["s3", "azure", "gcs"]))]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectStoreEndpoint {
     /// Amazon S3, or what speaks its protocol.
@@ -428,9 +444,11 @@ pub struct ObjectStoreEndpoint {
     pub prefix: Option<RelativePath>,
     /// Bytes of an object; 64Mi where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("1Ki"))]
     pub max_object_bytes: Option<ByteSize>,
     /// Age of an object before it is sent; 5m where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "24h"))]
     pub max_object_age: Option<Duration>,
 }
 

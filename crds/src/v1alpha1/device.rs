@@ -9,6 +9,7 @@ use std::time::Duration as StdDuration;
 use super::common::{Authentication, Backoff, Protocol, Trust, free_object, has_status};
 use crate::{
     refs::LocalRef,
+    rules,
     types::{ByteSize, Duration, ItemName, ObjectName, Text, Url, effective},
 };
 
@@ -20,6 +21,7 @@ use crate::{
     kind = "Device",
     plural = "devices",
     namespaced,
+    validation = rules::object_name(),
     status = "DeviceStatus",
     derive = "PartialEq",
     shortname = "fsdev",
@@ -27,6 +29,7 @@ use crate::{
     doc = "An endpoint that a connector dials: one address, one session, one set of credentials.",
     printcolumn(name = "Assets", type_ = "integer", json_path = ".status.assets")
 )]
+#[x_kube(validation = rules::exactly_one_of(&["opcua", "onvif", "custom"]), validation = rules::exactly_one_of(&["address", "simulatorRef"]), validation = rules::only_where("simulatorRef", "!has(self.custom)", "with opcua or onvif"), validation = rules::address_scheme("opcua", &["opc.tcp"]), validation = rules::address_scheme("onvif", &["http", "https"]))]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceSpec {
     /// Whether the device is dialled at all; true where it is left out.
@@ -111,6 +114,7 @@ pub enum OpcuaSecurityMode {
 
 /// How an OPC UA server is spoken to.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::opcua_security("securityPolicy", "securityMode"), validation = rules::not_longer("keepAliveInterval", "5s", "sessionTimeout", "60s"), validation = rules::three_keep_alives_in_lifetime())]
 #[serde(rename_all = "camelCase")]
 pub struct OpcuaDevice {
     /// Security policy; Auto where it is left out.
@@ -127,22 +131,28 @@ pub struct OpcuaDevice {
     pub session_name: Option<Text>,
     /// How long the server keeps a session that is silent; 60s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "24h"))]
     pub session_timeout: Option<Duration>,
     /// Longest wait for a connection with its session; 15s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "10m"))]
     pub connect_timeout: Option<Duration>,
     /// Longest wait for an answer; 10s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "10m"))]
     pub request_timeout: Option<Duration>,
     /// Longest silence on a subscription before the server sends a keep-alive; 5s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "1h"))]
     pub keep_alive_interval: Option<Duration>,
     /// How long the server keeps a subscription that nobody reads, and with it what it queued; 2m where it is left
     /// out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "24h"))]
     pub subscription_lifetime: Option<Duration>,
     /// How often addresses that the server did not know are tried again; 1m where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "24h"))]
     pub retry_unknown_addresses: Option<Duration>,
     /// What one request may hold. The server's own limits are honoured as well; the smaller one counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -198,6 +208,7 @@ pub struct OpcuaLimits {
     pub max_publish_requests: Option<u32>,
     /// Longest message of the server; 16Mi where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("8Ki"))]
     pub max_message_size: Option<ByteSize>,
 }
 
@@ -231,9 +242,11 @@ pub struct OnvifDevice {
     pub media_service: Option<OnvifMediaService>,
     /// Longest wait for an answer; 10s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "10m"))]
     pub request_timeout: Option<Duration>,
     /// How often the camera is asked whether it is there, when nothing else is; 30s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "1h"))]
     pub keep_alive_interval: Option<Duration>,
     /// How events are fetched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -268,10 +281,12 @@ pub enum OnvifMediaService {
 
 /// How events of a camera are fetched: one pull point a camera, since cameras have few.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::not_longer("pullTimeout", "20s", "termination", "2m"))]
 #[serde(rename_all = "camelCase")]
 pub struct OnvifEvents {
     /// How long the camera may hold a PullMessages back; 20s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "10m"))]
     pub pull_timeout: Option<Duration>,
     /// Messages in one answer; 100 where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -279,6 +294,7 @@ pub struct OnvifEvents {
     pub message_limit: Option<u32>,
     /// Lifetime asked for the pull point, renewed at half of it; 2m where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("10s", "24h"))]
     pub termination: Option<Duration>,
 }
 
@@ -297,9 +313,11 @@ effective!(OnvifEvents {
 pub struct OnvifSnapshots {
     /// Longest wait for a picture; 10s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "10m"))]
     pub timeout: Option<Duration>,
     /// Largest picture; 8Mi where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("1Ki"))]
     pub max_size: Option<ByteSize>,
 }
 

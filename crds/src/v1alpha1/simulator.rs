@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     refs::CredentialsSecretRef,
+    rules,
     types::{Duration, Host, Text, Url, effective},
 };
 
@@ -24,6 +25,7 @@ use crate::{
     kind = "Simulator",
     plural = "simulators",
     namespaced,
+    validation = rules::object_name(),
     status = "SimulatorStatus",
     derive = "PartialEq",
     shortname = "fssim",
@@ -31,6 +33,7 @@ use crate::{
     doc = "A simulated asset, repeatable from a seed, with faults on demand. Exactly one of opcua and onvif.",
     printcolumn(name = "Devices", type_ = "integer", json_path = ".status.devices")
 )]
+#[x_kube(validation = rules::exactly_one_of(&["opcua", "onvif"]))]
 #[serde(rename_all = "camelCase")]
 pub struct SimulatorSpec {
     /// What all of its randomness comes from; 1 where it is left out.
@@ -79,6 +82,7 @@ pub struct OpcuaSimulator {
     pub namespace_uri: Option<Text>,
     /// Time from one change of the line to the next; 100ms where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("10ms", "1h"))]
     pub interval: Option<Duration>,
     /// Bottles in an hour; 36000 where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,6 +129,7 @@ impl OpcuaSimulator {
 
 /// A security policy and mode that a server offers.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::opcua_security("policy", "mode"), validation = rules::plain("self.policy != 'Auto' && self.mode != 'Auto'", "Auto", "a definite policy and mode: a server has nobody to choose from"))]
 #[serde(rename_all = "camelCase")]
 pub struct OpcuaSimulatorSecurity {
     /// Policy; not Auto.
@@ -147,6 +152,7 @@ pub struct OnvifSimulator {
     pub height: Option<u32>,
     /// Mean time between two motions; 20s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "24h"))]
     pub motion_interval: Option<Duration>,
     /// Secret with the one user that it knows; no authentication where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -192,15 +198,19 @@ pub enum OnvifSimulatorAuthentication {
 pub struct Faults {
     /// Drops all connections so often.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "999h"))]
     pub drop_connections_every: Option<Duration>,
     /// Restarts so often, forgetting sessions and subscriptions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "999h"))]
     pub restart_every: Option<Duration>,
     /// Time that a restart takes; 2s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("0s", "1h"))]
     pub restart_takes: Option<Duration>,
     /// Waits so long before each answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("0s", "5m"))]
     pub delay: Option<Duration>,
     /// Percent of values with a bad status code.
     #[serde(default, skip_serializing_if = "Option::is_none")]

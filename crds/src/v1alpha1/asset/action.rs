@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    types::{Address, Duration, ItemName, PointName, Text, effective},
+    rules,
+    types::{Address, Duration, ItemName, OpcuaAddress, PointName, Text, effective},
     v1alpha1::common::Custom,
 };
 
@@ -20,6 +21,7 @@ pub struct ActionGroup {
     pub name: ItemName,
     /// Longest time for an action that does not say otherwise; 10s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "1h"))]
     pub timeout: Option<Duration>,
     /// For assets on a device of a protocol of your own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,6 +57,7 @@ pub enum ActionType {
 
 /// Something that an asset can be asked to do.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::at_most_one_of(&["opcua", "onvif", "custom"]), validation = rules::plain("has(self.target) || has(self.onvif) || has(self.custom)", "no target", "a target, except beside onvif or custom"), validation = rules::plain("!has(self.onvif) || self.type == 'Call'", "onvif with another type than Call", "type Call beside onvif"), validation = rules::only_where("target", "!has(self.onvif)", "without onvif, whose operation says it all"), validation = rules::plain("self.type != 'Call' || has(self.onvif) || has(self.custom) || (has(self.opcua) && has(self.opcua.objectId))", "a Call without an object", "opcua.objectId beside the target, which is the method"), validation = rules::plain("!has(self.opcua) || self.type == 'Call' || !(has(self.opcua.objectId) || has(self.opcua.arguments))", "opcua.objectId or opcua.arguments", "these with type Call only"), validation = rules::plain("!has(self.opcua) || self.type == 'Write' || !has(self.opcua.dataType)", "opcua.dataType", "this with type Write only"), validation = rules::plain("!has(self.opcua) || self.type != 'Call' || !has(self.opcua.indexRange)", "opcua.indexRange with type Call", "this with type Read and Write only"))]
 #[serde(rename_all = "camelCase")]
 pub struct Action {
     /// Name, unique in the group.
@@ -68,6 +71,7 @@ pub struct Action {
     pub target: Option<Address>,
     /// Longest time until the answer; the group's where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "1h"))]
     pub timeout: Option<Duration>,
     /// Whether doing it twice does no harm: then it is repeated after a crash, else the outcome is Unknown.
     /// False where it is left out; reading always is.
@@ -98,7 +102,7 @@ impl Action {
 pub struct OpcuaAction {
     /// Object whose method is called, written as the address of a data point. Call only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub object_id: Option<Address>,
+    pub object_id: Option<OpcuaAddress>,
     /// Input arguments in their order, where the server does not declare them. Call only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
@@ -166,6 +170,7 @@ pub enum OpcuaDataType {
 
 /// What only ONVIF knows about an action.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::only_where("moveTimeout", "self.operation == 'ContinuousMove'", "with the operation ContinuousMove"), validation = rules::only_where("presetToken", "self.operation in ['GotoPreset', 'SetPreset', 'RemovePreset']", "with an operation on presets"))]
 #[serde(rename_all = "camelCase")]
 pub struct OnvifAction {
     /// Operation of the camera. The request's JSON object holds its arguments.
@@ -175,6 +180,7 @@ pub struct OnvifAction {
     pub profile_token: Option<Text>,
     /// Longest movement of a ContinuousMove that does not say its own; 1s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("50ms", "5m"))]
     pub move_timeout: Option<Duration>,
     /// Preset of a GotoPreset, SetPreset or RemovePreset whose request names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]

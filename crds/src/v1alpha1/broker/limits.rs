@@ -6,7 +6,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{ByteSize, Duration, effective};
+use crate::{
+    rules,
+    types::{ByteSize, Duration, effective},
+};
 
 /// What a full queue does.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,9 +37,11 @@ pub struct BrokerLimits {
     pub max_connection_rate: Option<u32>,
     /// Longest time from a connection to its CONNECT packet; 10s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "5m"))]
     pub connect_timeout: Option<Duration>,
     /// Longest packet; 1Mi where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_between("128", "256Mi"))]
     pub max_packet_size: Option<ByteSize>,
     /// Publishes of a client that may wait for their acknowledgement (MQTT 5, Receive Maximum); 256 where it is
     /// left out.
@@ -62,15 +67,19 @@ pub struct BrokerLimits {
     pub max_subscriptions: Option<u32>,
     /// Longest keep-alive; 20m where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "18h"))]
     pub max_keep_alive: Option<Duration>,
     /// Longest life of a session without its client; 168h where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("0s", "99999h"))]
     pub max_session_expiry: Option<Duration>,
     /// Longest life of a message that is not delivered; the storage's age where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "99999h"))]
     pub max_message_expiry: Option<Duration>,
     /// Bytes that wait in one durable queue; 1Gi where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("64Ki"))]
     pub max_queue_bytes: Option<ByteSize>,
     /// What a full durable queue of a session does; Reject where it is left out. A dataflow's queue has its own
     /// policy.
@@ -78,6 +87,7 @@ pub struct BrokerLimits {
     pub queue_overflow: Option<OverflowPolicy>,
     /// Bytes that wait in memory for one connection at QoS 0, before new ones are dropped; 1Mi where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("4Ki"))]
     pub max_live_bytes: Option<ByteSize>,
     /// Durable receivers that one message may have; then 0x97 (quota exceeded). 1000 where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
