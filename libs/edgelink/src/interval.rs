@@ -2,7 +2,10 @@
 
 use std::collections::HashSet;
 
-use crate::{limits::MAX_INTERVALS, proto};
+use crate::{
+    limits::{MAX_ID, MAX_INTERVALS},
+    proto,
+};
 
 /// Ids of entries of one epoch of the edge's store, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,9 +30,9 @@ pub enum InvalidInterval {
         /// How many there are.
         found: usize,
     },
-    /// An interval ends before it begins, or holds the id 0.
-    #[error("interval {first}..={last} is empty or begins at 0")]
-    Empty {
+    /// An interval ends before it begins, or holds an id that is never given out.
+    #[error("interval {first}..={last} is empty or not within 1..={MAX_ID}")]
+    Range {
         /// Its first id.
         first: u64,
         /// Its last id.
@@ -102,8 +105,8 @@ pub fn settled(messages: &[proto::Interval]) -> Result<Vec<Interval>, InvalidInt
             first,
             last,
         } = interval;
-        if first == 0 || last < first {
-            return Err(InvalidInterval::Empty { first, last });
+        if first == 0 || last < first || last > MAX_ID {
+            return Err(InvalidInterval::Range { first, last });
         }
         let out_of_order = match intervals.last() {
             Some(before) if before.store_epoch == store_epoch => first <= before.last,
@@ -139,11 +142,11 @@ mod tests {
         assert_eq!(read(&[]), Err(InvalidInterval::None));
         assert_eq!(
             read(&[(9, 0, 3)]),
-            Err(InvalidInterval::Empty { first: 0, last: 3 })
+            Err(InvalidInterval::Range { first: 0, last: 3 })
         );
         assert_eq!(
             read(&[(9, 4, 3)]),
-            Err(InvalidInterval::Empty { first: 4, last: 3 })
+            Err(InvalidInterval::Range { first: 4, last: 3 })
         );
         assert_eq!(
             read(&[(9, 1, 5), (9, 5, 6)]),

@@ -14,6 +14,9 @@ pub const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// Most outputs in a batch.
 pub const MAX_OUTPUTS: usize = 10_000;
 
+/// Largest id of an entry: ids are kept as signed numbers of 64 bits.
+pub const MAX_ID: u64 = i64::MAX as u64;
+
 /// Most intervals that a batch settles.
 pub const MAX_INTERVALS: usize = 10_000;
 

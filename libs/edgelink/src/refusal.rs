@@ -80,7 +80,11 @@ impl Refusal {
     /// Whether the same try can succeed later without anyone's doing.
     #[must_use]
     pub const fn is_transient(self) -> bool {
-        matches!(self, Self::Superseded | Self::ProtocolError | Self::Unavailable)
+        // A proof fails when its nonce has become too old, as when the cloud endpoint was restarted in between.
+        matches!(
+            self,
+            Self::Superseded | Self::ProtocolError | Self::ProofInvalid | Self::Unavailable
+        )
     }
 
     const fn code(self) -> Code {
