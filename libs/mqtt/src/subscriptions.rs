@@ -1,0 +1,314 @@
+//! What is subscribed, and where incoming messages go.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use foreshore_record::{Qos, Record, TopicFilter};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::{client::Control, error::SubscribeError};
+
+/// Names a [`Subscriber`]; travels as subscription identifier.
+pub(crate) type SubscriberId = u32;
+
+/// Receives the messages of the filters that it [adds](Self::add). Dropping it ends its subscriptions.
+#[derive(Debug)]
+pub struct Subscriber {
+    id: SubscriberId,
+    deliveries: mpsc::Receiver<Delivery>,
+    control: mpsc::Sender<Control>,
+}
+
+/// Adds and removes filters of a [`Subscriber`] while another task receives. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Filters {
+    id: SubscriberId,
+    control: mpsc::Sender<Control>,
+}
+
+/// A message that was received.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The message.
+    pub record: Record,
+    token: Option<Token>,
+}
+
+/// The right to acknowledge one message, once.
+#[derive(Clone, Debug)]
+pub(crate) struct Token {
+    acks: Arc<Acks>,
+    connection: u64,
+    packet_id: u16,
+    done: Arc<AtomicBool>,
+}
+
+/// Acknowledgements on their way to the connection. Bounded by what the server may send unacknowledged.
+#[derive(Debug, Default)]
+pub(crate) struct Acks {
+    connection: AtomicU64,
+    ready: Mutex<Vec<u16>>,
+    notify: Notify,
+}
+
+impl Subscriber {
+    pub(crate) fn new(
+        id: SubscriberId,
+        deliveries: mpsc::Receiver<Delivery>,
+        control: mpsc::Sender<Control>,
+    ) -> Self {
+        Self {
+            id,
+            deliveries,
+            control,
+        }
+    }
+
+    /// The next message; `None` when the client has ended.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        self.deliveries.recv().await
+    }
+
+    /// Adds a filter; returns when the server has accepted it. After a reconnect it is subscribed again.
+    ///
+    /// # Errors
+    /// As [`Filters::add`].
+    pub async fn add(&self, filter: TopicFilter, qos: Qos) -> Result<(), SubscribeError> {
+        self.filters().add(filter, qos).await
+    }
+
+    /// A handle that adds and removes filters while another task receives.
+    #[must_use]
+    pub fn filters(&self) -> Filters {
+        Filters {
+            id: self.id,
+            control: self.control.clone(),
+        }
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        // When the channel is full the connection notices the closed receiver at the next message.
+        drop(self.control.try_send(Control::End { subscriber: self.id }));
+    }
+}
+
+impl Filters {
+    /// Adds a filter; returns when the server has accepted it, which needs a connection. Quality of service 2 is taken
+    /// as 1.
+    ///
+    /// # Errors
+    /// When the server refuses the filter, or the client has ended.
+    pub async fn add(&self, filter: TopicFilter, qos: Qos) -> Result<(), SubscribeError> {
+        let (reply, answer) = oneshot::channel();
+        let add = Control::Add {
+            subscriber: self.id,
+            filter,
+            qos: qos.min(Qos::AtLeastOnce),
+            reply,
+        };
+        self.control.send(add).await.map_err(|_| SubscribeError::Ended)?;
+        answer.await.unwrap_or(Err(SubscribeError::Ended))
+    }
+
+    /// Removes a filter. Messages that are on their way may still arrive.
+    ///
+    /// # Errors
+    /// When the client has ended.
+    pub async fn remove(&self, filter: TopicFilter) -> Result<(), SubscribeError> {
+        let remove = Control::Remove {
+            subscriber: self.id,
+            filter,
+        };
+        self.control.send(remove).await.map_err(|_| SubscribeError::Ended)
+    }
+}
+
+impl Delivery {
+    pub(crate) fn new(record: Record, token: Option<Token>) -> Self {
+        Self { record, token }
+    }
+
+    /// Tells the server that the message need not be sent again. A delivery that is dropped without this comes again
+    /// on the session's next connection, if the session outlives the present one.
+    pub fn acknowledge(self) -> Record {
+        if let Some(token) = self.token
+            && !token.done.swap(true, Ordering::AcqRel)
+        {
+            token.acks.push(token.connection, token.packet_id);
+        }
+        self.record
+    }
+}
+
+impl Token {
+    pub(crate) fn new(acks: &Arc<Acks>, packet_id: u16) -> Self {
+        let connection = acks.connection.load(Ordering::Acquire);
+        Self {
+            acks: Arc::clone(acks),
+            connection,
+            packet_id,
+            done: Arc::default(),
+        }
+    }
+}
+
+impl Acks {
+    /// A new connection: acknowledgements of earlier ones are void.
+    pub(crate) fn begin_connection(&self) {
+        let mut ready = self.ready.lock();
+        self.connection.fetch_add(1, Ordering::AcqRel);
+        ready.clear();
+    }
+
+    fn push(&self, connection: u64, packet_id: u16) {
+        let mut ready = self.ready.lock();
+        if self.connection.load(Ordering::Acquire) == connection {
+            ready.push(packet_id);
+            drop(ready);
+            self.notify.notify_one();
+        }
+    }
+
+    pub(crate) fn take(&self) -> Vec<u16> {
+        std::mem::take(&mut *self.ready.lock())
+    }
+
+    pub(crate) async fn notified(&self) {
+        self.notify.notified().await;
+    }
+}
+
+/// All subscribers of a client.
+#[derive(Debug, Default)]
+pub(crate) struct Subscriptions {
+    subscribers: HashMap<SubscriberId, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    deliveries: mpsc::Sender<Delivery>,
+    filters: BTreeMap<TopicFilter, Qos>,
+    reserved: usize,
+}
+
+/// How a message was dispatched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dispatch {
+    /// At least one subscriber has it.
+    Delivered,
+    /// Nobody wants it any more.
+    Unwanted,
+    /// A subscriber of a message of QoS 0 had no room for it.
+    Dropped,
+}
+
+impl Subscriptions {
+    /// Adds a subscriber whose channel keeps `reserved` places for messages of QoS 1.
+    pub(crate) fn begin(&mut self, id: SubscriberId, deliveries: mpsc::Sender<Delivery>, reserved: usize) {
+        self.subscribers.insert(
+            id,
+            Entry {
+                deliveries,
+                filters: BTreeMap::new(),
+                reserved,
+            },
+        );
+    }
+
+    /// Adds a filter; false when another subscriber has it.
+    pub(crate) fn add(&mut self, id: SubscriberId, filter: TopicFilter, qos: Qos) -> bool {
+        if self
+            .subscribers
+            .iter()
+            .any(|(other, entry)| *other != id && entry.filters.contains_key(&filter))
+        {
+            return false;
+        }
+        let entry = self.subscribers.get_mut(&id);
+        entry.map(|entry| entry.filters.insert(filter, qos)).is_some()
+    }
+
+    /// Removes a filter; false when it was not there.
+    pub(crate) fn remove(&mut self, id: SubscriberId, filter: &TopicFilter) -> bool {
+        self.subscribers
+            .get_mut(&id)
+            .and_then(|entry| entry.filters.remove(filter))
+            .is_some()
+    }
+
+    /// Removes a subscriber; its filters.
+    pub(crate) fn end(&mut self, id: SubscriberId) -> Vec<TopicFilter> {
+        self.subscribers
+            .remove(&id)
+            .map(|entry| entry.filters.into_keys().collect())
+            .unwrap_or_default()
+    }
+
+    /// Everything to subscribe on a new connection.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (SubscriberId, Vec<(TopicFilter, Qos)>)> {
+        self.subscribers.iter().map(|(id, entry)| {
+            (
+                *id,
+                entry
+                    .filters
+                    .iter()
+                    .map(|(filter, qos)| (filter.clone(), *qos))
+                    .collect(),
+            )
+        })
+    }
+
+    /// Hands a message to the subscribers that the identifiers name, or, without identifiers, to those with a filter
+    /// that matches.
+    pub(crate) fn dispatch(
+        &mut self,
+        ids: &[NonZeroU32],
+        record: &Record,
+        token: Option<&Token>,
+    ) -> Dispatch {
+        let mut outcome = Dispatch::Unwanted;
+        let mut closed = Vec::new();
+        for (id, entry) in &self.subscribers {
+            let named = ids.iter().any(|named| named.get() == *id);
+            let matches = || {
+                entry
+                    .filters
+                    .keys()
+                    .any(|filter| filter.matches(record.topic.as_str()))
+            };
+            if !(named || ids.is_empty() && matches()) {
+                continue;
+            }
+            if entry.deliveries.is_closed() {
+                closed.push(*id);
+                continue;
+            }
+            // Messages of QoS 1 always find room: the server sends no more of them than places are kept.
+            if token.is_none() && entry.deliveries.capacity() <= entry.reserved {
+                outcome = Dispatch::Dropped;
+                continue;
+            }
+            match entry
+                .deliveries
+                .try_send(Delivery::new(record.clone(), token.cloned()))
+            {
+                Ok(()) if outcome == Dispatch::Unwanted => outcome = Dispatch::Delivered,
+                Ok(()) => {}
+                Err(_) => outcome = Dispatch::Dropped,
+            }
+        }
+        for id in closed {
+            self.subscribers.remove(&id);
+        }
+        outcome
+    }
+}
