@@ -1,0 +1,71 @@
+//! OPC UA connector: one session for each endpoint, data that survives every interruption, writes, reads and methods.
+//!
+//! | module | what |
+//! |---|---|
+//! | `address` | node ids and browse paths as a manifest writes them |
+//! | `items` | what is to be observed, from the plans (pure) |
+//! | `connect` | choosing the endpoint, judging its certificate, opening the session |
+//! | `observed` | what is observed, made equal to what is asked for |
+//! | `link` | driving the session; taking it up again after an interruption |
+//! | `inbox`, `deliver` | from the server's messages to observations |
+//! | `action` | writes, reads and method calls |
+//! | `event`, `value`, `certificate`, `limits` | parts of the above |
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use foreshore_connector_sdk::{
+    Connector, Emitter, Endpoint, Link, LinkError, Refusal,
+    plan::{AssetPlan, DevicePlan},
+};
+
+mod action;
+mod address;
+mod certificate;
+mod connect;
+mod deliver;
+mod event;
+mod inbox;
+mod items;
+mod limits;
+mod link;
+mod observed;
+mod value;
+
+/// The connector for OPC UA (opc.tcp).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpcUaConnector;
+
+#[async_trait]
+impl Connector for OpcUaConnector {
+    fn protocol(&self) -> &'static str {
+        "opcua"
+    }
+
+    fn check(&self, device: &DevicePlan, assets: &[Arc<AssetPlan>]) -> Result<(), Vec<Refusal>> {
+        let mut refusals = Vec::new();
+        if !device.address.starts_with("opc.tcp://") {
+            let reason = format!(
+                "found {:?}; an address such as opc.tcp://host:4840 is allowed",
+                device.address
+            );
+            refusals.push(Refusal::device("spec.address", reason));
+        }
+        let authentication = device.spec.authentication.as_ref();
+        if authentication.is_some_and(|authentication| authentication.x509.is_some()) {
+            let reason = "found x509; anonymous and usernamePassword are supported on OPC UA so far";
+            refusals.push(Refusal::device("spec.authentication", reason));
+        }
+        refusals.extend(assets.iter().flat_map(|asset| items::check(asset)));
+        if refusals.is_empty() {
+            Ok(())
+        } else {
+            Err(refusals)
+        }
+    }
+
+    async fn connect(&self, endpoint: Endpoint, out: Emitter) -> Result<Box<dyn Link>, LinkError> {
+        let link = link::OpcUaLink::connect(endpoint, out).await?;
+        Ok(Box::new(link))
+    }
+}
