@@ -9,6 +9,7 @@
 
 pub mod conditions;
 mod generate;
+pub mod judge;
 pub mod refs;
 mod rules;
 pub mod types;
