@@ -7,10 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    common::{LogLevel, Pod, has_status},
-    device::{OpcuaSecurityMode, OpcuaSecurityPolicy},
-};
+use super::common::{LogLevel, Pod, has_status};
 use crate::{
     refs::CredentialsSecretRef,
     rules,
@@ -47,9 +44,10 @@ pub struct SimulatorSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 65_535))]
     pub port: Option<u16>,
-    /// What goes wrong, again and again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub faults: Option<Faults>,
+    /// What goes wrong, again and again; nothing where it is left out. Faults at once: `POST /faults`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub faults: Vec<Fault>,
     /// An OPC UA server of a bottling line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opcua: Option<OpcuaSimulator>,
@@ -73,70 +71,37 @@ effective!(SimulatorSpec {
     effective_log_level: log_level -> LogLevel = LogLevel::Info;
 });
 
-/// An OPC UA server of a bottling line.
+/// An OPC UA server of a bottling line. It offers security None, and Basic256Sha256 with SignAndEncrypt.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct OpcuaSimulator {
-    /// URI of its namespace; `urn:foreshore:sim:bottling-line` where it is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub namespace_uri: Option<Text>,
-    /// Time from one change of the line to the next; 100ms where it is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rules::duration_between("10ms", "1h"))]
-    pub interval: Option<Duration>,
-    /// Bottles in an hour; 36000 where it is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub bottles_per_hour: Option<u32>,
-    /// Further variables that count up, `Load.0`, `Load.1`, …, for measuring; 0 where it is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 1_000_000))]
-    pub load_variables: Option<u32>,
-    /// Security policies and modes that it offers; `None`, and Basic256Sha256 with SignAndEncrypt, where it is left
-    /// out.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
-    pub security: Vec<OpcuaSimulatorSecurity>,
     /// Secret with the one user that it knows besides anonymous; none where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_secret_ref: Option<CredentialsSecretRef>,
     /// Whether it lets in anonymous clients; true where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anonymous: Option<bool>,
+    /// Further variables, `Load.0`, `Load.1`, …, for measuring; 0 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub load_points: Option<u32>,
+    /// Time from one change of all of these to the next; 1s where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("10ms", "1h"))]
+    pub load_interval: Option<Duration>,
 }
 
 /// URI of the simulated line's namespace.
 pub const SIMULATED_LINE_NAMESPACE: &str = "urn:foreshore:sim:bottling-line";
 
 effective!(OpcuaSimulator {
-    /// Time from one change of the line to the next:
-    effective_interval: interval -> StdDuration = StdDuration::from_millis(100);
-    /// Bottles in an hour:
-    effective_bottles_per_hour: bottles_per_hour -> u32 = 36_000;
-    /// Further variables that count up:
-    effective_load_variables: load_variables -> u32 = 0;
     /// Whether it lets in anonymous clients:
     effective_anonymous: anonymous -> bool = true;
+    /// Further variables for measuring:
+    effective_load_points: load_points -> u32 = 0;
+    /// Time from one change of all of these to the next:
+    effective_load_interval: load_interval -> StdDuration = StdDuration::from_secs(1);
 });
-
-impl OpcuaSimulator {
-    /// URI of its namespace.
-    #[must_use]
-    pub fn effective_namespace_uri(&self) -> &str {
-        self.namespace_uri.as_deref().unwrap_or(SIMULATED_LINE_NAMESPACE)
-    }
-}
-
-/// A security policy and mode that a server offers.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[x_kube(validation = rules::opcua_security("policy", "mode"), validation = rules::plain("self.policy != 'Auto' && self.mode != 'Auto'", "Auto", "a definite policy and mode: a server has nobody to choose from"))]
-#[serde(rename_all = "camelCase")]
-pub struct OpcuaSimulatorSecurity {
-    /// Policy; not Auto.
-    pub policy: OpcuaSecurityPolicy,
-    /// Mode; not Auto.
-    pub mode: OpcuaSecurityMode,
-}
 
 /// An ONVIF camera that looks at a bottling line.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -192,35 +157,47 @@ pub enum OnvifSimulatorAuthentication {
     Both,
 }
 
-/// What goes wrong, again and again. Times are means; a fault that is left out does not happen.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Faults {
-    /// Drops all connections so often.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rules::duration_between("1s", "999h"))]
-    pub drop_connections_every: Option<Duration>,
-    /// Restarts so often, forgetting sessions and subscriptions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rules::duration_between("1s", "999h"))]
-    pub restart_every: Option<Duration>,
-    /// Time that a restart takes; 2s where it is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rules::duration_between("0s", "1h"))]
-    pub restart_takes: Option<Duration>,
-    /// Waits so long before each answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rules::duration_between("0s", "5m"))]
-    pub delay: Option<Duration>,
-    /// Percent of values with a bad status code.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.0, max = 100.0))]
-    pub bad_status_percent: Option<f64>,
+/// What goes wrong.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FaultKind {
+    /// Every connection is cut and new ones are refused until the time is over.
+    #[default]
+    DropConnections,
+    /// What is connected stays; new connections are refused.
+    Refuse,
+    /// Everything arrives later.
+    Slow,
+    /// Values carry a bad status code.
+    BadStatus,
+    /// The device stops and starts anew after the time, without memory of its sessions.
+    Restart,
 }
 
-effective!(Faults {
-    /// Time that a restart takes:
-    effective_restart_takes: restart_takes -> StdDuration = StdDuration::from_secs(2);
+/// Something that goes wrong, again and again.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(
+    validation = rules::plain("(self.kind == 'Slow') == has(self.delay)", "only one of the kind Slow and delay", "both or neither"),
+    validation = rules::not_longer("duration", "2s", "every", "0s"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Fault {
+    /// What goes wrong.
+    pub kind: FaultKind,
+    /// Time from one beginning to the next.
+    #[x_kube(validation = rules::duration_between("1s", "999h"))]
+    pub every: Duration,
+    /// For how long; 2s where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<Duration>,
+    /// How much later everything arrives; with the kind Slow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1ms", "5m"))]
+    pub delay: Option<Duration>,
+}
+
+effective!(Fault {
+    /// For how long:
+    effective_duration: duration -> StdDuration = StdDuration::from_secs(2);
 });
 
 /// What is known about a simulator.
