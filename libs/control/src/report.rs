@@ -306,7 +306,7 @@ mod tests {
         .bounded();
         assert_eq!(report.reason.len(), LONGEST_REASON);
         assert_eq!(report.message.len(), LONGEST_TEXT);
-        let nack = Nack::new("x", "aü".repeat(LONGEST_TEXT)).bounded();
+        let nack = Nack::new("x", format!("a{}", "ü".repeat(LONGEST_TEXT))).bounded();
         assert_eq!(nack.message.len(), LONGEST_TEXT - 1);
     }
 

@@ -15,11 +15,23 @@ use foreshore_tls::{CertificateDer, Refusal, RoleIdentity};
 pub use client::{ConnectOptions, channel, lazy_channel};
 pub use server::{ServeOptions, serve_tls};
 
-/// How often a ping is sent on a connection.
-const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// How a peer that vanished is noticed (RFC 9113, section 6.7).
+#[derive(Debug, Clone, Copy)]
+pub struct Keepalive {
+    /// How often a ping is sent, also while nothing else is. Default: 15 s.
+    pub interval: Duration,
+    /// How long its answer may take. Default: 10 s.
+    pub timeout: Duration,
+}
 
-/// How long an answer to a ping may take.
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(15),
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
 
 /// The protocol name of HTTP/2 over TLS (RFC 9113, section 3.2).
 const ALPN_HTTP2: &[u8] = b"h2";

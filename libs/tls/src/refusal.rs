@@ -55,7 +55,8 @@ impl Refusal {
         // The depth is bounded against an error that is its own source.
         for _ in 0..16 {
             let error = next?;
-            if let Some(refusal) = error.downcast_ref::<rustls::Error>().and_then(Self::of) {
+            let here = error.downcast_ref::<Self>().cloned();
+            if let Some(refusal) = here.or_else(|| error.downcast_ref::<rustls::Error>().and_then(Self::of)) {
                 return Some(refusal);
             }
             next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {

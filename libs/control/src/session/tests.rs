@@ -1,1 +1,9 @@
+//! The two ends against each other, over TCP.
 
+mod harness;
+
+mod enrolment;
+mod plan;
+mod protocol;
+mod renewal;
+mod reports;

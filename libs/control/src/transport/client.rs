@@ -13,19 +13,22 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::{Service, service_fn};
 
-use super::{ALPN_HTTP2, Error, PING_INTERVAL, PING_TIMEOUT};
+use super::{ALPN_HTTP2, Error, Keepalive};
 
 /// How to dial.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
     /// For name resolution, TCP, TLS and the first word of the server together. Default: 10 s.
     pub timeout: Duration,
+    /// How a server that vanished is noticed.
+    pub keepalive: Keepalive,
 }
 
 impl Default for ConnectOptions {
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(10),
+            keepalive: Keepalive::default(),
         }
     }
 }
@@ -91,8 +94,8 @@ fn prepare(
         });
     }
     let endpoint = endpoint
-        .http2_keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
+        .http2_keep_alive_interval(options.keepalive.interval)
+        .keep_alive_timeout(options.keepalive.timeout)
         .keep_alive_while_idle(true);
 
     let mut config = identity.client_config()?;

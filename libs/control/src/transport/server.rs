@@ -26,7 +26,7 @@ use tonic::{
 };
 use tracing::{debug, warn};
 
-use super::{ALPN_HTTP2, Error, PING_INTERVAL, PING_TIMEOUT, Peer};
+use super::{ALPN_HTTP2, Error, Keepalive, Peer};
 
 /// How to listen.
 #[derive(Debug, Clone)]
@@ -39,6 +39,8 @@ pub struct ServeOptions {
     pub handshake_timeout: Duration,
     /// Requests at a time on one connection (HTTP/2 streams). Default: 256.
     pub max_requests: u32,
+    /// How a client that vanished is noticed.
+    pub keepalive: Keepalive,
 }
 
 impl Default for ServeOptions {
@@ -48,6 +50,7 @@ impl Default for ServeOptions {
             max_connections: 4096,
             handshake_timeout: Duration::from_secs(10),
             max_requests: 256,
+            keepalive: Keepalive::default(),
         }
     }
 }
@@ -55,7 +58,7 @@ impl Default for ServeOptions {
 /// Serves gRPC services over TLS until the shutdown begins; then lets requests finish until its deadline and cuts the
 /// rest.
 ///
-/// A handshake that fails or stalls costs its own connection and no other.
+/// A handshake that fails or stalls costs its own connection and no other. Dropping the future cuts all connections.
 ///
 /// # Errors
 /// [`Error::Tls`] when the identity makes no TLS configuration, [`Error::Serve`].
@@ -85,14 +88,15 @@ pub async fn serve_tls(
         ),
     );
     let serving = Server::builder()
-        .http2_keepalive_interval(Some(PING_INTERVAL))
-        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .http2_keepalive_interval(Some(options.keepalive.interval))
+        .http2_keepalive_timeout(Some(options.keepalive.timeout))
         .max_concurrent_streams(options.max_requests)
         .add_routes(services)
         .serve_with_incoming_shutdown(ReceiverStream::new(accepted), shutdown.begun());
+    // Also when this future is dropped.
+    let _cut = cut.drop_guard();
     let finished = shutdown.or_deadline(serving).await;
     accepting.abort();
-    cut.cancel();
     finished.unwrap_or(Ok(())).map_err(Error::Serve)
 }
 

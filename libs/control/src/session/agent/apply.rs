@@ -101,7 +101,7 @@ impl<R: Role> Applier<R> {
 
     async fn remove(&mut self, key: ResourceKey) {
         let held = self.in_force.lock().get(&key).copied();
-        let (version, hash) = held.unwrap_or((0, Fingerprint::of(b"")));
+        let (version, hash) = held.unwrap_or_else(|| (0, Fingerprint::of(b"")));
         let resource = ResourceVersion {
             key: key.clone(),
             version,

@@ -379,10 +379,9 @@ impl<'a> Session<'a> {
                 Event::Tick => {}
                 Event::CanSend => self.send_one()?,
                 Event::Message(incoming) => {
-                    // Room was made sure of before the message was read.
-                    if self.link.changes.try_send(incoming).is_err() {
-                        return Err(Error::protocol("the role has ended"));
-                    }
+                    // There is room, which was made sure of before the message was read; without the role there is
+                    // nobody to apply it, and the next turn notices.
+                    drop(self.link.changes.try_send(incoming));
                 }
                 Event::Own(own) => self.handle(own).await?,
                 Event::End(error) => return Err(error),
@@ -415,7 +414,8 @@ impl<'a> Session<'a> {
             // A message is read only when there is room for it.
             match changes.reserve().await {
                 Ok(permit) => drop(permit),
-                Err(_) => return Event::End(Error::protocol("the role has ended")),
+                // The role has ended: so does the session, in order.
+                Err(_) => return Event::Shutdown,
             }
             match inbound.message().await {
                 Ok(Some(message)) => sort(message),

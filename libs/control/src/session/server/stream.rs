@@ -163,8 +163,10 @@ impl Session {
     async fn receive_held(&mut self) -> Result<Vec<ResourceVersion>, End> {
         let mut held = Vec::new();
         loop {
-            let Some(FromRole::Held(piece)) = receive(&mut self.inbound).await? else {
-                return Err(End::protocol("a hello must be followed by what the role holds"));
+            let piece = match receive(&mut self.inbound).await? {
+                Some(FromRole::Held(piece)) => piece,
+                None => continue,
+                Some(_) => return Err(End::protocol("a hello must be followed by what the role holds")),
             };
             if held.len() + piece.resources.len() > self.shared.options.max_resources {
                 return Err(End::protocol("the role holds too many resources"));
