@@ -119,7 +119,8 @@ impl Transaction<'_> {
 
     /// Whether the message can't be taken in at all.
     fn refusal(&mut self, publish: &Publish, size: u32) -> Result<Option<Refusal>, StoreError> {
-        let stores = !publish.receivers.is_empty() || publish.update_retained;
+        let retains = publish.update_retained && !publish.message.record.payload.is_empty();
+        let stores = retains || !publish.receivers.is_empty();
         if self.low_space && stores {
             return Ok(Some(Refusal::NoSpace));
         }

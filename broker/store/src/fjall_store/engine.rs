@@ -1,6 +1,9 @@
 //! fjall as a back end.
 
-use std::ops::{Bound, ControlFlow};
+use std::{
+    io::ErrorKind,
+    ops::{Bound, ControlFlow},
+};
 
 use fjall::{
     Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot,
@@ -88,6 +91,18 @@ fn opening_error(error: fjall::Error, directory: &Directory) -> StoreError {
     let path = directory.data();
     match error {
         fjall::Error::Locked => StoreError::InUse { path },
+        // A file that another one tells of is gone or too short: trying again would not bring it back.
+        fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source))
+            if matches!(
+                source.kind(),
+                ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidData
+            ) =>
+        {
+            StoreError::Damaged {
+                what: "the database",
+                cause: source.to_string(),
+            }
+        }
         fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) => {
             StoreError::io("open the database", path, source)
         }

@@ -1,1 +1,323 @@
+//! A disk that gives back something else than was written: the store starts, and the ledger says what is missing.
 
+use std::{fs, os::unix::fs::FileExt, path::PathBuf};
+
+use foreshore_record::DropReason;
+use tempfile::TempDir;
+
+use super::{everything, options, publish};
+use crate::{
+    Applied, Batch, BrokerTime, EntryId, Limits, OpenReport, Operation, ReceiverId, Settlement, SharedStore,
+    StoreError,
+};
+
+struct Damaged {
+    home: TempDir,
+    receivers: Vec<ReceiverId>,
+}
+
+fn commit(store: &SharedStore, operations: Vec<Operation>) -> Vec<Applied> {
+    let first_id = store.position().next_id;
+    store
+        .commit(&[Batch {
+            now: BrokerTime(0),
+            first_id,
+            operations,
+        }])
+        .unwrap()
+        .remove(0)
+}
+
+fn settle(receiver: ReceiverId, id: EntryId) -> Operation {
+    Operation::Settle {
+        receiver,
+        epoch: 0,
+        settlements: vec![Settlement::delivered(id)],
+    }
+}
+
+impl Damaged {
+    /// A store with two receivers that was not closed in order: all of it is in the journal.
+    fn with(work: impl FnOnce(&SharedStore, &[ReceiverId])) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let (store, _) = crate::open(home.path(), &options()).unwrap();
+        let put = |name: &str| Operation::PutReceiver {
+            name: name.to_owned(),
+            limits: Limits::default(),
+        };
+        commit(&store, vec![put("dataflow/a"), put("session/b")]);
+        let receivers: Vec<_> = store
+            .receivers(0, 9)
+            .unwrap()
+            .iter()
+            .map(|receiver| receiver.id)
+            .collect();
+        work(&store, &receivers);
+        Self { home, receivers }
+    }
+
+    fn journal(&self) -> PathBuf {
+        let mut files: Vec<_> = fs::read_dir(self.home.path().join("data"))
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .collect();
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "jnl"));
+        files.sort();
+        files.pop().unwrap()
+    }
+
+    /// Flips a bit in the rows with this payload; tells how many there were.
+    fn flip(&self, payload: &str) -> usize {
+        let journal = self.journal();
+        let mut content = fs::read(&journal).unwrap();
+        let file = fs::OpenOptions::new().write(true).open(&journal).unwrap();
+        // fjall allocates 64 MB beforehand: less of it is quicker to read.
+        let blank = [0; 4096];
+        while content.ends_with(&blank) {
+            content.truncate(content.len() - blank.len());
+        }
+        file.set_len(content.len() as u64).unwrap();
+        let places: Vec<_> = content
+            .windows(payload.len())
+            .enumerate()
+            .filter(|(_, window)| *window == payload.as_bytes())
+            .map(|(place, _)| place)
+            .collect();
+        places
+            .iter()
+            .for_each(|place| file.write_all_at(b"\xFF", *place as u64).unwrap());
+        places.len()
+    }
+
+    fn open(&self) -> (SharedStore, OpenReport) {
+        crate::open(self.home.path(), &options()).unwrap()
+    }
+}
+
+/// Ids that wait, after a check that the ledger agrees with them.
+fn waiting(store: &SharedStore, receiver: ReceiverId) -> Vec<EntryId> {
+    let page = store.read(receiver, everything(), BrokerTime(0)).unwrap();
+    assert!(page.damaged.is_empty());
+    let totals = store.totals(receiver).unwrap().unwrap();
+    assert!(totals.ledger.balances(), "{totals:?}");
+    assert_eq!(totals.ledger.waiting, page.entries.len() as u64);
+    assert_eq!(
+        totals.waiting_bytes,
+        page.entries
+            .iter()
+            .map(|entry| u64::from(entry.size))
+            .sum::<u64>()
+    );
+    page.entries.iter().map(|entry| entry.id).collect()
+}
+
+#[test]
+fn entries_of_a_lost_commit_are_counted_as_corrupt() {
+    let damaged = Damaged::with(|store, receivers| {
+        for number in 0..20 {
+            let receivers = if number % 2 == 0 {
+                receivers
+            } else {
+                &receivers[..1]
+            };
+            commit(store, vec![publish(&format!("payload {number:02}"), receivers)]);
+        }
+    });
+    assert_eq!(damaged.flip("payload 04"), 1);
+    assert_eq!(damaged.flip("payload 09"), 1);
+    let (store, report) = damaged.open();
+    assert_eq!(
+        (report.damaged_journals, report.lost_commits, report.lost_entries),
+        (1, 2, 3)
+    );
+    assert!(report.lost_something() && report.set_aside[0].exists());
+    let [a, b] = damaged.receivers[..] else { panic!() };
+    assert_eq!(
+        waiting(&store, a),
+        (1..=20).filter(|id| ![5, 10].contains(id)).collect::<Vec<_>>()
+    );
+    assert_eq!(waiting(&store, b), [1, 3, 7, 9, 11, 13, 15, 17, 19]);
+    let dropped = |receiver| store.totals(receiver).unwrap().unwrap().ledger.dropped;
+    assert_eq!((dropped(a)["corrupt"], dropped(b)["corrupt"]), (2, 1));
+    // It goes on from there, and the damage is not met twice.
+    commit(&store, vec![publish("after", &[a]), settle(a, 1)]);
+    drop(store);
+    let (store, report) = damaged.open();
+    assert!(!report.lost_something(), "{report:?}");
+    assert_eq!(waiting(&store, a).last(), Some(&21));
+}
+
+#[test]
+fn entries_whose_settlement_is_lost_wait_again() {
+    let damaged = Damaged::with(|store, receivers| {
+        let [a, _] = receivers[..] else { panic!() };
+        (0..6).for_each(|_| drop(commit(store, vec![publish("m", &[a])])));
+        let drop = Operation::DropReceiver {
+            receiver: 99,
+            reason: DropReason::RELEASED,
+        };
+        let marker = Operation::PutSession {
+            client_id: "marker".to_owned(),
+            state: "x".into(),
+        };
+        commit(store, vec![settle(a, 4), settle(a, 5), marker, drop]);
+        commit(store, vec![settle(a, 1)]);
+    });
+    assert_eq!(damaged.flip("marker"), 1);
+    let (store, report) = damaged.open();
+    assert_eq!(
+        (report.lost_entries, report.returned_entries, report.lost_commits),
+        (0, 2, 1)
+    );
+    let a = damaged.receivers[0];
+    assert_eq!(waiting(&store, a), [2, 3, 4, 5, 6]);
+    let totals = store.totals(a).unwrap().unwrap();
+    assert_eq!((totals.head, totals.ledger.delivered), (2, 1));
+}
+
+#[test]
+fn what_lies_below_the_head_was_settled() {
+    let damaged = Damaged::with(|store, receivers| {
+        let [a, b] = receivers[..] else { panic!() };
+        (0..6).for_each(|_| drop(commit(store, vec![publish("m", &[a, b])])));
+        let marker = Operation::PutSession {
+            client_id: "marker".to_owned(),
+            state: "x".into(),
+        };
+        commit(store, vec![settle(a, 1), settle(a, 2), marker]);
+        commit(store, vec![settle(a, 3)]);
+    });
+    assert_eq!(damaged.flip("marker"), 1);
+    let (store, report) = damaged.open();
+    assert_eq!((report.lost_entries, report.returned_entries), (0, 0));
+    assert_eq!(waiting(&store, damaged.receivers[0]), [4, 5, 6]);
+    assert_eq!(waiting(&store, damaged.receivers[1]), [1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn the_last_commits_may_be_lost_with_everything_that_knew_of_them() {
+    let damaged = Damaged::with(|store, receivers| {
+        (0..5).for_each(|number| {
+            drop(commit(
+                store,
+                vec![publish(&format!("payload {number}"), receivers)],
+            ))
+        });
+        store.close().unwrap();
+    });
+    assert_eq!(damaged.flip("payload 4"), 1);
+    let (store, report) = damaged.open();
+    assert_eq!(
+        (report.clean, report.damaged_journals, report.lost_commits),
+        (true, 1, 1)
+    );
+    assert_eq!(waiting(&store, damaged.receivers[0]), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_receiver_whose_creation_is_lost_leaves_nothing_that_counts() {
+    let damaged = Damaged::with(|store, _| {
+        let limits = Limits::default();
+        commit(
+            store,
+            vec![Operation::PutReceiver {
+                name: "session/unlucky".to_owned(),
+                limits,
+            }],
+        );
+        commit(store, vec![publish("m", &[3])]);
+    });
+    // Its name is in its two rows.
+    assert_eq!(damaged.flip("session/unlucky"), 2);
+    let (store, report) = damaged.open();
+    assert_eq!(report.lost_commits, 1);
+    // The totals outlived the name.
+    let names: Vec<_> = store
+        .receivers(0, 9)
+        .unwrap()
+        .into_iter()
+        .map(|receiver| receiver.name)
+        .collect();
+    assert_eq!(names, ["dataflow/a", "session/b", "lost/3"]);
+    assert_eq!(waiting(&store, 3), [1]);
+    let created = commit(
+        &store,
+        vec![Operation::PutReceiver {
+            name: "c".to_owned(),
+            limits: Limits::default(),
+        }],
+    );
+    assert_eq!(
+        created,
+        [Applied::Receiver {
+            receiver: 4,
+            created: true
+        }]
+    );
+}
+
+#[test]
+fn a_store_that_can_not_be_opened_is_set_aside() {
+    let damaged = Damaged::with(|store, receivers| {
+        commit(store, vec![publish("m", receivers)]);
+        store.close().unwrap();
+    });
+    // Manifests of keyspaces.
+    for keyspace in fs::read_dir(damaged.home.path().join("data/keyspaces")).unwrap() {
+        fs::write(keyspace.unwrap().path().join("current"), b"nonsense").unwrap();
+    }
+    let (store, report) = damaged.open();
+    assert_eq!(report.set_aside.len(), 1);
+    assert!(report.lost_something() && report.set_aside[0].join("keyspaces").exists());
+    assert!(store.receivers(0, 9).unwrap().is_empty());
+    drop(store);
+    assert!(!damaged.open().1.lost_something());
+}
+
+#[test]
+fn a_second_process_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let (store, report) = crate::open(home.path(), &options()).unwrap();
+    assert!(report.created);
+    // A lock belongs to the open file, so another opening is as good as another process.
+    let error = crate::open(home.path(), &options()).err().unwrap();
+    assert!(
+        matches!(&error, StoreError::InUse { path } if path == home.path()),
+        "{error}"
+    );
+    assert!(error.to_string().contains("in use by another process"));
+    drop(store);
+    assert!(!crate::open(home.path(), &options()).unwrap().1.created);
+}
+
+#[test]
+fn another_format_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    drop(crate::open(home.path(), &options()).unwrap());
+    let format = home.path().join("format");
+    for found in ["foreshore-store 2\n", "something else"] {
+        fs::write(&format, found).unwrap();
+        let error = crate::open(home.path(), &options()).err().unwrap().to_string();
+        assert!(
+            error.contains(found.trim()) && error.contains("\"foreshore-store 1\" is allowed"),
+            "{error}"
+        );
+    }
+    fs::remove_file(&format).unwrap();
+    let error = crate::open(home.path(), &options()).err().unwrap();
+    assert!(matches!(error, StoreError::Format { .. }), "{error}");
+}
+
+#[test]
+fn a_directory_that_can_not_be_written_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("file");
+    fs::write(&file, b"").unwrap();
+    for path in [file.join("store"), PathBuf::from("/proc/foreshore")] {
+        let error = crate::open(&path, &options()).err().unwrap();
+        assert!(
+            matches!(&error, StoreError::Io { path: named, .. } if *named == path),
+            "{error:?}"
+        );
+    }
+}

@@ -1,1 +1,205 @@
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::FileExt,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
+use fjall::{Database, KeyspaceCreateOptions, PersistMode};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+/// A database with one row for each of so many batches: number → text of varying length, some compressed.
+fn database(batches: u64) -> TempDir {
+    let home = tempfile::tempdir().unwrap();
+    let directory = Directory::open(home.path()).unwrap();
+    let database = Database::builder(directory.data()).open().unwrap();
+    let rows = database.keyspace("rows", KeyspaceCreateOptions::default).unwrap();
+    for number in 0..batches {
+        let mut batch = database.batch().durability(Some(PersistMode::Buffer));
+        batch.insert(&rows, number.to_be_bytes(), text(number));
+        batch.remove(&rows, (number + 1_000_000).to_be_bytes());
+        batch.commit().unwrap();
+    }
+    drop((rows, database, directory));
+    // fjall allocates 64 MB beforehand: less of it is quicker to read.
+    let end = batches_of(&home).last().unwrap().to;
+    let journal = fs::OpenOptions::new().write(true).open(journal(&home)).unwrap();
+    assert!(journal.metadata().unwrap().len() >= 64 << 20);
+    journal.set_len(end + 1000).unwrap();
+    home
+}
+
+fn text(number: u64) -> Vec<u8> {
+    let length = if number % 7 == 3 {
+        5000
+    } else {
+        (number % 50) as usize
+    };
+    // Looks like the beginning and the end of batches, to lead the search astray.
+    [&[START, 1, 0, 0, 0][..], &number.to_le_bytes(), &[END], &TRAILER]
+        .concat()
+        .repeat(1 + length / 18)
+}
+
+fn journal(home: &TempDir) -> PathBuf {
+    journals(&home.path().join("data")).unwrap().pop().unwrap()
+}
+
+/// Prepares the journals and reads with fjall what is left.
+fn prepared_and_read(home: &TempDir, clean: bool) -> (Prepared, BTreeMap<u64, Vec<u8>>) {
+    let directory = Directory::open(home.path()).unwrap();
+    let prepared = prepare(&directory, clean).unwrap();
+    let database = Database::builder(directory.data()).open().unwrap();
+    let rows = database.keyspace("rows", KeyspaceCreateOptions::default).unwrap();
+    let rows = rows.iter().map(|row| row.into_inner().unwrap());
+    (
+        prepared,
+        rows.map(|(key, value)| (u64::from_be_bytes((*key).try_into().unwrap()), value.to_vec()))
+            .collect(),
+    )
+}
+
+fn batches_of(home: &TempDir) -> Vec<Batch> {
+    let scan = scan(&File::open(journal(home)).unwrap(), None).unwrap();
+    assert_eq!((scan.damaged, scan.torn), (false, false));
+    scan.batches
+}
+
+fn overwrite(home: &TempDir, position: u64, bytes: &[u8]) {
+    let file = fs::OpenOptions::new().write(true).open(journal(home)).unwrap();
+    file.write_all_at(bytes, position).unwrap();
+}
+
+fn assert_rows(rows: &BTreeMap<u64, Vec<u8>>, expected: impl Iterator<Item = u64>) {
+    assert!(
+        rows.keys().copied().eq(expected),
+        "{:?}",
+        rows.keys().collect::<Vec<_>>()
+    );
+    rows.iter()
+        .for_each(|(number, found)| assert_eq!(*found, text(*number)));
+}
+
+#[test]
+fn a_good_journal_is_left_alone_or_copied() {
+    for clean in [true, false] {
+        let home = database(50);
+        assert_eq!(batches_of(&home).len(), 50);
+        let (prepared, rows) = prepared_and_read(&home, clean);
+        assert_eq!(prepared, Prepared::default());
+        assert_rows(&rows, 0..50);
+    }
+}
+
+#[test]
+fn a_torn_end_is_no_damage_after_a_crash() {
+    let home = database(50);
+    let last = *batches_of(&home).last().unwrap();
+    overwrite(&home, last.to - 6, &[0; 6]);
+    let (prepared, rows) = prepared_and_read(&home, false);
+    assert_eq!(prepared, Prepared::default());
+    assert_rows(&rows, 0..49);
+}
+
+#[test]
+fn a_torn_end_is_damage_after_an_orderly_close() {
+    let home = database(50);
+    let last = *batches_of(&home).last().unwrap();
+    overwrite(&home, last.from + 20, &[0xFF; 4]);
+    let (prepared, rows) = prepared_and_read(&home, true);
+    assert_eq!((prepared.damaged, prepared.set_aside.len()), (1, 1));
+    assert_rows(&rows, 0..49);
+}
+
+#[test]
+fn a_hole_in_the_middle_costs_what_lay_in_it() {
+    let home = database(200);
+    let found = batches_of(&home);
+    let (from, to) = (found[60].from + 3, found[65].from + 3);
+    overwrite(&home, from, &vec![0; (to - from) as usize]);
+    let (prepared, rows) = prepared_and_read(&home, false);
+    assert_eq!((prepared.damaged, prepared.lost_commits), (1, 6));
+    assert_rows(&rows, (0..60).chain(66..200));
+    let aside = fs::read(&prepared.set_aside[0]).unwrap();
+    assert_eq!(aside[from as usize..to as usize], vec![0; (to - from) as usize]);
+}
+
+#[test]
+fn a_wrong_number_costs_one_batch_and_not_those_behind_it() {
+    for (byte, bit) in [(5, 0x80), (6, 0x01), (12, 0x40), (5, 0x02)] {
+        let home = database(100);
+        let batch = batches_of(&home)[40];
+        let mut seqno = batch.seqno.to_le_bytes();
+        seqno[byte - 5] ^= bit;
+        overwrite(&home, batch.from + 5, &seqno);
+        let (prepared, rows) = prepared_and_read(&home, false);
+        assert_eq!(prepared.damaged, 1, "byte {byte}, bit {bit}");
+        assert_rows(&rows, (0..40).chain(41..100));
+    }
+}
+
+#[test]
+fn a_journal_of_garbage_leaves_an_empty_store() {
+    let home = database(20);
+    let end = batches_of(&home).last().unwrap().to;
+    overwrite(&home, 0, &vec![0xA5; end as usize]);
+    let (prepared, rows) = prepared_and_read(&home, true);
+    assert_eq!(prepared.damaged, 1);
+    assert_rows(&rows, 0..0);
+}
+
+#[test]
+fn what_a_crash_left_of_a_copy_is_removed() {
+    let home = database(5);
+    let left = journal(&home).with_extension("new");
+    fs::write(&left, b"half").unwrap();
+    let (prepared, rows) = prepared_and_read(&home, true);
+    assert_eq!(prepared, Prepared::default());
+    assert_rows(&rows, 0..5);
+    assert!(!left.exists());
+}
+
+/// How many cases met a batch that was lost; guards against a test that damages nothing.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+fn any_damage_costs_only_what_it_touches(damages: &[(prop::sample::Index, u8)]) -> Result<(), TestCaseError> {
+    let home = database(40);
+    let found = batches_of(&home);
+    let end = found.last().unwrap().to;
+    let mut touched = std::collections::BTreeSet::new();
+    let content = fs::read(journal(&home)).unwrap();
+    for (place, bits) in damages {
+        let place = place.index(end as usize);
+        overwrite(&home, place as u64, &[content[place] ^ bits]);
+        touched.insert(found.partition_point(|batch| batch.to <= place as u64) as u64);
+    }
+    let (_, rows) = prepared_and_read(&home, false);
+    let mut lost = 0;
+    for number in 0..40 {
+        match rows.get(&number) {
+            Some(found) => prop_assert_eq!(found, &text(number)),
+            None => {
+                prop_assert!(
+                    touched.contains(&number),
+                    "{} is lost, {:?} were touched",
+                    number,
+                    touched
+                );
+                lost += 1;
+            }
+        }
+    }
+    LOST.fetch_add(lost, Ordering::SeqCst);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 100, ..ProptestConfig::default() })]
+    #[test]
+    fn damage_costs_only_what_it_touches(damages in prop::collection::vec((any::<prop::sample::Index>(), 1_u8..), 1..4)) {
+        any_damage_costs_only_what_it_touches(&damages)?;
+        prop_assert!(LOST.load(Ordering::SeqCst) > 0);
+    }
+}
