@@ -1,0 +1,296 @@
+//! Events: one pull point a camera, shared by all of its assets, since cameras have few (ONVIF Core, 9.2).
+
+use std::{sync::Arc, time::Duration};
+
+use foreshore_connector_sdk::{Event, Health, Member, Observation, health::reason};
+use foreshore_crds::v1alpha1::asset::AssetEvent;
+use foreshore_crds::v1alpha1::device::OnvifEvents;
+use jiff::Timestamp;
+use reqwest::Url;
+use serde_json::{Map, Value, json};
+use tracing::{debug, info};
+
+use crate::{
+    camera::{EVENTS, from_here},
+    client::{Client, Error},
+    link::Shared,
+    xml::{Element, escape},
+};
+
+const NOTIFICATION: &str = "http://docs.oasis-open.org/wsn/b-2";
+const PULL: &str = "http://www.onvif.org/ver10/events/wsdl/PullPointSubscription/PullMessagesRequest";
+const CREATE: &str =
+    "http://www.onvif.org/ver10/events/wsdl/EventPortType/CreatePullPointSubscriptionRequest";
+const RENEW: &str = "http://docs.oasis-open.org/wsn/bw-2/SubscriptionManager/RenewRequest";
+
+/// First wait after a pull point failed; doubled each time.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// Longest wait after a pull point failed.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// An event that is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Wanted {
+    pub(crate) member: Member,
+    pub(crate) event: AssetEvent,
+}
+
+/// A message of a pull point.
+#[derive(Clone, Debug, PartialEq)]
+struct Message {
+    topic: String,
+    time: Option<Timestamp>,
+    operation: String,
+    source: Vec<(String, String)>,
+    data: Vec<(String, String)>,
+}
+
+/// Pulls until dropped; creates the pull point anew whenever it fails, as after a restart of the camera.
+pub(crate) async fn run(shared: Arc<Shared>, address: Url) {
+    let settings = shared.settings.events.clone().unwrap_or_default();
+    let mut wait = FIRST_WAIT;
+    loop {
+        match create(&shared.client, &address, &settings).await {
+            Ok(point) => {
+                wait = FIRST_WAIT;
+                tell(&shared, &Health::healthy());
+                let error = pull(&shared, &point, &settings).await;
+                info!(%error, "pull point failed, creating another");
+            }
+            Err(error) => {
+                debug!(%error, "no pull point");
+                let health = Health::unhealthy(reason::PROTOCOL_ERROR, error.to_string())
+                    .with_next_step("look whether the camera has too many subscribers, or no events at all");
+                tell(&shared, &health);
+            }
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+fn tell(shared: &Shared, health: &Health) {
+    for wanted in shared.wanted_events().iter() {
+        shared.out.health(&wanted.member, health.clone());
+    }
+}
+
+async fn create(client: &Client, address: &Url, settings: &OnvifEvents) -> Result<Url, Error> {
+    let seconds = settings.effective_termination().as_secs();
+    // Some cameras fail without a time, however optional it is.
+    let body = format!(
+        "<CreatePullPointSubscription xmlns=\"{EVENTS}\"><InitialTerminationTime>PT{seconds}S</InitialTerminationTime>\
+         </CreatePullPointSubscription>"
+    );
+    let answer = client
+        .call_action(address, CREATE, &addressing(CREATE, address), &body, None)
+        .await?;
+    let reference = answer
+        .descendant("SubscriptionReference")
+        .and_then(|reference| reference.text_at(&["Address"]));
+    let reference = reference.unwrap_or_default();
+    let url = Url::parse(reference)
+        .map_err(|error| Error::Protocol(format!("address of the pull point {reference:?}: {error}")))?;
+    Ok(from_here(address, url))
+}
+
+/// WS-Addressing header; required by the specification, and by some cameras.
+fn addressing(action: &str, to: &Url) -> String {
+    format!(
+        "<wsa:Action xmlns:wsa=\"http://www.w3.org/2005/08/addressing\" s:mustUnderstand=\"1\">{action}</wsa:Action>\
+         <wsa:To xmlns:wsa=\"http://www.w3.org/2005/08/addressing\" s:mustUnderstand=\"1\">{}</wsa:To>",
+        escape(to.as_str())
+    )
+}
+
+async fn pull(shared: &Shared, point: &Url, settings: &OnvifEvents) -> Error {
+    let client = &shared.client;
+    let patience = settings.effective_pull_timeout();
+    let body = format!(
+        "<PullMessages xmlns=\"{EVENTS}\"><Timeout>PT{}S</Timeout><MessageLimit>{}</MessageLimit></PullMessages>",
+        patience.as_secs(),
+        settings.effective_message_limit()
+    );
+    let limit = patience + shared.settings.effective_request_timeout();
+    let mut renew_at = tokio::time::Instant::now() + settings.effective_termination() / 2;
+    loop {
+        match client
+            .call_action(point, PULL, &addressing(PULL, point), &body, Some(limit))
+            .await
+        {
+            Ok(answer) => {
+                for message in answer
+                    .descendants("NotificationMessage")
+                    .into_iter()
+                    .filter_map(Message::read)
+                {
+                    if deliver(shared, &message).await.is_err() {
+                        return Error::Unreachable("the link is no longer wanted".to_owned());
+                    }
+                }
+            }
+            Err(error) => return error,
+        }
+        if tokio::time::Instant::now() >= renew_at {
+            let seconds = settings.effective_termination().as_secs();
+            let body = format!(
+                "<Renew xmlns=\"{NOTIFICATION}\"><TerminationTime>PT{seconds}S</TerminationTime></Renew>"
+            );
+            // A camera that can't renew prolongs with every pull, or ends; then there will be another pull point.
+            if let Err(error) = client
+                .call_action(point, RENEW, &addressing(RENEW, point), &body, None)
+                .await
+            {
+                debug!(%error, "pull point was not renewed");
+            }
+            renew_at = tokio::time::Instant::now() + settings.effective_termination() / 2;
+        }
+    }
+}
+
+async fn deliver(shared: &Shared, message: &Message) -> Result<(), foreshore_connector_sdk::Closed> {
+    let wanted = shared.wanted_events();
+    for Wanted { member, event } in wanted.iter().filter(|wanted| message.fits(&wanted.event)) {
+        let Member::Event {
+            asset,
+            group,
+            event: name,
+        } = member
+        else {
+            continue;
+        };
+        let observation = Observation::Event(Event {
+            asset: Arc::clone(asset),
+            group: Arc::clone(group),
+            event: Arc::clone(name),
+            time: message.time.unwrap_or_else(Timestamp::now),
+            source: message
+                .source
+                .first()
+                .map(|(_, value)| value.clone())
+                .unwrap_or_default(),
+            body: message.body(),
+        });
+        debug!(topic = message.topic, event = event.name.as_str(), "event");
+        shared.out.emit(observation).await?;
+    }
+    Ok(())
+}
+
+impl Message {
+    fn read(element: &Element) -> Option<Self> {
+        let topic = element.text_at(&["Topic"])?.to_owned();
+        // The outer Message is WS-BaseNotification's, the inner one ONVIF's.
+        let message = element
+            .child("Message")
+            .and_then(|outer| outer.child("Message").or(Some(outer)))?;
+        let items = |name: &str| {
+            let items = message
+                .child(name)
+                .map(|part| part.descendants("SimpleItem"))
+                .unwrap_or_default();
+            let items = items.into_iter().filter_map(|item| {
+                Some((
+                    item.attribute("Name")?.to_owned(),
+                    item.attribute("Value")?.to_owned(),
+                ))
+            });
+            items.collect()
+        };
+        Some(Self {
+            topic,
+            time: message.attribute("UtcTime").and_then(|time| time.parse().ok()),
+            operation: message
+                .attribute("PropertyOperation")
+                .unwrap_or_default()
+                .to_owned(),
+            source: items("Source"),
+            data: items("Data"),
+        })
+    }
+
+    fn fits(&self, event: &AssetEvent) -> bool {
+        let Some(filter) = &event.address else {
+            return false;
+        };
+        let onvif = event.onvif.clone().unwrap_or_default();
+        let initial = self.operation == "Initialized" && onvif.effective_skip_initialized();
+        let source = onvif.source.iter().all(|(name, value)| {
+            self.source
+                .iter()
+                .any(|(known, found)| known == name && found == value.as_str())
+        });
+        !initial && source && topic_fits(filter.as_str(), &self.topic)
+    }
+
+    fn body(&self) -> Map<String, Value> {
+        let object = |items: &[(String, String)]| {
+            items
+                .iter()
+                .map(|(name, value)| (name.clone(), typed(value)))
+                .collect::<Map<_, _>>()
+        };
+        let mut body = Map::new();
+        body.insert("Topic".to_owned(), json!(self.topic));
+        body.insert("PropertyOperation".to_owned(), json!(self.operation));
+        body.insert("Source".to_owned(), Value::Object(object(&self.source)));
+        body.insert("Data".to_owned(), Value::Object(object(&self.data)));
+        body
+    }
+}
+
+/// Truth values and numbers as such; cameras send everything as text.
+fn typed(text: &str) -> Value {
+    match text {
+        "true" => return json!(true),
+        "false" => return json!(false),
+        _ => {}
+    }
+    // A token such as `007` is a name.
+    let number = serde_json::from_str::<Value>(text).ok().filter(Value::is_number);
+    number.unwrap_or_else(|| json!(text))
+}
+
+/// Compares a topic with a filter, prefixes left out: makers choose their own. `//.` means everything below.
+fn topic_fits(filter: &str, topic: &str) -> bool {
+    fn local(level: &str) -> &str {
+        level.rsplit(':').next().unwrap_or(level)
+    }
+    let (filter, below) = filter
+        .strip_suffix("//.")
+        .map_or((filter, false), |filter| (filter, true));
+    let mut topic = topic.trim().split('/').map(local);
+    let matched = filter
+        .split('/')
+        .map(local)
+        .all(|level| topic.next() == Some(level));
+    matched && (below || topic.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_match_whatever_their_prefixes() {
+        assert!(topic_fits(
+            "tns1:VideoSource/MotionAlarm",
+            "tns1:VideoSource/MotionAlarm"
+        ));
+        assert!(topic_fits(
+            "VideoSource/MotionAlarm",
+            "a:VideoSource/b:MotionAlarm"
+        ));
+        assert!(topic_fits("tns1:VideoSource//.", "tns1:VideoSource/MotionAlarm"));
+        assert!(!topic_fits("tns1:VideoSource", "tns1:VideoSource/MotionAlarm"));
+        assert!(!topic_fits("tns1:VideoSource/MotionAlarm", "tns1:VideoSource"));
+    }
+
+    #[test]
+    fn values_get_their_types() {
+        assert_eq!(typed("true"), json!(true));
+        assert_eq!(typed("1.5"), json!(1.5));
+        assert_eq!(typed("007"), json!("007"));
+        assert_eq!(typed("[1]"), json!("[1]"));
+    }
+}
