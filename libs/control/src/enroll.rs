@@ -62,14 +62,44 @@ pub trait Authenticator: Send + Sync + 'static {
     ) -> Result<RoleIdentity, AuthenticationError>;
 }
 
+/// Why there is no bootstrap credential.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CredentialError {
+    /// Its file can't be read.
+    #[error(transparent)]
+    File(#[from] foreshore_tls::Error),
+    /// Its file holds something else.
+    #[error("{} is not text", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The operating system gave no random numbers.
+    #[error("the operating system gave no random numbers: {reason}")]
+    NoRandom {
+        /// What it says.
+        reason: String,
+    },
+    /// Too many one-time tokens wait to be used.
+    #[error("{allowed} one-time tokens wait to be used already")]
+    TooMany {
+        /// How many may wait.
+        allowed: usize,
+    },
+    /// Something else, of another source.
+    #[error("{0}")]
+    Other(String),
+}
+
 /// Gives a role its bootstrap credential each time that it needs one.
 #[async_trait]
 pub trait CredentialSource: Send + Sync + 'static {
     /// The credential to show.
     ///
     /// # Errors
-    /// A text for people, when there is none.
-    async fn credential(&self) -> Result<String, String>;
+    /// [`CredentialError`] when there is none now; it is asked for again later.
+    async fn credential(&self) -> Result<String, CredentialError>;
 }
 
 /// A credential that is known from the start: good for one enrolment.
@@ -77,7 +107,7 @@ pub struct StaticCredential(pub String);
 
 #[async_trait]
 impl CredentialSource for StaticCredential {
-    async fn credential(&self) -> Result<String, String> {
+    async fn credential(&self) -> Result<String, CredentialError> {
         Ok(self.0.clone())
     }
 }
@@ -87,13 +117,13 @@ pub struct CredentialFile(pub PathBuf);
 
 #[async_trait]
 impl CredentialSource for CredentialFile {
-    async fn credential(&self) -> Result<String, String> {
+    async fn credential(&self) -> Result<String, CredentialError> {
         let path = self.0.clone();
         let content = tokio::task::spawn_blocking(move || read_bounded(&path, LARGEST_CREDENTIAL as u64))
             .await
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())?;
-        let text = String::from_utf8(content).map_err(|_| format!("{} is not text", self.0.display()))?;
+            .map_err(|error| CredentialError::Other(error.to_string()))??;
+        let text =
+            String::from_utf8(content).map_err(|_| CredentialError::NotText { path: self.0.clone() })?;
         Ok(text.trim().to_owned())
     }
 }
@@ -125,19 +155,21 @@ impl LocalTokens {
     /// Makes a token for a role.
     ///
     /// # Errors
-    /// A text for people, when the operating system has no random numbers or ten thousand tokens are waiting.
-    pub fn issue(&self, role: RoleIdentity, lifetime: Duration) -> Result<String, String> {
+    /// [`CredentialError::NoRandom`]; [`CredentialError::TooMany`] when ten thousand wait to be used.
+    pub fn issue(&self, role: RoleIdentity, lifetime: Duration) -> Result<String, CredentialError> {
         let mut random = [0; 40];
         OsRng
             .try_fill_bytes(&mut random)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| CredentialError::NoRandom {
+                reason: error.to_string(),
+            })?;
         let (id, secret) = random.split_at(8);
         let (id, secret) = (hex::encode(id), hex::encode(secret));
         let now = Instant::now();
         let mut tokens = self.tokens.lock();
         tokens.retain(|_, token| token.expires > now);
         if tokens.len() >= MOST_TOKENS {
-            return Err(format!("{MOST_TOKENS} one-time tokens are waiting already"));
+            return Err(CredentialError::TooMany { allowed: MOST_TOKENS });
         }
         let token = Token {
             role,
@@ -211,7 +243,7 @@ struct LocalSource {
 
 #[async_trait]
 impl CredentialSource for LocalSource {
-    async fn credential(&self) -> Result<String, String> {
+    async fn credential(&self) -> Result<String, CredentialError> {
         self.tokens.issue(self.role.clone(), self.lifetime)
     }
 }
@@ -293,7 +325,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("token");
         let source = CredentialFile(path.clone());
-        assert!(source.credential().await.unwrap_err().contains("token"));
+        assert!(
+            source
+                .credential()
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("token")
+        );
         std::fs::write(&path, "first\n").unwrap();
         assert_eq!(source.credential().await.unwrap(), "first");
         std::fs::write(&path, "second").unwrap();

@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use rustls::{AlertDescription, CertificateError};
 use rustls_pki_types::UnixTime;
 
+use crate::{Role, RoleIdentity};
+
 /// Why a TLS handshake failed, in the terms that a remedy needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -31,6 +33,13 @@ pub enum Refusal {
     },
     /// The peer's certificate may not be used as it was (a client's as a server's, or the reverse).
     WrongPurpose,
+    /// The peer's certificate is good, but it is another role than the one that was dialled.
+    WrongRole {
+        /// The role that was dialled.
+        expected: Role,
+        /// Who the peer is, if it is a role of ours at all.
+        presented: Option<RoleIdentity>,
+    },
     /// The peer presented no certificate and had to.
     NoCertificate,
     /// The peer's certificate is damaged or uses an algorithm that we do not.
@@ -118,6 +127,7 @@ impl Refusal {
             Self::NotYetValid { .. } => "CertificateNotYetValid",
             Self::WrongName { .. } => "CertificateWrongName",
             Self::WrongPurpose => "CertificateWrongPurpose",
+            Self::WrongRole { .. } => "CertificateWrongRole",
             Self::NoCertificate => "CertificateMissing",
             Self::Malformed { .. } => "CertificateMalformed",
             Self::ByPeer { .. } => "RefusedByPeer",
@@ -158,6 +168,21 @@ impl fmt::Display for Refusal {
             Self::WrongPurpose => f.write_str(
                 "the peer's certificate does not allow this use (server or client authentication)",
             ),
+            Self::WrongRole {
+                expected,
+                presented: Some(presented),
+            } => {
+                write!(f, "the peer is {presented}, but should be of role {expected}")
+            }
+            Self::WrongRole {
+                expected,
+                presented: None,
+            } => {
+                write!(
+                    f,
+                    "the peer's certificate names no role, but should name {expected}"
+                )
+            }
             Self::NoCertificate => f.write_str("the peer presented no certificate and must"),
             Self::Malformed { reason } => write!(f, "the peer's certificate can't be used: {reason}"),
             Self::ByPeer { reason } => f.write_str(reason),

@@ -28,7 +28,12 @@ use self::{
     outbox::{Limits, Outbox},
     store::PlanStore,
 };
-use crate::{enroll::CredentialSource, plan::ResourceKey, report::Nack, resource::Resource};
+use crate::{
+    enroll::{CredentialError, CredentialSource},
+    plan::ResourceKey,
+    report::Nack,
+    resource::Resource,
+};
 
 /// Changes that wait for the role, each of at most one mebibyte.
 const CHANGES: usize = 8;
@@ -127,7 +132,8 @@ pub enum LinkState {
     },
     /// No session runs; it is tried again.
     Disconnected {
-        /// A constant: `Standby`, `Unreachable`, `CertificateUntrusted`, `CredentialRefused`, …
+        /// A constant ([`Error::code`]): `Unreachable`, `Unavailable` for a standby or an operator that is full,
+        /// `SessionLost`, `CertificateUntrusted`, `CredentialRefused`, …
         reason: &'static str,
         /// What happened, for people.
         message: String,
@@ -162,11 +168,8 @@ pub enum Error {
     #[error(transparent)]
     Transport(#[from] crate::transport::Error),
     /// There is no bootstrap credential.
-    #[error("no bootstrap credential: {reason}")]
-    Credential {
-        /// Why.
-        reason: String,
-    },
+    #[error("no bootstrap credential: {0}")]
+    Credential(#[from] CredentialError),
     /// The operator gave no certificate.
     #[error("enrolment failed: {reason}")]
     Enroll {
@@ -216,7 +219,7 @@ impl Error {
             Self::Tls(_) => "CertificateUnusable",
             Self::Transport(crate::transport::Error::Refused { refusal, .. }) => refusal.code(),
             Self::Transport(_) => "Unreachable",
-            Self::Credential { .. } => "NoCredential",
+            Self::Credential(_) => "NoCredential",
             Self::Enroll {
                 code: Code::Unavailable,
                 ..
@@ -224,7 +227,7 @@ impl Error {
             | Self::Session {
                 code: Code::Unavailable,
                 ..
-            } => "Standby",
+            } => "Unavailable",
             Self::Enroll { .. } => "CredentialRefused",
             Self::Session {
                 code: Code::FailedPrecondition,
@@ -323,11 +326,14 @@ impl Agent {
             store: Arc::new(store),
             in_force: Arc::clone(&in_force),
             refused: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             outbox: Arc::clone(&outbox),
             status: status.clone(),
         };
         let replayed = applier.replay(options.max_resources, &shutdown).await?;
-        info!(resources = replayed, "last good plan is in force");
+        if replayed > 0 {
+            info!(resources = replayed, "last good plan is in force");
+        }
         let link = Link {
             options,
             credentials,

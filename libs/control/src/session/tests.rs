@@ -3,6 +3,7 @@
 mod harness;
 
 mod enrolment;
+mod peers;
 mod plan;
 mod protocol;
 mod renewal;

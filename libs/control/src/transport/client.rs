@@ -2,7 +2,7 @@
 
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
-use foreshore_tls::{Identity, Refusal, ServerName};
+use foreshore_tls::{Identity, Refusal, Role, RoleIdentity, ServerName, peer_identity};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -20,6 +20,9 @@ use super::{ALPN_HTTP2, Error, Keepalive};
 pub struct ConnectOptions {
     /// For name resolution, TCP, TLS and the first word of the server together. Default: 10 s.
     pub timeout: Duration,
+    /// The role that the server must be by its certificate, besides the name: on one machine all roles are reached
+    /// under the same name. Default: any.
+    pub expected_role: Option<Role>,
     /// How a server that vanished is noticed.
     pub keepalive: Keepalive,
 }
@@ -28,6 +31,7 @@ impl Default for ConnectOptions {
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(10),
+            expected_role: None,
             keepalive: Keepalive::default(),
         }
     }
@@ -101,11 +105,11 @@ fn prepare(
     let mut config = identity.client_config()?;
     config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
     let connector = TlsConnector::from(Arc::new(config));
-    let (address, limit) = (address.to_owned(), options.timeout);
+    let (address, limit, role) = (address.to_owned(), options.timeout, options.expected_role);
     let connector = service_fn(move |_: Uri| -> Dialling {
         let (address, connector, server_name) = (address.clone(), connector.clone(), server_name.clone());
         Box::pin(async move {
-            match timeout(limit, dial(&address, &connector, server_name)).await {
+            match timeout(limit, dial(&address, &connector, server_name, role)).await {
                 Ok(connection) => connection.map(TokioIo::new),
                 Err(_) => Err(io::Error::new(
                     io::ErrorKind::TimedOut,
@@ -124,10 +128,17 @@ async fn dial(
     address: &str,
     connector: &TlsConnector,
     server_name: ServerName<'static>,
+    expected_role: Option<Role>,
 ) -> io::Result<Connection> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let stream = connector.connect(server_name, stream).await?;
+    if let Some(expected) = expected_role {
+        let presented = peer_identity(stream.get_ref().1.peer_certificates().unwrap_or_default());
+        if presented.as_ref().map(RoleIdentity::role) != Some(expected) {
+            return Err(io::Error::other(Refusal::WrongRole { expected, presented }));
+        }
+    }
     let mut connection = BufReader::new(stream);
     if connection.fill_buf().await?.is_empty() {
         return Err(io::Error::new(

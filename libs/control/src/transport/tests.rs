@@ -190,6 +190,20 @@ async fn dialling_tells_why_it_failed() {
         "{error}"
     );
 
+    let options = ConnectOptions {
+        expected_role: Some(Role::Operator),
+        ..ConnectOptions::default()
+    };
+    let error = channel(&address, &client, localhost(), &options)
+        .await
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("broker/plant/line/u1, but should be of role operator"),
+        "{error}"
+    );
+
     let closed = TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()

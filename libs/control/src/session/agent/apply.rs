@@ -27,6 +27,8 @@ pub(super) struct Applier<R> {
     pub(super) store: Arc<PlanStore>,
     pub(super) in_force: InForce,
     pub(super) refused: BTreeSet<ResourceKey>,
+    /// Stored, but refused at the start. They stay stored until the operator has said what shall be.
+    pub(super) doubtful: BTreeSet<ResourceKey>,
     pub(super) outbox: Arc<Outbox>,
     pub(super) status: watch::Sender<AgentStatus>,
 }
@@ -50,7 +52,10 @@ impl<R: Role> Applier<R> {
                 Ok(()) => self.hold(version),
                 // It was good once: another version of the program judges otherwise. The operator will send it again,
                 // and hear of it.
-                Err(nack) => warn!(key = %version.key, %nack, "stored resource refused"),
+                Err(nack) => {
+                    warn!(key = %version.key, %nack, "stored resource refused");
+                    self.doubtful.insert(version.key);
+                }
             }
         }
         self.complete().await;
@@ -74,9 +79,22 @@ impl<R: Role> Applier<R> {
             Incoming::Set(Received::Whole(resource)) => self.set(resource).await,
             Incoming::Set(Received::Bad(version, nack)) => self.refuse(version, false, nack),
             Incoming::Remove(key) => self.remove(key).await,
-            Incoming::SnapshotComplete => self.complete().await,
+            Incoming::SnapshotComplete => {
+                self.complete().await;
+                self.drop_doubtful().await;
+            }
         }
         self.publish();
+    }
+
+    /// What was refused at the start, and is not in force after the operator's snapshot either, is no good.
+    async fn drop_doubtful(&mut self) {
+        for key in std::mem::take(&mut self.doubtful) {
+            if !self.in_force.lock().contains_key(&key) {
+                let store = Arc::clone(&self.store);
+                self.persist(move || store.remove(&key)).await;
+            }
+        }
     }
 
     async fn set(&mut self, resource: Resource) {

@@ -111,11 +111,7 @@ impl RoleCredentials {
         // After one refused enrolment the certificate is tried again: the address may have been a wrong one.
         self.refused = false;
         let key = self.pending_key().await?;
-        let credential = self
-            .source
-            .credential()
-            .await
-            .map_err(|reason| Error::Credential { reason })?;
+        let credential = self.source.credential().await?;
         let request = proto::EnrollRequest {
             credential,
             request: key.request()?.into(),

@@ -1,37 +1,31 @@
-//! The session with the operator: found, kept, lost and found again.
+//! The session with the operator: found, lost and found again.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+mod session;
+
+use std::{sync::Arc, time::Duration};
 
 use foreshore_runtime::{Backoff, Shutdown};
-use foreshore_tls::{Identity, KeyPair, ServerName};
+use foreshore_tls::{Identity, Refusal, Role, ServerName};
 use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming, transport::Channel};
 use tracing::{info, warn};
 
+use self::session::Session;
 use super::{
-    AgentOptions, AgentStatus, Error, InForce, LinkState,
-    apply::Incoming,
-    credentials::RoleCredentials,
-    outbox::{Outbox, Topic},
+    AgentOptions, AgentStatus, Error, InForce, LinkState, apply::Incoming, credentials::RoleCredentials,
+    outbox::Outbox,
 };
 use crate::{
     proto::{
         self, GoodbyeReason, control_client::ControlClient, from_role::Message as FromRole,
         to_role::Message as ToRole,
     },
-    session::{
-        HELD_PIECE, LARGEST_MESSAGE, OLDEST_PROTOCOL, PROTOCOL,
-        wire::{self, ResourceVersion},
-    },
+    session::{HELD_PIECE, LARGEST_MESSAGE, OLDEST_PROTOCOL, PROTOCOL, wire::ResourceVersion},
     transport::{self, ConnectOptions, channel},
 };
 
@@ -47,12 +41,6 @@ const GOOD_SESSION: Duration = Duration::from_secs(10);
 /// How long a larger epoch is believed over a smaller one after its leader was last heard. A deposed leader is
 /// noticed long before; an operator that was set up anew, with epochs from the start, gets its roles back then.
 const EPOCH_PATIENCE: Duration = Duration::from_secs(5 * 60);
-
-/// Timers stand still while a machine sleeps: the clock is looked at this often.
-const CLOCK_CHECK: Duration = Duration::from_secs(30);
-
-/// How long the last reports and the leave may take.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The latest leader that was heard.
 #[derive(Clone, Copy)]
@@ -131,8 +119,7 @@ impl Link {
         if changed {
             warn!(address = target.address, reason = error.code(), %error, "no session with the operator");
         }
-        let by_peer = foreshore_tls::Refusal::find(error)
-            .is_some_and(|refusal| matches!(refusal, foreshore_tls::Refusal::ByPeer { .. }));
+        let by_peer = Refusal::find(error).is_some_and(|refusal| matches!(refusal, Refusal::ByPeer { .. }));
         let unauthenticated = matches!(
             error,
             Error::Session {
@@ -187,7 +174,10 @@ impl Link {
 
     /// Enrolls if needed, and has a session. `Ok` only at the shutdown.
     async fn visit(&mut self, target: &Target, shutdown: &Shutdown) -> Result<(), Error> {
-        let options = ConnectOptions::default();
+        let options = ConnectOptions {
+            expected_role: Some(Role::Operator),
+            ..ConnectOptions::default()
+        };
         if self.credentials.must_enroll() {
             let anonymous = Identity::anonymous(self.credentials.identity().bundle())?;
             let enrolling = async {
@@ -318,265 +308,8 @@ impl Link {
     }
 }
 
-/// A session after its welcome.
-struct Session<'a> {
-    link: &'a mut Link,
-    inbound: Streaming<proto::ToRole>,
-    outbound: mpsc::Sender<proto::FromRole>,
-    /// Certificates and trust, sent before anything else; at most a few.
-    urgent: VecDeque<FromRole>,
-    /// Reports whose turn it is.
-    batch: BTreeSet<Topic>,
-    next_batch: Instant,
-    /// The key of a renewal that was asked for, and when to ask again.
-    renewal: Option<KeyPair>,
-    next_renewal: Timestamp,
-}
-
-/// What a branch of the session woke up for.
-enum Event {
-    Tick,
-    CanSend,
-    Message(Incoming),
-    Own(Own),
-    End(Error),
-    Shutdown,
-}
-
-/// Messages for the session itself.
-enum Own {
-    Renewed(proto::RenewalResponse),
-    Trust(proto::Trust),
-    Renew,
-    Ignored,
-}
-
-impl<'a> Session<'a> {
-    fn new(
-        link: &'a mut Link,
-        inbound: Streaming<proto::ToRole>,
-        outbound: mpsc::Sender<proto::FromRole>,
-    ) -> Self {
-        let mut session = Self {
-            link,
-            inbound,
-            outbound,
-            urgent: VecDeque::new(),
-            batch: BTreeSet::new(),
-            next_batch: Instant::now(),
-            renewal: None,
-            next_renewal: Timestamp::MAX,
-        };
-        session.schedule_renewal();
-        session
-    }
-
-    /// Runs until the connection breaks or the operator says goodbye; `Ok` at the shutdown.
-    async fn run(mut self, shutdown: &Shutdown) -> Result<(), Error> {
-        loop {
-            self.renew_if_due()?;
-            match self.next(shutdown).await {
-                Event::Tick => {}
-                Event::CanSend => self.send_one()?,
-                Event::Message(incoming) => {
-                    // There is room, which was made sure of before the message was read; without the role there is
-                    // nobody to apply it, and the next turn notices.
-                    drop(self.link.changes.try_send(incoming));
-                }
-                Event::Own(own) => self.handle(own).await?,
-                Event::End(error) => return Err(error),
-                Event::Shutdown => {
-                    drop(timeout(LEAVE_TIMEOUT, self.leave()).await);
-                    return Ok(());
-                }
-            }
-            if let Some(seen) = &mut self.link.seen {
-                seen.at = Instant::now();
-            }
-        }
-    }
-
-    /// Waits for something to do. Neither direction ever waits for the other one, so that two ends that both have
-    /// much to say do not stop each other.
-    async fn next(&mut self, shutdown: &Shutdown) -> Event {
-        let outbox = Arc::clone(&self.link.outbox);
-        if self.batch.is_empty() && self.next_batch <= Instant::now() {
-            self.batch = outbox.take_dirty();
-            if !self.batch.is_empty() {
-                self.next_batch = Instant::now() + self.link.options.report_interval;
-            }
-        }
-        let has_outgoing = !self.urgent.is_empty() || !self.batch.is_empty() || outbox.has_answer();
-        let gathering = self.batch.is_empty() && outbox.has_dirty();
-        let changes = &self.link.changes;
-        let inbound = &mut self.inbound;
-        let receive = async {
-            // A message is read only when there is room for it.
-            match changes.reserve().await {
-                Ok(permit) => drop(permit),
-                // The role has ended: so does the session, in order.
-                Err(_) => return Event::Shutdown,
-            }
-            match inbound.message().await {
-                Ok(Some(message)) => sort(message),
-                Ok(None) => Event::End(Error::Session {
-                    code: Code::Unavailable,
-                    reason: "the operator closed the connection".to_owned(),
-                }),
-                Err(status) => Event::End(session_error(&status)),
-            }
-        };
-        tokio::select! {
-            () = shutdown.begun() => Event::Shutdown,
-            event = receive => event,
-            permit = self.outbound.reserve(), if has_outgoing => match permit {
-                Ok(_) => Event::CanSend,
-                Err(_) => Event::End(Error::Session {
-                    code: Code::Unavailable,
-                    reason: "the connection broke".to_owned(),
-                }),
-            },
-            () = outbox.changed() => Event::Tick,
-            () = sleep_until(self.next_batch), if gathering => Event::Tick,
-            () = tokio::time::sleep(until(self.next_renewal).min(CLOCK_CHECK)) => Event::Tick,
-        }
-    }
-
-    fn send_one(&mut self) -> Result<(), Error> {
-        let message = match self.urgent.pop_front() {
-            Some(message) => Some(message),
-            None => match self.link.outbox.pop_answer() {
-                Some(answer) => Some(answer),
-                None => self
-                    .batch
-                    .pop_first()
-                    .and_then(|topic| self.link.outbox.latest(topic)),
-            },
-        };
-        let Some(message) = message else { return Ok(()) };
-        // Room was made sure of, and nobody else sends.
-        self.outbound
-            .try_send(message_from(message))
-            .map_err(|error| Error::Session {
-                code: Code::Unavailable,
-                reason: error.to_string(),
-            })
-    }
-
-    async fn handle(&mut self, own: Own) -> Result<(), Error> {
-        match own {
-            Own::Renewed(answer) => self.renewed(answer).await?,
-            Own::Trust(trust) => {
-                let bundle = wire::from_trust(trust).map_err(Error::protocol)?;
-                let ack = wire::to_trust_ack(&bundle);
-                if let Err(error) = self.link.credentials.trust(bundle).await {
-                    // It is in use all the same; after a restart the session tells it again.
-                    warn!(%error, "trust bundle not stored");
-                }
-                self.urgent.push_back(FromRole::TrustAck(ack));
-            }
-            Own::Renew => self.next_renewal = Timestamp::now(),
-            Own::Ignored => {}
-        }
-        Ok(())
-    }
-
-    fn renew_if_due(&mut self) -> Result<(), Error> {
-        if self.next_renewal > Timestamp::now() {
-            return Ok(());
-        }
-        let key = KeyPair::generate()?;
-        let request = proto::RenewalRequest {
-            request: key.request()?.into(),
-        };
-        self.urgent.push_back(FromRole::Renewal(request));
-        self.renewal = Some(key);
-        self.retry_renewal();
-        Ok(())
-    }
-
-    async fn renewed(&mut self, answer: proto::RenewalResponse) -> Result<(), Error> {
-        let Some(key) = self.renewal.take() else {
-            return Ok(());
-        };
-        match answer.result {
-            Some(proto::renewal_response::Result::Certificate(certificate)) => {
-                let (chain, bundle) = wire::from_certificate(Some(certificate)).map_err(Error::protocol)?;
-                let not_after = chain.validity().not_after;
-                match self.link.credentials.adopt(chain, bundle, &key).await {
-                    Ok(()) => info!(%not_after, "certificate renewed"),
-                    Err(error) => warn!(%error, "renewed certificate not stored"),
-                }
-                self.schedule_renewal();
-            }
-            Some(proto::renewal_response::Result::Refused(reason)) => {
-                warn!(reason, "certificate not renewed, trying again");
-            }
-            None => warn!("certificate not renewed: the operator's answer is not understood"),
-        }
-        Ok(())
-    }
-
-    fn schedule_renewal(&mut self) {
-        let chain = self.link.credentials.identity().chain();
-        self.next_renewal = chain.map_or(Timestamp::MAX, |chain| chain.validity().renew_at());
-    }
-
-    /// A tenth of the time that is left, for the case that no answer comes.
-    fn retry_renewal(&mut self) {
-        let chain = self.link.credentials.identity().chain();
-        let left = chain.map_or(Duration::ZERO, |chain| {
-            chain.validity().remaining(Timestamp::now())
-        });
-        let pause = (left / 10).clamp(Duration::from_secs(1), Duration::from_secs(600));
-        self.next_renewal = Timestamp::now().checked_add(pause).unwrap_or(Timestamp::MAX);
-    }
-
-    /// The last reports, and the leave.
-    async fn leave(mut self) {
-        self.batch.append(&mut self.link.outbox.take_dirty());
-        while let Some(topic) = self.batch.pop_first() {
-            if let Some(message) = self.link.outbox.latest(topic)
-                && self.outbound.send(message_from(message)).await.is_err()
-            {
-                return;
-            }
-        }
-        if self
-            .outbound
-            .send(message_from(FromRole::Leaving(proto::Leaving {})))
-            .await
-            .is_err()
-        {
-            return;
-        }
-        // The operator closes the stream when it has heard it.
-        while let Ok(Some(_)) = self.inbound.message().await {}
-    }
-}
-
-/// Tells what is for the role from what is for the session. A message of a newer version is ignored.
-fn sort(message: proto::ToRole) -> Event {
-    match message.message {
-        Some(ToRole::Set(set)) => match wire::resource(set.resource) {
-            Ok(received) => Event::Message(Incoming::Set(received)),
-            Err(error) => Event::End(Error::protocol(error)),
-        },
-        Some(ToRole::Remove(remove)) => match wire::key("remove.key", remove.key) {
-            Ok(key) => Event::Message(Incoming::Remove(key)),
-            Err(error) => Event::End(Error::protocol(error)),
-        },
-        Some(ToRole::EndOfSnapshot(_)) => Event::Message(Incoming::SnapshotComplete),
-        Some(ToRole::Renewal(answer)) => Event::Own(Own::Renewed(answer)),
-        Some(ToRole::Trust(trust)) => Event::Own(Own::Trust(trust)),
-        Some(ToRole::Renew(_)) => Event::Own(Own::Renew),
-        Some(ToRole::Goodbye(goodbye)) => Event::End(goodbye_error(&goodbye)),
-        Some(ToRole::Welcome(_)) | None => Event::Own(Own::Ignored),
-    }
-}
-
 fn session_error(status: &tonic::Status) -> Error {
-    match foreshore_tls::Refusal::find(status) {
+    match Refusal::find(status) {
         Some(refusal) => Error::Transport(transport::Error::Refused {
             address: "the operator".to_owned(),
             refusal,
@@ -601,15 +334,6 @@ fn goodbye_error(goodbye: &proto::Goodbye) -> Error {
     Error::Goodbye {
         reason,
         message: goodbye.message.clone(),
-    }
-}
-
-fn until(moment: Timestamp) -> Duration {
-    let left = moment.duration_since(Timestamp::now());
-    if left.is_positive() {
-        left.unsigned_abs()
-    } else {
-        Duration::ZERO
     }
 }
 

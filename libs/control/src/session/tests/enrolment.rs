@@ -136,6 +136,7 @@ async fn a_certificate_that_the_operator_refuses_leads_to_a_new_enrolment() {
         trust: again.trust,
         credential: again.credential,
         capabilities: Vec::new(),
+        tolerant: false,
     };
     let running = site.start();
     operator.connected().await;

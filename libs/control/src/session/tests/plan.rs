@@ -167,6 +167,44 @@ async fn a_role_restarts_from_the_stored_plan() {
     running.end().await;
 }
 
+/// Another version of the program refuses what was good: it stays stored until the operator has spoken.
+#[tokio::test]
+async fn a_stored_resource_that_is_refused_waits_for_the_operators_word() {
+    let mut operator = Operator::start().await;
+    let mut site = Site {
+        tolerant: true,
+        ..Site::of(&operator, "1")
+    };
+    operator
+        .handle
+        .set_plan(&role("1"), vec![resource("a", "bad"), resource("b", "1")])
+        .unwrap();
+    let mut running = site.start();
+    assert_eq!(running.did_until_complete().await, ["set a=bad", "set b=1"]);
+    operator.acknowledged("b").await;
+    running.end().await;
+    let (authority, tokens, address) = operator.kill().await;
+
+    site.tolerant = false;
+    let stored = || std::fs::read_dir(site.path().join("plan")).unwrap().count();
+    let mut running = site.start();
+    assert_eq!(running.did_until_complete().await, ["set b=1"]);
+    assert_eq!(stored(), 2);
+    let operator = Operator::with(authority, tokens, Some(address), Some(2)).await;
+    operator
+        .handle
+        .set_plan(&role("1"), vec![resource("b", "1")])
+        .unwrap();
+    assert_eq!(running.did_until_complete().await, Vec::<String>::new());
+    within("removal", async {
+        while stored() > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    running.end().await;
+}
+
 #[tokio::test]
 async fn roles_leave_a_standby_for_the_leader() {
     let ca = authority(Duration::from_secs(3600));
