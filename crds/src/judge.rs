@@ -121,7 +121,12 @@ impl Judge {
         ));
         if !problems.iter().any(|problem| problem.kind.hides_rules()) {
             let old = old.map(|old| admit(old, definition, &mut Vec::new()));
-            problems.extend(rules::judge(&definition.rules, &document, old.as_ref()));
+            problems.extend(rules::judge(
+                &definition.rules,
+                &document,
+                old.as_ref(),
+                &problems,
+            ));
         }
         if problems.is_empty() {
             let resource = kind.read(document)?;

@@ -8,7 +8,7 @@
 #![allow(unreachable_pub)]
 
 pub mod conditions;
-mod generate;
+pub mod generate;
 pub mod judge;
 pub mod refs;
 mod rules;

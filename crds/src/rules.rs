@@ -7,8 +7,12 @@ use kube::core::Rule;
 
 /// A rule with a message made at run time: `found` is a CEL expression that gives a string, `allowed` plain text.
 pub(crate) fn rule(expression: impl Into<String>, found: &str, allowed: &str) -> Rule {
-    Rule::new(expression).message(kube::core::Message::Expression(format!(
-        "'found ' + {found} + ', allowed {allowed}'"
+    message(Rule::new(expression), &format!("'found ' + {found}"), allowed)
+}
+
+fn message(rule: Rule, found: &str, allowed: &str) -> Rule {
+    rule.message(kube::core::Message::Expression(format!(
+        "{found} + ', allowed {allowed}'"
     )))
 }
 
@@ -21,20 +25,14 @@ pub(crate) fn plain(expression: impl Into<String>, found: &str, allowed: &str) -
 
 /// One of `fields` and no other must be there.
 pub(crate) fn exactly_one_of(fields: &[&str]) -> Rule {
-    rule(
-        format!("{} == 1", count(fields)),
-        &found(fields),
-        &format!("exactly one of {}", words(fields)),
-    )
+    let rule = Rule::new(format!("{} == 1", count(fields)));
+    message(rule, &found(fields), &format!("exactly one of {}", words(fields)))
 }
 
 /// At most one of `fields` may be there.
 pub(crate) fn at_most_one_of(fields: &[&str]) -> Rule {
-    rule(
-        format!("{} <= 1", count(fields)),
-        &found(fields),
-        &format!("at most one of {}", words(fields)),
-    )
+    let rule = Rule::new(format!("{} <= 1", count(fields)));
+    message(rule, &found(fields), &format!("at most one of {}", words(fields)))
 }
 
 /// At least one of `fields` must be there.
@@ -204,7 +202,7 @@ pub(crate) fn attribute_names() -> Rule {
 /// Whoever comes is let in only when nobody else knew the client.
 pub(crate) fn anonymous_last() -> Rule {
     plain(
-        "self.authentication.filter(a, has(a.anonymous)).size() == \
+        "self.authentication.size() == 0 || self.authentication.filter(a, has(a.anonymous)).size() == \
          (has(self.authentication[self.authentication.size() - 1].anonymous) ? 1 : 0)",
         "anonymous before other ways",
         "anonymous once, as the last way",
@@ -310,15 +308,15 @@ fn count(fields: &[&str]) -> String {
     format!("[{}].filter(present, present).size()", present.join(", "))
 }
 
-/// Which of `fields` are there, as an expression. No `join`: nothing bounds its cost at admission.
+/// `found` and which of `fields` are there, as an expression. No `join`: nothing bounds its cost at admission.
 fn found(fields: &[&str]) -> String {
     let absent: Vec<_> = fields.iter().map(|field| format!("!has(self.{field})")).collect();
     let present: Vec<_> = fields
         .iter()
-        .map(|field| format!("(has(self.{field}) ? '{field} ' : '')"))
+        .map(|field| format!("(has(self.{field}) ? ' {field}' : '')"))
         .collect();
     format!(
-        "({} ? 'none ' : '') + {}",
+        "'found' + ({} ? ' none' : '') + {}",
         absent.join(" && "),
         present.join(" + ")
     )

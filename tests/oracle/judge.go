@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"sort"
-	"strings"
 
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting"
@@ -61,11 +59,10 @@ func (all kinds) judge(input Input) (Verdict, error) {
 		verdict.Problems = append(verdict.Problems, Problem{Path: "kind", Type: "UnknownKind", Detail: fmt.Sprintf("no matches for kind %q in version %q", object.GetKind(), object.GetAPIVersion())})
 		return verdict, nil
 	}
-	problems, content, err := judged.judge(input.Document, input.Old)
+	problems, err := judged.judge(input.Document, input.Old)
 	if err != nil {
 		return verdict, err
 	}
-	_ = content
 	verdict.Problems = append(verdict.Problems, problems...)
 	verdict.Accepted = len(verdict.Problems) == 0
 	sort.SliceStable(verdict.Problems, func(i, j int) bool { return verdict.Problems[i].Path < verdict.Problems[j].Path })
@@ -74,10 +71,10 @@ func (all kinds) judge(input Input) (Verdict, error) {
 
 // judge follows the path of a create (or, with old, an update) request: apiserver/customresource_handler.go for what
 // is decoded and pruned, registry/customresource/strategy.go for what is validated.
-func (k *kind) judge(document, old map[string]interface{}) ([]Problem, map[string]interface{}, error) {
+func (k *kind) judge(document, old map[string]interface{}) ([]Problem, error) {
 	content, problems, err := k.admit(document)
 	if err != nil || content == nil {
-		return problems, nil, err
+		return problems, err
 	}
 	object := &unstructured.Unstructured{Object: content}
 
@@ -91,7 +88,7 @@ func (k *kind) judge(document, old map[string]interface{}) ([]Problem, map[strin
 		if old != nil {
 			admitted, _, err := k.admit(old)
 			if err != nil {
-				return nil, nil, err
+				return nil, err
 			}
 			oldContent = admitted
 		}
@@ -101,7 +98,7 @@ func (k *kind) judge(document, old map[string]interface{}) ([]Problem, map[strin
 	for _, err := range errs {
 		problems = append(problems, problemOf(err))
 	}
-	return problems, content, nil
+	return problems, nil
 }
 
 // admit decodes metadata, prunes unknown fields and nulls, and drops the status, which only its own subresource may set.
@@ -122,6 +119,10 @@ func (k *kind) admit(document map[string]interface{}) (map[string]interface{}, [
 		return nil, []Problem{{Path: "metadata", Type: "Required", Detail: "no metadata"}}, nil
 	}
 	unknown(unknownMeta)
+	if meta.Namespace == "" {
+		// The request names it: `kubectl` that of its context, we that of the folder.
+		meta.Namespace = "default"
+	}
 	delete(content, "status")
 	unknown(pruning.PruneWithOptions(content, k.structural, true, schema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true}))
 	defaulting.PruneNonNullableNullsWithoutDefaults(content, k.structural)
@@ -141,8 +142,3 @@ func blocking(errs field.ErrorList) bool {
 	}
 	return false
 }
-
-var (
-	_ = json.Marshal
-	_ = strings.Contains
-)

@@ -8,12 +8,23 @@ use super::{
     problem::{Problem, ProblemKind, show},
 };
 
-/// Judges a document whose structure is right; `old` is what it replaces.
-pub(super) fn judge(rules: &CompiledSchema, document: &Value, old: Option<&Value>) -> Vec<Problem> {
-    match Validator::new().validate_compiled(rules, document, old) {
-        Ok(()) => Vec::new(),
-        Err(errors) => errors.into_iter().map(|error| problem(error, document)).collect(),
-    }
+/// Judges a document; `old` is what it replaces, `problems` what is already known to be wrong. A rule that can't be
+/// worked out beside those says nothing new: it met what the problem is about.
+pub(super) fn judge(
+    rules: &CompiledSchema,
+    document: &Value,
+    old: Option<&Value>,
+    problems: &[Problem],
+) -> Vec<Problem> {
+    let Err(errors) = Validator::new().validate_compiled(rules, document, old) else {
+        return Vec::new();
+    };
+    errors
+        .into_iter()
+        .filter(|error| problems.is_empty() || error.kind != ErrorKind::EvaluationError)
+        .map(|error| problem(error, document))
+        .filter(|found| problems.iter().all(|known| known.path != found.path))
+        .collect()
 }
 
 fn problem(error: ValidationError, document: &Value) -> Problem {
@@ -33,7 +44,7 @@ fn problem(error: ValidationError, document: &Value) -> Problem {
         .strip_prefix("found ")
         .and_then(|message| message.rsplit_once(", allowed "))
     {
-        Some((found, allowed)) => Problem::new(path, ProblemKind::Rule, found.trim(), allowed),
+        Some((found, allowed)) => Problem::new(path, ProblemKind::Rule, found, allowed),
         None => {
             let found = path.value(document).map_or_else(|| "nothing".to_owned(), show);
             Problem::new(path, ProblemKind::Rule, found, error.message)

@@ -1,6 +1,6 @@
 //! Structure: types, bounds and lists that are maps or sets, judged by the definition's own schema.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use jsonschema::{ValidationError, error::ValidationErrorKind, paths::LocationSegment};
 use serde_json::Value;
@@ -186,7 +186,7 @@ fn duplicate_elements(elements: &[Value], schema: &Value, path: &FieldPath, prob
             .collect(),
         _ => return,
     };
-    let mut seen = HashSet::new();
+    let mut seen: HashMap<String, usize> = HashMap::new();
     for (index, element) in elements.iter().enumerate() {
         let key = if keys.is_empty() {
             element.to_string()
@@ -197,7 +197,10 @@ fn duplicate_elements(elements: &[Value], schema: &Value, path: &FieldPath, prob
                 .collect();
             parts.join(", ")
         };
-        if !seen.insert(key.clone()) {
+        let times = seen.entry(key.clone()).or_default();
+        *times += 1;
+        // Once for each key is enough, as the API server finds too.
+        if *times == 2 {
             let allowed = match keys.as_slice() {
                 [] => "each value once".to_owned(),
                 keys => format!("each {} once", enumerate(keys.iter().copied())),

@@ -11,7 +11,7 @@ use super::common::{LogLevel, Pod, has_status};
 use crate::{
     refs::CredentialsSecretRef,
     rules,
-    types::{Duration, Host, Text, Url, effective},
+    types::{Duration, Host, Url, effective},
 };
 
 /// A simulated asset, repeatable from a seed, with faults on demand. Exactly one of `opcua` and `onvif`.
