@@ -188,9 +188,8 @@ impl Resource {
         })
     }
 
-    pub(crate) fn with_version(mut self, version: u64) -> Self {
+    pub(crate) fn set_version(&mut self, version: u64) {
         self.version = version;
-        self
     }
 }
 

@@ -55,6 +55,7 @@ pub(super) struct Deltas {
     role: HashMap<ResourceKey, Standing>,
     plan: Option<Arc<Plan>>,
     unsupported: HashMap<ResourceKey, Fingerprint>,
+    counts: Counts,
     queue: VecDeque<Delta>,
 }
 
@@ -78,6 +79,7 @@ impl Deltas {
             role,
             plan: None,
             unsupported: HashMap::new(),
+            counts: Counts::default(),
             queue: VecDeque::new(),
         }
     }
@@ -114,6 +116,12 @@ impl Deltas {
             }
         }
         self.unsupported = unsupported;
+        self.counts = Counts::default();
+        for resource in plan.resources() {
+            if let Some(standing) = self.role.get(resource.key()) {
+                self.counts.add(Some(resource.hash()), *standing);
+            }
+        }
         self.queue
             .extend(self.removals(&plan).into_iter().map(Delta::Remove));
         if !self.queue.is_empty() || self.plan.is_none() {
@@ -128,13 +136,13 @@ impl Deltas {
         let mut removals: Vec<(u32, ResourceKey)> = self
             .role
             .keys()
-            .filter(|key| !plan.contains(key))
+            .filter(|key| plan.get(key).is_none())
             .map(|key| {
                 (
                     self.plan
                         .as_ref()
-                        .and_then(|plan| plan.phase_of(key))
-                        .unwrap_or(0),
+                        .and_then(|plan| plan.get(key))
+                        .map_or(0, Resource::phase),
                     key.clone(),
                 )
             })
@@ -156,11 +164,9 @@ impl Deltas {
                     sent: resource.hash(),
                     answer: Pending::Sent,
                 };
-                self.role.insert(resource.key().clone(), standing);
+                self.stand(resource.key().clone(), Some(standing));
             }
-            Delta::Remove(key) => {
-                self.role.remove(key);
-            }
+            Delta::Remove(key) => self.stand(key.clone(), None),
             Delta::EndOfSnapshot => {}
         }
         Some(delta)
@@ -168,34 +174,68 @@ impl Deltas {
 
     /// Takes note of an answer. One to an older version than the last that was sent changes nothing.
     pub(super) fn answered(&mut self, answer: &Answer) {
-        let current = match self.role.get_mut(&answer.resource.key) {
-            Some(standing) if !answer.removed && standing.sent == answer.resource.hash => standing,
+        let key = &answer.resource.key;
+        let sent = match self.role.get(key) {
+            Some(standing) if !answer.removed && standing.sent == answer.resource.hash => standing.sent,
             _ => return,
         };
-        current.answer = if answer.refused.is_some() {
+        let answer = if answer.refused.is_some() {
             Pending::Refused
         } else {
             Pending::Acknowledged
         };
+        self.stand(key.clone(), Some(Standing { sent, answer }));
     }
 
     pub(super) fn counts(&self) -> Counts {
-        let mut counts = Counts {
+        Counts {
             unsupported: self.unsupported.len(),
-            ..Counts::default()
-        };
-        let Some(plan) = &self.plan else { return counts };
-        for resource in plan.resources() {
-            match self.role.get(resource.key()) {
-                Some(standing) if standing.sent == resource.hash() => match standing.answer {
-                    Pending::Acknowledged => counts.acknowledged += 1,
-                    Pending::Refused => counts.refused += 1,
-                    Pending::Sent => {}
-                },
-                _ => {}
-            }
+            ..self.counts
         }
-        counts
+    }
+
+    /// Changes how a resource stands, and the counts with it: they are asked for after each answer, and going through
+    /// a whole plan each time would cost its square.
+    fn stand(&mut self, key: ResourceKey, standing: Option<Standing>) {
+        let wanted = self
+            .plan
+            .as_ref()
+            .and_then(|plan| plan.get(&key))
+            .map(Resource::hash);
+        let before = match standing {
+            Some(standing) => {
+                self.counts.add(wanted, standing);
+                self.role.insert(key, standing)
+            }
+            None => self.role.remove(&key),
+        };
+        if let Some(before) = before {
+            self.counts.subtract(wanted, before);
+        }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, wanted: Option<Fingerprint>, standing: Standing) {
+        if let Some(count) = self.of(wanted, standing) {
+            *count += 1;
+        }
+    }
+
+    fn subtract(&mut self, wanted: Option<Fingerprint>, standing: Standing) {
+        if let Some(count) = self.of(wanted, standing) {
+            *count -= 1;
+        }
+    }
+
+    /// Which count a resource belongs to, if what was sent is what is wanted.
+    fn of(&mut self, wanted: Option<Fingerprint>, standing: Standing) -> Option<&mut usize> {
+        match standing.answer {
+            _ if wanted != Some(standing.sent) => None,
+            Pending::Sent => None,
+            Pending::Acknowledged => Some(&mut self.acknowledged),
+            Pending::Refused => Some(&mut self.refused),
+        }
     }
 }
 
@@ -327,5 +367,47 @@ mod tests {
         assert!(deltas.aim(plan(vec![newer, resource("b", "1")])).is_empty());
         assert_eq!(drain(&mut deltas), ["set b", "end"]);
         assert_eq!(deltas.counts().unsupported, 1);
+    }
+
+    /// Counts are kept up to date step by step; here they are compared with a count of everything.
+    #[test]
+    fn counts_agree_with_a_recount_whatever_happens() {
+        use rand::{Rng, SeedableRng, rngs::StdRng};
+        let mut random = StdRng::seed_from_u64(7);
+        let mut deltas = Deltas::new(BTreeSet::new(), &[ResourceVersion::of(&resource("r0", "0"))]);
+        let mut sent: Vec<Resource> = Vec::new();
+        for _ in 0..5_000 {
+            match random.random_range(0..10) {
+                0 => {
+                    let wanted = (0..random.random_range(0..8))
+                        .map(|name| resource(&format!("r{name}"), &random.random_range(0..3).to_string()))
+                        .collect();
+                    deltas.aim(plan(wanted));
+                }
+                1..5 => {
+                    if let Some(Delta::Set(resource)) = deltas.pop() {
+                        sent.push(resource);
+                    }
+                }
+                _ if !sent.is_empty() => {
+                    let resource = sent.swap_remove(random.random_range(0..sent.len()));
+                    let refused = random.random_bool(0.3).then(|| Nack::new("Bad", ""));
+                    deltas.answered(&answer(&resource, refused));
+                }
+                _ => {}
+            }
+            let mut recount = Counts::default();
+            for resource in deltas.plan.iter().flat_map(|plan| plan.resources()) {
+                match deltas.role.get(resource.key()) {
+                    Some(standing) if standing.sent == resource.hash() => match standing.answer {
+                        Pending::Acknowledged => recount.acknowledged += 1,
+                        Pending::Refused => recount.refused += 1,
+                        Pending::Sent => {}
+                    },
+                    _ => {}
+                }
+            }
+            assert_eq!(deltas.counts(), recount);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Every role that has a plan or a session.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Weak},
 };
@@ -39,49 +39,43 @@ pub enum PlanError {
 #[derive(Debug)]
 pub(super) struct Plan {
     /// By phase and key, which is the order of sending.
-    resources: BTreeMap<(u32, ResourceKey), Resource>,
-    phases: HashMap<ResourceKey, u32>,
+    resources: Vec<Resource>,
+    /// Where each key is in `resources`.
+    places: HashMap<ResourceKey, usize>,
     number: u64,
 }
 
 impl Plan {
     /// Numbers the resources: one that has not changed since the earlier plan keeps its version.
-    pub(super) fn new(resources: Vec<Resource>, earlier: Option<&Self>) -> Result<Self, PlanError> {
+    pub(super) fn new(mut resources: Vec<Resource>, earlier: Option<&Self>) -> Result<Self, PlanError> {
         let number = earlier.map_or(0, |earlier| earlier.number) + 1;
-        let mut plan = Self {
-            resources: BTreeMap::new(),
-            phases: HashMap::new(),
-            number,
-        };
-        for resource in resources {
+        resources.sort_unstable_by(|a, b| (a.phase(), a.key()).cmp(&(b.phase(), b.key())));
+        let mut places = HashMap::with_capacity(resources.len());
+        for (place, resource) in resources.iter_mut().enumerate() {
             let version = match earlier.and_then(|earlier| earlier.get(resource.key())) {
                 Some(earlier) if earlier.hash() == resource.hash() => earlier.version(),
                 _ => number,
             };
-            let (phase, key) = (resource.phase(), resource.key().clone());
-            if plan.phases.insert(key.clone(), phase).is_some() {
-                return Err(PlanError::Repeated { key });
+            resource.set_version(version);
+            if places.insert(resource.key().clone(), place).is_some() {
+                return Err(PlanError::Repeated {
+                    key: resource.key().clone(),
+                });
             }
-            plan.resources
-                .insert((phase, key), resource.with_version(version));
         }
-        Ok(plan)
+        Ok(Self {
+            resources,
+            places,
+            number,
+        })
     }
 
-    pub(super) fn resources(&self) -> impl Iterator<Item = &Resource> {
-        self.resources.values()
+    pub(super) fn resources(&self) -> &[Resource] {
+        &self.resources
     }
 
-    pub(super) fn contains(&self, key: &ResourceKey) -> bool {
-        self.phases.contains_key(key)
-    }
-
-    pub(super) fn phase_of(&self, key: &ResourceKey) -> Option<u32> {
-        self.phases.get(key).copied()
-    }
-
-    fn get(&self, key: &ResourceKey) -> Option<&Resource> {
-        self.resources.get(&(self.phase_of(key)?, key.clone()))
+    pub(super) fn get(&self, key: &ResourceKey) -> Option<&Resource> {
+        self.places.get(key).and_then(|place| self.resources.get(*place))
     }
 }
 
