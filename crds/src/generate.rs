@@ -1,7 +1,8 @@
 //! The custom resource definitions, generated from the types.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceColumnDefinition, CustomResourceDefinition, JSONSchemaProps,
+    CustomResourceColumnDefinition, CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+    JSONSchemaPropsOrBool,
 };
 use kube::CustomResourceExt;
 use serde_json::{Map, Value};
@@ -107,6 +108,65 @@ pub fn manifests() -> Result<Vec<(String, String)>, Error> {
             ))
         })
         .collect()
+}
+
+/// The page of all rules, as it lies in `docs/errors/rules.md`.
+///
+/// # Errors
+/// As [`crd`].
+pub fn rules_page() -> Result<String, Error> {
+    let mut page = String::from(
+        "# Rules\n\n<!-- Generated from crds/src by `cargo xtask generate`. Do not edit. -->\n\n\
+         Beside types and bounds, which `kubectl explain` tells, objects keep these rules. `foreshore check` and the API \
+         server judge them alike; `…` stands for what was found. An example of each, rejected, lies in \
+         `crds/examples/rejected`.\n",
+    );
+    for crd in all_crds()? {
+        page.push_str(&format!(
+            "\n## {}\n\n| field | message | rule |\n|---|---|---|\n",
+            crd.spec.names.kind
+        ));
+        for version in &crd.spec.versions {
+            let schema = version
+                .schema
+                .as_ref()
+                .and_then(|schema| schema.open_api_v3_schema.as_ref());
+            if let Some(schema) = schema {
+                list_rules("", schema, &mut page);
+            }
+        }
+    }
+    Ok(page)
+}
+
+fn list_rules(place: &str, schema: &JSONSchemaProps, page: &mut String) {
+    for rule in schema.x_kubernetes_validations.iter().flatten() {
+        let place = format!("{place}{}", rule.field_path.as_deref().unwrap_or_default());
+        let field = place.trim_start_matches('.');
+        let field = if field.is_empty() { "metadata.name" } else { field };
+        // What a message expression works out lies between its first and its last text.
+        let worked_out = rule
+            .message_expression
+            .as_deref()
+            .and_then(|text| text.rsplit_once("', allowed "))
+            .map(|(_, allowed)| format!("found …, allowed {}", allowed.trim_end_matches('\'')));
+        let message = rule.message.clone().or(worked_out).unwrap_or_default();
+        let cell = |text: &str| text.replace('|', "\\|");
+        page.push_str(&format!(
+            "| `{field}` | {} | `{}` |\n",
+            cell(&message),
+            cell(&rule.rule)
+        ));
+    }
+    for (name, child) in schema.properties.iter().flatten() {
+        list_rules(&format!("{place}.{name}"), child, page);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(child)) = &schema.items {
+        list_rules(&format!("{place}[]"), child, page);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(child)) = &schema.additional_properties {
+        list_rules(&format!("{place}.*"), child, page);
+    }
 }
 
 fn columns(own: Vec<CustomResourceColumnDefinition>) -> Vec<CustomResourceColumnDefinition> {

@@ -15,7 +15,7 @@ mod rules;
 pub mod types;
 pub mod v1alpha1;
 
-pub use generate::{Error as GenerateError, MAX_MANIFEST, all_crds, crd, manifests};
+pub use generate::{Error as GenerateError, MAX_MANIFEST, all_crds, crd, manifests, rules_page};
 
 /// Group of all kinds.
 pub const GROUP: &str = "foreshore.dev";

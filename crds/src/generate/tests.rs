@@ -29,6 +29,21 @@ fn committed_manifests_are_the_generated_ones() {
 }
 
 #[test]
+fn the_committed_page_of_rules_is_the_generated_one() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/errors/rules.md");
+    let page = rules_page().unwrap();
+    if std::env::var_os("FORESHORE_UPDATE").is_some() {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, &page).unwrap();
+    }
+    let committed = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        committed == page,
+        "docs/errors/rules.md is out of date: run `cargo xtask generate`"
+    );
+}
+
+#[test]
 fn every_manifest_fits_client_side_apply() {
     for (file, yaml) in manifests().unwrap() {
         assert!(yaml.len() < MAX_MANIFEST, "{file} has {} bytes", yaml.len());

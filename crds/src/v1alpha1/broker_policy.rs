@@ -18,7 +18,7 @@ use crate::{
 ///
 /// All policies of a broker count together and the order of rules does not matter: whatever a Deny rule matches is
 /// refused; what is left and an Allow rule matches is allowed; everything else is refused. Our own roles need no rule
-/// for what their plans make them do.
+/// for what their plans make them do. A broker that no policy is for lets whoever it let in do everything.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "foreshore.dev",
@@ -31,7 +31,7 @@ use crate::{
     derive = "PartialEq",
     shortname = "fspolicy",
     category = "foreshore",
-    doc = "Who may connect, publish and subscribe where. All policies of a broker count together and order does not matter: a matching Deny refuses; else a matching Allow permits; else it is refused.",
+    doc = "Who may connect, publish and subscribe where. All policies of a broker count together and order does not matter: a matching Deny refuses; else a matching Allow permits; else it is refused. A broker that no policy is for lets whoever it let in do everything.",
     printcolumn(name = "Rules", type_ = "integer", json_path = ".status.rules")
 )]
 #[serde(rename_all = "camelCase")]
