@@ -87,7 +87,7 @@ impl Link {
         }
     }
 
-    /// Tries every address once, the last good one first. Whether a good session was had, or `None` at the end.
+    /// Tries every address once, in order. Whether a good session was had, or `None` at the end.
     async fn round(&mut self, shutdown: &Shutdown) -> Option<bool> {
         let targets = shutdown.or_begun(self.targets()).await?;
         for target in targets {
