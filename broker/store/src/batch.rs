@@ -1,7 +1,7 @@
 //! What can be done to a store: one ordered batch of operations, and what became of each.
 
 use bytes::Bytes;
-use foreshore_record::{DropReason, SourceNumber};
+use foreshore_record::{DropReason, Record, SourceNumber};
 
 use crate::{
     clock::BrokerTime,
@@ -206,13 +206,14 @@ impl Operation {
     /// Rough size in memory, in bytes; what queued batches are bounded by.
     #[must_use]
     pub fn weight(&self) -> usize {
-        const FIXED: usize = 64;
-        FIXED
+        size_of::<Self>()
             + match self {
                 Self::Publish(publish) => {
-                    crate::record::weight(&publish.message.record) + 48 * publish.receivers.len()
+                    size_of::<Record>()
+                        + crate::record::weight(&publish.message.record)
+                        + size_of_val(publish.receivers.as_slice())
                 }
-                Self::Settle { settlements, .. } => 64 * settlements.len(),
+                Self::Settle { settlements, .. } => size_of_val(settlements.as_slice()),
                 Self::Replay { ids, .. } | Self::DeleteDeadLetters { ids, .. } => 8 * ids.len(),
                 Self::PutReceiver { name, .. } => name.len(),
                 Self::PutSession { client_id, state } | Self::PutWill { client_id, state } => {

@@ -44,7 +44,7 @@ pub struct CommitterOptions {
 impl Default for CommitterOptions {
     fn default() -> Self {
         Self {
-            max_queued_bytes: 16 << 20,
+            max_queued_bytes: 8 << 20,
             max_group_bytes: 4 << 20,
             hang_after: Duration::from_secs(30),
             maintain_every: Duration::from_secs(1),
@@ -203,12 +203,13 @@ impl Committer {
         let mut queue = shared.queue.lock();
         queue.stopping = true;
         shared.changed.notify_all();
-        while !queue.finished && shared.failure().is_none() {
+        // A thread that hangs in a system call can't be joined: the process ends without it.
+        let hangs = || matches!(shared.failure(), Some(StoreError::Hung(_)));
+        while !queue.finished && !hangs() {
             shared.ended.wait(&mut queue);
         }
         let hangs = !queue.finished;
         drop(queue);
-        // A thread that hangs in a system call can't be joined: the process ends without it.
         for thread in self.threads.drain(..) {
             if !hangs && thread.join().is_err() {
                 tracing::error!("a thread of the committer panicked");

@@ -45,6 +45,11 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// Writes all changes or none, and returns when they are durable. A key is among them at most once.
     fn write(&self, changes: Vec<Change>) -> Result<(), StoreError>;
 
+    /// What a read found to be damaged; nothing is written after it, so that the next opening can mend it.
+    fn damage(&self) -> Option<StoreError> {
+        None
+    }
+
     /// Syncs what there is to sync; nothing is written after it.
     fn close(&self, commits: u64) -> Result<(), StoreError>;
 }

@@ -4,6 +4,7 @@
 //! DIRECTORY/
 //!   lock       held by the process that has the store open
 //!   format     which version wrote it
+//!   suspect    something could not be read: the next opening reads everything
 //!   clean      written by an orderly close: how many commits there were; removed at opening
 //!   data/      fjall's database: journals N.jnl, keyspaces/
 //!   damaged/   journals that were damaged, as they were found; the last few
@@ -13,6 +14,7 @@ mod engine;
 mod files;
 mod journal;
 mod repair;
+mod salvage;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -55,6 +57,8 @@ pub struct OpenReport {
     pub clean: bool,
     /// Journals in which something other than a torn end could not be read.
     pub damaged_journals: u64,
+    /// Places of the database that could not be read; the rest was copied.
+    pub unreadable: u64,
     /// Commits that were acknowledged and are lost, as far as their numbers tell.
     pub lost_commits: u64,
     /// Entries that are lost with them, now counted as dropped (`corrupt`).
@@ -69,7 +73,7 @@ impl OpenReport {
     /// Whether something that was acknowledged is lost.
     #[must_use]
     pub fn lost_something(&self) -> bool {
-        self.damaged_journals > 0 || self.lost_commits > 0 || !self.set_aside.is_empty()
+        self.damaged_journals + self.lost_commits + self.unreadable > 0 || !self.set_aside.is_empty()
     }
 }
 
@@ -92,26 +96,22 @@ pub fn open(directory: &Path, options: &StoreOptions) -> Result<(SharedStore, Op
     report.lost_commits = found.lost_commits;
     report.set_aside = found.set_aside;
 
-    let probe = SpaceProbe::of_directory(directory.path().to_owned(), options.free_space_watermark);
-    let engine = match start_engine(&directory, options) {
-        Err(StoreError::Damaged { what, cause }) => {
-            let aside = directory.set_store_aside()?;
-            tracing::error!(
-                what,
-                cause,
-                ?aside,
-                "the store can't be read and is set aside: an empty one starts"
-            );
-            report.set_aside.push(aside);
-            start_engine(&directory, options)?
-        }
-        started => started?,
+    let unreadable = if directory.is_suspect() {
+        mend(&directory, options, &mut report)?
+    } else {
+        0
     };
+    report.unreadable = unreadable;
+
+    let probe = SpaceProbe::of_directory(directory.path().to_owned(), options.free_space_watermark);
+    let engine = or_empty(&directory, &mut report, || {
+        FjallEngine::start(&directory, options)
+    })?;
     let engine = engine.with_directory(directory);
     let commits = repair::commits(&engine)?;
     let lost_at_end = expected_commits.map_or(0, |expected| expected.saturating_sub(commits));
     report.lost_commits = report.lost_commits.max(lost_at_end);
-    if report.damaged_journals > 0 || lost_at_end > 0 {
+    if report.damaged_journals > 0 || lost_at_end > 0 || unreadable > 0 {
         let repaired = repair::repair(&engine)?;
         report.lost_entries = repaired.lost;
         report.returned_entries = repaired.returned;
@@ -123,13 +123,40 @@ pub fn open(directory: &Path, options: &StoreOptions) -> Result<(SharedStore, Op
     Ok((Arc::new(store), report))
 }
 
-/// Starts fjall; a panic of its recovery counts as damage, as what it can't decode does.
-fn start_engine(directory: &Directory, options: &StoreOptions) -> Result<FjallEngine, StoreError> {
-    let start = || FjallEngine::start(directory, options);
-    catch_unwind(AssertUnwindSafe(start)).unwrap_or_else(|_| {
-        Err(StoreError::Damaged {
-            what: "the database",
-            cause: "its recovery panicked".to_owned(),
+/// Reads everything and copies what is good if something is not; tells how many places are unreadable.
+fn mend(directory: &Directory, options: &StoreOptions, report: &mut OpenReport) -> Result<u64, StoreError> {
+    let unreadable = or_empty(directory, report, || salvage::salvage(directory, options))?;
+    directory.clear_suspicion()?;
+    Ok(unreadable)
+}
+
+/// Does something with the database. If that can't be opened at all, sets it aside and does it with an empty one. A panic
+/// of fjall's recovery counts as damage, as what it can't decode does.
+fn or_empty<T>(
+    directory: &Directory,
+    report: &mut OpenReport,
+    start: impl Fn() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let guarded = || {
+        catch_unwind(AssertUnwindSafe(&start)).unwrap_or_else(|_| {
+            Err(StoreError::Damaged {
+                what: "the database",
+                cause: "its recovery panicked".to_owned(),
+            })
         })
-    })
+    };
+    match guarded() {
+        Err(StoreError::Damaged { what, cause }) => {
+            let aside = directory.set_store_aside()?;
+            tracing::error!(
+                what,
+                cause,
+                ?aside,
+                "the store can't be read and is set aside: an empty one starts"
+            );
+            report.set_aside.push(aside);
+            guarded()
+        }
+        done => done,
+    }
 }

@@ -118,7 +118,8 @@ impl<E: Engine> QueueStore<E> {
         if let Some(cause) = &writer.closed {
             return Err(cause.clone());
         }
-        let result = self.write_open(&mut writer, apply, low_space);
+        let damage = self.engine.damage();
+        let result = damage.map_or_else(|| self.write_open(&mut writer, apply, low_space), Err);
         if let Err(cause) = &result {
             // What is on disk is unknown until the store is opened again.
             writer.closed = Some(cause.clone());

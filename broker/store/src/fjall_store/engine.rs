@@ -3,11 +3,14 @@
 use std::{
     io::ErrorKind,
     ops::{Bound, ControlFlow},
+    path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use fjall::{
-    Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot,
-    config::{BlockSizePolicy, FilterPolicy},
+    Database, DatabaseBuilder, Keyspace, KeyspaceCreateOptions, LsmError, OwnedWriteBatch, PersistMode,
+    Readable, Snapshot,
+    config::{BlockSizePolicy, BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry},
 };
 
 use super::{StoreOptions, files::Directory};
@@ -20,6 +23,9 @@ use crate::{
 /// Bytes of all journals above which keyspaces are flushed to get rid of the oldest; the least that fjall takes.
 const MAX_JOURNAL_BYTES: u64 = 64 << 20;
 
+/// Bits of a filter for each key.
+const FILTER: FilterPolicyEntry = FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0));
+
 /// One thread flushes while another compacts.
 const WORKERS: usize = 2;
 
@@ -28,36 +34,58 @@ pub(crate) struct FjallEngine {
     tables: [Keyspace; Table::ALL.len()],
     database: Database,
     directory: Option<Directory>,
+    /// What can't be read any more.
+    damage: OnceLock<StoreError>,
 }
 
 /// A snapshot of all keyspaces.
 pub(crate) struct FjallView<'e> {
     snapshot: Snapshot,
-    tables: &'e [Keyspace; Table::ALL.len()],
+    engine: &'e FjallEngine,
 }
 
 impl FjallEngine {
+    /// Opens the database of a directory, or creates one.
     pub(super) fn start(directory: &Directory, options: &StoreOptions) -> Result<Self, StoreError> {
-        let path = directory.data();
-        let database = Database::builder(&path)
+        Self::start_at(directory.data(), options)
+    }
+
+    /// Opens a database, or creates one.
+    pub(super) fn start_at(path: PathBuf, options: &StoreOptions) -> Result<Self, StoreError> {
+        Self::start_with(path, options, |database| database.worker_threads(WORKERS))
+    }
+
+    /// Opens a database only to read from it: nothing is flushed or compacted.
+    pub(super) fn start_idle(directory: &Directory, options: &StoreOptions) -> Result<Self, StoreError> {
+        Self::start_with(directory.data(), options, |database| {
+            database.worker_threads_unchecked(0)
+        })
+    }
+
+    fn start_with(
+        path: PathBuf,
+        options: &StoreOptions,
+        workers: impl FnOnce(DatabaseBuilder<Database>) -> DatabaseBuilder<Database>,
+    ) -> Result<Self, StoreError> {
+        let database = workers(Database::builder(&path))
             .cache_size(options.cache_bytes)
-            .worker_threads(WORKERS)
             .max_journaling_size(MAX_JOURNAL_BYTES)
             // Payloads are compressed by who sends them, or when they are compacted.
             .journal_compression(fjall::CompressionType::None)
             .manual_journal_persist(true)
             .open()
-            .map_err(|error| opening_error(error, directory))?;
+            .map_err(|error| opening_error(error, &path))?;
         let mut tables = Vec::with_capacity(Table::ALL.len());
         for table in Table::ALL {
             let keyspace = database.keyspace(table.name(), || keyspace_options(table, options));
-            tables.push(keyspace.map_err(|error| opening_error(error, directory))?);
+            tables.push(keyspace.map_err(|error| opening_error(error, &path))?);
         }
         let tables = tables.try_into().map_err(|_| StoreError::Closed)?;
         Ok(Self {
             tables,
             database,
             directory: None,
+            damage: OnceLock::new(),
         })
     }
 
@@ -68,16 +96,71 @@ impl FjallEngine {
             ..self
         }
     }
+
+    /// Visits rows as long as they can be read.
+    pub(super) fn read_from(
+        &self,
+        table: Table,
+        from: &Bound<Vec<u8>>,
+        mut visit: impl FnMut(&Bytes, &Bytes) -> ControlFlow<()>,
+    ) -> Result<(), fjall::Error> {
+        for row in self.tables[table as usize].range((from.clone(), Bound::Unbounded)) {
+            let (key, value) = row.into_inner()?;
+            if visit(&key, &value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes without a sync.
+    pub(super) fn write_lazily(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        self.write_with(changes, None)
+    }
+
+    fn write_with(&self, changes: Vec<Change>, durability: Option<PersistMode>) -> Result<(), StoreError> {
+        let mut batch =
+            OwnedWriteBatch::with_capacity(self.database.clone(), changes.len()).durability(durability);
+        for Change { table, key, value } in changes {
+            let keyspace = &self.tables[table as usize];
+            match value {
+                Some(value) => batch.insert(keyspace, key, value),
+                None if table.written_once() => batch.remove_weak(keyspace, key),
+                None => batch.remove(keyspace, key),
+            }
+        }
+        batch.commit().map_err(|error| self.failed("write", error))
+    }
+
+    /// Turns an error of the engine into ours. If it may mean that the disk gives back something else than was written,
+    /// the next opening is told to look.
+    fn failed(&self, action: &'static str, error: fjall::Error) -> StoreError {
+        let (cause, suspect) = match &error {
+            fjall::Error::Io(source) | fjall::Error::Storage(LsmError::Io(source)) => {
+                (source.to_string(), false)
+            }
+            // Its threads tell nobody but the log why they ended; a full disk is the usual reason.
+            fjall::Error::Poisoned => ("its background work failed before: see the log".to_owned(), true),
+            other => (other.to_string(), true),
+        };
+        let error = StoreError::Engine { action, cause };
+        if suspect && self.damage.set(error.clone()).is_ok() {
+            let marked = self.directory.as_ref().map_or(Ok(()), Directory::mark_suspect);
+            tracing::error!(%error, ?marked, "the store is to be read through at its next opening");
+        }
+        error
+    }
 }
 
 fn keyspace_options(table: Table, options: &StoreOptions) -> KeyspaceCreateOptions {
     let keyspace = KeyspaceCreateOptions::default().manual_journal_persist(true);
     match table {
-        // Whoever asks for one of these rows has read its key before: filters would cost memory and exclude nothing.
+        // Whoever asks for one of these rows has read its key before. Filters say in which of the newest tables it is
+        // not; for the mass below they would cost memory, 300 MB for 72 h at 1,000/s, and exclude nothing.
         Table::Queue | Table::Body => keyspace
             .max_memtable_size(options.memtable_bytes)
             .data_block_size_policy(BlockSizePolicy::all(16 << 10))
-            .filter_policy(FilterPolicy::disabled())
+            .filter_policy(FilterPolicy::new([FILTER, FILTER, FilterPolicyEntry::None]))
             .expect_point_read_hits(true),
         Table::Retained | Table::Dead | Table::Path => keyspace
             .max_memtable_size(options.memtable_bytes / 2)
@@ -87,12 +170,12 @@ fn keyspace_options(table: Table, options: &StoreOptions) -> KeyspaceCreateOptio
 }
 
 /// Tells what must not be retried on the same data from what the system refused.
-fn opening_error(error: fjall::Error, directory: &Directory) -> StoreError {
-    let path = directory.data();
+fn opening_error(error: fjall::Error, path: &Path) -> StoreError {
+    let path = path.to_owned();
     match error {
         fjall::Error::Locked => StoreError::InUse { path },
         // A file that another one tells of is gone or too short: trying again would not bring it back.
-        fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source))
+        fjall::Error::Io(source) | fjall::Error::Storage(LsmError::Io(source))
             if matches!(
                 source.kind(),
                 ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidData
@@ -103,7 +186,7 @@ fn opening_error(error: fjall::Error, directory: &Directory) -> StoreError {
                 cause: source.to_string(),
             }
         }
-        fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) => {
+        fjall::Error::Io(source) | fjall::Error::Storage(LsmError::Io(source)) => {
             StoreError::io("open the database", path, source)
         }
         fjall::Error::InvalidVersion(found) => StoreError::Format {
@@ -118,24 +201,10 @@ fn opening_error(error: fjall::Error, directory: &Directory) -> StoreError {
     }
 }
 
-fn failed(action: &'static str) -> impl Fn(fjall::Error) -> StoreError {
-    move |error| {
-        let cause = match &error {
-            fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) => {
-                source.to_string()
-            }
-            fjall::Error::Poisoned => "its background work failed before: see the log".to_owned(),
-            other => other.to_string(),
-        };
-        StoreError::Engine { action, cause }
-    }
-}
-
 impl View for FjallView<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        self.snapshot
-            .get(&self.tables[table as usize], key)
-            .map_err(failed("read"))
+        let row = self.snapshot.get(&self.engine.tables[table as usize], key);
+        row.map_err(|error| self.engine.failed("read", error))
     }
 
     fn scan(
@@ -154,9 +223,11 @@ impl View for FjallView<'_> {
         );
         for row in self
             .snapshot
-            .range::<&[u8], _>(&self.tables[table as usize], bounds)
+            .range::<&[u8], _>(&self.engine.tables[table as usize], bounds)
         {
-            let (key, value) = row.into_inner().map_err(failed("read"))?;
+            let (key, value) = row
+                .into_inner()
+                .map_err(|error| self.engine.failed("read", error))?;
             if let ControlFlow::Break(()) = visit(&key, &value)? {
                 break;
             }
@@ -171,28 +242,21 @@ impl Engine for FjallEngine {
     fn view(&self) -> FjallView<'_> {
         FjallView {
             snapshot: self.database.snapshot(),
-            tables: &self.tables,
+            engine: self,
         }
     }
 
     fn write(&self, changes: Vec<Change>) -> Result<(), StoreError> {
-        let mut batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), changes.len())
-            .durability(Some(PersistMode::SyncData));
-        for Change { table, key, value } in changes {
-            let keyspace = &self.tables[table as usize];
-            match value {
-                Some(value) => batch.insert(keyspace, key, value),
-                None if table.written_once() => batch.remove_weak(keyspace, key),
-                None => batch.remove(keyspace, key),
-            }
-        }
-        batch.commit().map_err(failed("write"))
+        self.write_with(changes, Some(PersistMode::SyncData))
+    }
+
+    fn damage(&self) -> Option<StoreError> {
+        self.damage.get().cloned()
     }
 
     fn close(&self, commits: u64) -> Result<(), StoreError> {
-        self.database
-            .persist(PersistMode::SyncAll)
-            .map_err(failed("close"))?;
+        let synced = self.database.persist(PersistMode::SyncAll);
+        synced.map_err(|error| self.failed("close", error))?;
         self.directory
             .as_ref()
             .map_or(Ok(()), |directory| directory.mark_clean(commits))

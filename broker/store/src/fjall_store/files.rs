@@ -37,6 +37,7 @@ impl Directory {
         };
         directory.created = directory.check_format()?;
         let data = directory.data();
+        directory.remove_unfinished()?;
         fs::create_dir_all(&data).map_err(|error| StoreError::io("create the directory", data, error))?;
         Ok(directory)
     }
@@ -48,6 +49,11 @@ impl Directory {
     /// Where fjall keeps its files.
     pub(crate) fn data(&self) -> PathBuf {
         self.path.join("data")
+    }
+
+    /// Where a database is made that is to take the place of [`Directory::data`].
+    pub(crate) fn new_data(&self) -> PathBuf {
+        self.path.join("data.new")
     }
 
     /// Checks the format, or writes it; tells whether the store is new.
@@ -74,6 +80,37 @@ impl Directory {
         })
     }
 
+    /// Removes a database whose creation was interrupted: fjall would not open it, and nothing was committed to it.
+    fn remove_unfinished(&self) -> Result<(), StoreError> {
+        let (data, new) = (self.data(), self.new_data());
+        let failed = |error| StoreError::io("read the directory", &data, error);
+        if !data.join("version").exists() && new.join("version").exists() {
+            // A salvaged copy was about to take the place of what had been removed.
+            let replace = || {
+                if data.exists() {
+                    fs::remove_dir_all(&data)?;
+                }
+                fs::rename(&new, &data)
+            };
+            replace().map_err(|error| StoreError::io("replace", &data, error))?;
+        }
+        if !data.exists() || data.join("version").try_exists().map_err(failed)? {
+            return Ok(());
+        }
+        // fjall writes its version before it makes the first keyspace. If there is one, the version was lost later.
+        let keyspaces = match fs::read_dir(data.join("keyspaces")) {
+            Ok(keyspaces) => keyspaces.count(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(failed(error)),
+        };
+        if keyspaces > 0 {
+            let aside = self.set_store_aside()?;
+            tracing::error!(?aside, "the store has lost its version and is set aside");
+            return Ok(());
+        }
+        fs::remove_dir_all(&data).map_err(|error| StoreError::io("remove", &data, error))
+    }
+
     /// Removes the mark of an orderly close and tells the number of commits at that time.
     pub(crate) fn take_clean_mark(&self) -> Result<Option<u64>, StoreError> {
         let mark = self.path.join("clean");
@@ -90,6 +127,23 @@ impl Directory {
     /// Marks that everything is on disk.
     pub(crate) fn mark_clean(&self, commits: u64) -> Result<(), StoreError> {
         self.write_synced("clean", &format!("{commits}\n"))
+    }
+
+    /// Tells the next opening to look for damage.
+    pub(crate) fn mark_suspect(&self) -> Result<(), StoreError> {
+        self.write_synced("suspect", "something could not be read\n")
+    }
+
+    /// Whether there may be damage.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.path.join("suspect").exists()
+    }
+
+    /// Forgets the mark, when everything was read.
+    pub(crate) fn clear_suspicion(&self) -> Result<(), StoreError> {
+        let mark = self.path.join("suspect");
+        fs::remove_file(&mark).map_err(|error| StoreError::io("remove", mark, error))?;
+        sync_directory(&self.path)
     }
 
     /// Writes a small file so that it is there as a whole or not at all.

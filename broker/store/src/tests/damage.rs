@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::{everything, options, publish};
 use crate::{
     Applied, Batch, BrokerTime, EntryId, Limits, OpenReport, Operation, ReceiverId, Settlement, SharedStore,
-    StoreError,
+    StoreError, StoreOptions,
 };
 
 struct Damaged {
@@ -272,6 +272,97 @@ fn a_store_that_can_not_be_opened_is_set_aside() {
     assert!(store.receivers(0, 9).unwrap().is_empty());
     drop(store);
     assert!(!damaged.open().1.lost_something());
+}
+
+#[test]
+fn a_block_that_can_not_be_read_costs_what_is_in_it() {
+    // Small memtables, so that most of it is in tables.
+    let options = StoreOptions {
+        memtable_bytes: 64 << 10,
+        ..options()
+    };
+    let home = tempfile::tempdir().unwrap();
+    let open = || crate::open(home.path(), &options).unwrap();
+    let (store, _) = open();
+    let put = |name: &str| Operation::PutReceiver {
+        name: name.to_owned(),
+        limits: Limits::default(),
+    };
+    commit(&store, vec![put("dataflow/a"), put("session/b")]);
+    let body = "x".repeat(200);
+    for number in 0..2000 {
+        commit(
+            &store,
+            vec![publish(
+                &format!("{number} {body}"),
+                if number % 3 == 0 { &[1, 2] } else { &[1] },
+            )],
+        );
+    }
+    assert_eq!(waiting(&store, 1).len(), 2000);
+    store.close().unwrap();
+    drop(store);
+
+    // The largest file of the queue's tables, in the middle of its first blocks.
+    let tables = home.path().join("data/keyspaces/1/tables");
+    let tables = fs::read_dir(tables).unwrap().map(|file| file.unwrap().path());
+    let table = tables
+        .max_by_key(|file| fs::metadata(file).unwrap().len())
+        .unwrap();
+    assert!(fs::metadata(&table).unwrap().len() > 50_000);
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&table)
+        .unwrap()
+        .write_all_at(&[0xA5; 64], 20_000)
+        .unwrap();
+
+    // It is met by a read; then nothing more is committed.
+    let (store, report) = open();
+    assert!(!report.lost_something());
+    assert!(store.read(1, everything(), BrokerTime(0)).is_err());
+    assert!(store.maintain(BrokerTime(0)).is_err());
+    drop(store);
+
+    let (store, report) = open();
+    assert!(report.unreadable > 0 && report.lost_entries > 0, "{report:?}");
+    let (a, b) = (waiting(&store, 1), waiting(&store, 2));
+    assert_eq!(a.len() + b.len() + report.lost_entries as usize, 2000 + 667);
+    // A block holds some 70 entries, and the search for its end may pass over a few more.
+    assert!((1..500).contains(&report.lost_entries), "{report:?}");
+    let dropped = |receiver| store.totals(receiver).unwrap().unwrap().ledger.dropped;
+    let corrupt = [1, 2].map(|receiver| dropped(receiver).get("corrupt").copied().unwrap_or_default());
+    assert_eq!(corrupt.iter().sum::<u64>(), report.lost_entries);
+    commit(&store, vec![publish("after", &[1, 2])]);
+    store.close().unwrap();
+    drop(store);
+    let (store, report) = open();
+    assert!(report.clean && !report.lost_something(), "{report:?}");
+    assert_eq!(waiting(&store, 1).last(), waiting(&store, 2).last());
+}
+
+#[test]
+fn a_creation_that_was_interrupted_starts_anew() {
+    for (step, make) in [
+        ("nothing", &[][..]),
+        ("a journal", &["0.jnl"]),
+        ("the folder of keyspaces", &["0.jnl", "keyspaces/"]),
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("format"), "foreshore-store 1\n").unwrap();
+        let data = home.path().join("data");
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("lock"), b"").unwrap();
+        for name in make {
+            match name.strip_suffix('/') {
+                Some(folder) => fs::create_dir(data.join(folder)).unwrap(),
+                None => fs::write(data.join(name), b"").unwrap(),
+            }
+        }
+        let (store, report) = crate::open(home.path(), &options()).unwrap();
+        assert!(!report.lost_something(), "{step}");
+        commit(&store, vec![publish("m", &[])]);
+    }
 }
 
 #[test]
