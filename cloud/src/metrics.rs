@@ -1,0 +1,123 @@
+//! Metrics of the cloud endpoint.
+
+use foreshore_edgelink::Lane;
+use foreshore_runtime::{
+    Metrics,
+    metrics::prometheus_client::{
+        encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+        metrics::{
+            counter::Counter,
+            family::Family,
+            gauge::Gauge,
+            histogram::{Histogram, exponential_buckets},
+        },
+        registry::Unit,
+    },
+};
+
+/// A constant as the value of a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Constant(&'static str);
+
+impl EncodeLabelValue for Constant {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.0, encoder)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: Constant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneOutcome {
+    lane: Constant,
+    outcome: Constant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CommandOutcomeLabel {
+    outcome: Constant,
+}
+
+/// What became of an output that arrived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum OutputOutcome {
+    Committed,
+    Repeated,
+    Refused,
+}
+
+/// Metrics of the store.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreMetrics {
+    pub(crate) commit_seconds: Histogram,
+    failed_commits: Family<Reason, Counter>,
+}
+
+impl StoreMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        Self {
+            commit_seconds: metrics.register_with_unit(
+                "cloud_commit",
+                "Time that a transaction took, sync included",
+                Unit::Seconds,
+                Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
+            ),
+            failed_commits: metrics.register(
+                "cloud_failed_commits",
+                "Transactions that failed",
+                Family::default(),
+            ),
+        }
+    }
+
+    pub(crate) fn failed_commits(&self, reason: &'static str) {
+        self.failed_commits.get_or_create(&Reason { reason: Constant(reason) }).inc();
+    }
+}
+
+/// Metrics of links and commands.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkMetrics {
+    /// Edges that are connected.
+    pub(crate) connected: Gauge,
+    outputs: Family<LaneOutcome, Counter>,
+    commands: Family<CommandOutcomeLabel, Counter>,
+    refusals: Family<Reason, Counter>,
+    nacks: Family<Reason, Counter>,
+}
+
+impl LinkMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        Self {
+            connected: metrics.register("cloud_connected_edges", "Edges that are connected", Gauge::default()),
+            outputs: metrics.register("cloud_outputs", "Outputs that arrived, by what became of them", Family::default()),
+            commands: metrics.register("cloud_commands", "Commands by outcome", Family::default()),
+            refusals: metrics.register("cloud_refused_edges", "Edges that were refused", Family::default()),
+            nacks: metrics.register("cloud_refused_batches", "Batches that were not committed", Family::default()),
+        }
+    }
+
+    pub(crate) fn outputs(&self, lane: Lane, outcome: OutputOutcome, count: u64) {
+        let outcome = Constant(match outcome {
+            OutputOutcome::Committed => "committed",
+            OutputOutcome::Repeated => "repeated",
+            OutputOutcome::Refused => "refused",
+        });
+        self.outputs.get_or_create(&LaneOutcome { lane: Constant(lane.as_str()), outcome }).inc_by(count);
+    }
+
+    pub(crate) fn command(&self, outcome: &'static str) {
+        self.commands.get_or_create(&CommandOutcomeLabel { outcome: Constant(outcome) }).inc();
+    }
+
+    pub(crate) fn refusal(&self, reason: &'static str) {
+        self.refusals.get_or_create(&Reason { reason: Constant(reason) }).inc();
+    }
+
+    pub(crate) fn nack(&self, reason: &'static str) {
+        self.nacks.get_or_create(&Reason { reason: Constant(reason) }).inc();
+    }
+}
