@@ -91,6 +91,12 @@ pub trait Link: Send + Sync {
         None
     }
 
+    /// URI of the source of this link's messages, such as the application URI of an OPC UA server; the address that was
+    /// dialled where it is left out. Asked for after [`observe`](Link::observe).
+    fn source_uri(&self) -> Option<String> {
+        None
+    }
+
     /// Carries out an action. Several may run at once.
     ///
     /// The runner has checked that the action exists, that the input fits it, that the deadline is not past and that it

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     health::{Health, Member},
@@ -23,13 +24,34 @@ const UNIT: usize = 256;
 /// device's own queues hold what comes meanwhile.
 #[derive(Clone, Debug)]
 pub struct Emitter {
-    queue: mpsc::Sender<Held>,
+    queue: mpsc::Sender<Item>,
+    shared: Arc<Shared>,
+    /// Whether this link's time is over.
+    closed: CancellationToken,
+}
+
+/// What reaches the publisher of a device, in order.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// A link saw something.
+    Seen(Held),
+    /// A link observes what is planned; its source's URI.
+    LinkUp(Option<Arc<str>>),
+    /// The link is over.
+    LinkDown,
+    /// Nothing follows.
+    End,
+}
+
+/// What one device has on its way; lives as long as the device is planned.
+#[derive(Clone, Debug)]
+pub(crate) struct Channel {
+    queue: mpsc::Sender<Item>,
     shared: Arc<Shared>,
 }
 
-/// What one device has on its way.
 #[derive(Debug)]
-pub(crate) struct Shared {
+struct Shared {
     budget: Arc<Semaphore>,
     units: u32,
     board: Board,
@@ -38,8 +60,17 @@ pub(crate) struct Shared {
 /// The latest health of every member. Later health replaces earlier, so it never grows and nobody waits.
 #[derive(Debug, Default)]
 pub(crate) struct Board {
-    members: Mutex<BTreeMap<Member, Health>>,
+    members: Mutex<BTreeMap<Member, Kept>>,
     changed: Notify,
+}
+
+/// What is known about one member.
+#[derive(Clone, Debug)]
+struct Kept {
+    /// What the link, or the runner in its place, says.
+    health: Health,
+    /// A trouble on our side of the link, such as a broker that refuses the member's messages.
+    trouble: Option<Health>,
 }
 
 /// An observation with its share of the budget, which is given back when this is dropped.
@@ -51,7 +82,9 @@ pub(crate) struct Held {
 
 /// A share of a device's budget.
 #[derive(Debug)]
-pub(crate) struct Share(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub(crate) struct Share {
+    _permit: OwnedSemaphorePermit,
+}
 
 /// The runner wants nothing of this link any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,8 +102,8 @@ pub enum TryEmitError {
     Closed(Box<Observation>),
 }
 
-/// The runner's end of an [`Emitter`].
-pub(crate) fn channel(budget_bytes: usize) -> (Emitter, mpsc::Receiver<Held>) {
+/// The way from the links of one device to its publisher.
+pub(crate) fn channel(budget_bytes: usize) -> (Channel, mpsc::Receiver<Item>) {
     let (queue, receiver) = mpsc::channel(QUEUE_LENGTH);
     let units = u32::try_from(budget_bytes / UNIT)
         .unwrap_or(u32::MAX)
@@ -81,7 +114,30 @@ pub(crate) fn channel(budget_bytes: usize) -> (Emitter, mpsc::Receiver<Held>) {
         units,
         board: Board::default(),
     });
-    (Emitter { queue, shared }, receiver)
+    (Channel { queue, shared }, receiver)
+}
+
+impl Channel {
+    /// An emitter for one link, and what ends it.
+    pub(crate) fn emitter(&self) -> (Emitter, CancellationToken) {
+        let closed = CancellationToken::new();
+        let emitter = Emitter {
+            queue: self.queue.clone(),
+            shared: Arc::clone(&self.shared),
+            closed: closed.clone(),
+        };
+        (emitter, closed)
+    }
+
+    /// Tells the publisher something in order with what links saw.
+    pub(crate) async fn tell(&self, item: Item) {
+        // A publisher that is gone needs no telling.
+        drop(self.queue.send(item).await);
+    }
+
+    pub(crate) fn board(&self) -> &Board {
+        &self.shared.board
+    }
 }
 
 impl Emitter {
@@ -93,17 +149,23 @@ impl Emitter {
     /// When the runner wants nothing of this link any more.
     pub async fn emit(&self, observation: Observation) -> Result<(), Closed> {
         let units = self.units_of(&observation);
-        let permit = Arc::clone(&self.shared.budget)
-            .acquire_many_owned(units)
-            .await
-            .map_err(|_| Closed)?;
-        self.queue
-            .send(Held {
+        let hand_over = async {
+            let permit = Arc::clone(&self.shared.budget)
+                .acquire_many_owned(units)
+                .await
+                .map_err(|_| Closed)?;
+            let place = self.queue.reserve().await.map_err(|_| Closed)?;
+            place.send(Item::Seen(Held {
                 observation,
-                share: Share(permit),
-            })
-            .await
-            .map_err(|_| Closed)
+                share: Share { _permit: permit },
+            }));
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            () = self.closed.cancelled() => Err(Closed),
+            result = hand_over => result,
+        }
     }
 
     /// Hands over what was seen if that is possible without waiting; for callbacks that must not wait.
@@ -111,22 +173,27 @@ impl Emitter {
     /// # Errors
     /// Gives the observation back: when the budget is used up, or the runner wants nothing any more.
     pub fn try_emit(&self, observation: Observation) -> Result<(), TryEmitError> {
-        use tokio::sync::TryAcquireError;
+        use tokio::sync::{TryAcquireError, mpsc::error::TrySendError};
+        if self.is_closed() {
+            return Err(TryEmitError::Closed(Box::new(observation)));
+        }
         let units = self.units_of(&observation);
         let permit = match Arc::clone(&self.shared.budget).try_acquire_many_owned(units) {
             Ok(permit) => permit,
             Err(TryAcquireError::NoPermits) => return Err(TryEmitError::Full(Box::new(observation))),
             Err(TryAcquireError::Closed) => return Err(TryEmitError::Closed(Box::new(observation))),
         };
-        self.queue
-            .try_send(Held {
-                observation,
-                share: Share(permit),
-            })
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(held) => TryEmitError::Full(Box::new(held.observation)),
-                mpsc::error::TrySendError::Closed(held) => TryEmitError::Closed(Box::new(held.observation)),
-            })
+        match self.queue.try_reserve() {
+            Ok(place) => {
+                place.send(Item::Seen(Held {
+                    observation,
+                    share: Share { _permit: permit },
+                }));
+                Ok(())
+            }
+            Err(TrySendError::Full(())) => Err(TryEmitError::Full(Box::new(observation))),
+            Err(TrySendError::Closed(())) => Err(TryEmitError::Closed(Box::new(observation))),
+        }
     }
 
     /// Waits until at least a small observation can be handed over: the moment to ask the device for more.
@@ -134,29 +201,37 @@ impl Emitter {
     /// # Errors
     /// When the runner wants nothing of this link any more.
     pub async fn ready(&self) -> Result<(), Closed> {
-        drop(self.shared.budget.acquire().await.map_err(|_| Closed)?);
-        drop(self.queue.reserve().await.map_err(|_| Closed)?);
-        Ok(())
+        let room = async {
+            drop(self.shared.budget.acquire().await.map_err(|_| Closed)?);
+            drop(self.queue.reserve().await.map_err(|_| Closed)?);
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            () = self.closed.cancelled() => Err(Closed),
+            result = room => result,
+        }
     }
 
     /// Says how a member is; never waits, the latest counts. Members that are not planned are ignored.
     pub fn health(&self, member: &Member, health: Health) {
-        self.shared.board.set(member, health);
+        if !self.is_closed() {
+            self.shared.board.set(member, health);
+        }
     }
 
     /// Whether the runner wants nothing of this link any more.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.queue.is_closed()
+        self.closed.is_cancelled() || self.queue.is_closed()
     }
 
     /// Resolves when the runner wants nothing of this link any more.
     pub async fn closed(&self) {
-        self.queue.closed().await;
-    }
-
-    pub(crate) fn board(&self) -> &Board {
-        &self.shared.board
+        tokio::select! {
+            () = self.closed.cancelled() => {}
+            () = self.queue.closed() => {}
+        }
     }
 
     fn units_of(&self, observation: &Observation) -> u32 {
@@ -173,8 +248,12 @@ impl Board {
         let mut members = self.members.lock();
         let mut old = std::mem::take(&mut *members);
         for member in planned {
-            let health = old.remove(&member).unwrap_or_else(Health::unknown);
-            members.insert(member, health);
+            let unknown = || Kept {
+                health: Health::unknown(),
+                trouble: None,
+            };
+            let kept = old.remove(&member).unwrap_or_else(unknown);
+            members.insert(member, kept);
         }
         drop(members);
         self.changed.notify_one();
@@ -182,30 +261,70 @@ impl Board {
 
     /// Sets the health of a planned member.
     pub(crate) fn set(&self, member: &Member, health: Health) {
-        let mut members = self.members.lock();
-        match members.get_mut(member) {
-            Some(known) if *known == health => return,
-            Some(known) => *known = health,
-            None => {
-                tracing::debug!(%member, "health of a member that is not planned");
-                return;
+        self.change(member, |kept| {
+            let changed = kept.health != health;
+            kept.health = health;
+            changed
+        });
+    }
+
+    /// Sets the health of every member but the device.
+    pub(crate) fn set_all(&self, health: impl Fn(&Member) -> Health) {
+        for (member, kept) in &mut *self.members.lock() {
+            if *member != Member::Device {
+                kept.health = health(member);
             }
         }
-        drop(members);
         self.changed.notify_one();
     }
 
-    /// All members with their health.
+    /// Notes a trouble on our side of the link, or that it is over.
+    pub(crate) fn trouble(&self, member: &Member, trouble: Option<Health>) {
+        self.change(member, |kept| {
+            let changed = kept.trouble != trouble;
+            kept.trouble = trouble;
+            changed
+        });
+    }
+
+    fn change(&self, member: &Member, change: impl FnOnce(&mut Kept) -> bool) {
+        let changed = match self.members.lock().get_mut(member) {
+            Some(kept) => change(kept),
+            None => {
+                tracing::debug!(%member, "health of a member that is not planned");
+                false
+            }
+        };
+        if changed {
+            self.changed.notify_one();
+        }
+    }
+
+    /// All members with their health: the worse of what the link says and our own trouble.
     pub(crate) fn all(&self) -> Vec<(Member, Health)> {
-        self.members
-            .lock()
+        let members = self.members.lock();
+        members
             .iter()
-            .map(|(member, health)| (member.clone(), health.clone()))
+            .map(|(member, kept)| (member.clone(), kept.shown().clone()))
             .collect()
+    }
+
+    /// The health of one member.
+    pub(crate) fn get(&self, member: &Member) -> Option<Health> {
+        self.members.lock().get(member).map(|kept| kept.shown().clone())
     }
 
     /// Resolves after a change since the last call; for one waiter.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
+    }
+}
+
+impl Kept {
+    fn shown(&self) -> &Health {
+        match &self.trouble {
+            Some(trouble) if trouble.status > self.health.status => trouble,
+            _ => &self.health,
+        }
     }
 }

@@ -189,6 +189,12 @@ impl Client {
         matches!(*self.state.borrow(), ConnectionState::Connected { .. })
     }
 
+    /// Goes to other addresses of the same server, secured as before; see [`set_target`](Self::set_target).
+    pub fn set_addresses(&self, addresses: Vec<String>) {
+        let security = self.target.borrow().security.clone();
+        self.set_target(Target { addresses, security });
+    }
+
     /// Goes to another server. A connection to an address that is no longer among the target's ends; what was not
     /// answered is sent again to the new one.
     pub fn set_target(&self, target: Target) {

@@ -34,4 +34,4 @@ pub use reason::ReasonCode;
 pub use request::{RequestError, Requester};
 /// Encoder and decoder of MQTT 3.1, 3.1.1 and 5.0 packets.
 pub use rmqtt_codec as codec;
-pub use subscriptions::{Delivery, Subscriber};
+pub use subscriptions::{Delivery, Filters, Subscriber};
