@@ -10,16 +10,19 @@ use async_trait::async_trait;
 use foreshore_control::queue::EntryId;
 use foreshore_record::Record;
 
-/// Which of a path's batches go first. Each lane has its own batch on the way, so a slow lane holds up no other.
+/// How urgent a batch is on a link that it shares with others.
+///
+/// A sink's manifest says `Alarm`, `Live` or `Bulk`; what piled up at a `Live` sink is `Backlog`. In every lane the
+/// engine hands over what happens now before what piled up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
-    /// Events of assets, old or new.
+    /// Before everything else but commands.
     Alarm,
-    /// What arrived since the path was opened, or since the sink came back.
+    /// What happens now: since the path was opened, or since the sink came back.
     Live,
     /// What waited before.
     Backlog,
-    /// Pictures and other large payloads, old or new.
+    /// When there is room.
     Bulk,
 }
 
@@ -153,13 +156,20 @@ impl SinkError {
     /// A retryable error without a wish for the time of the next try.
     #[must_use]
     pub fn retryable(reason: &'static str, cause: impl std::fmt::Display) -> Self {
-        Self::Retryable { reason, cause: cause.to_string(), after: None }
+        Self::Retryable {
+            reason,
+            cause: cause.to_string(),
+            after: None,
+        }
     }
 
     /// A fatal error.
     #[must_use]
     pub fn fatal(reason: &'static str, cause: impl std::fmt::Display) -> Self {
-        Self::Fatal { reason, cause: cause.to_string() }
+        Self::Fatal {
+            reason,
+            cause: cause.to_string(),
+        }
     }
 }
 
@@ -172,14 +182,19 @@ pub struct Capabilities {
     pub max_bytes: usize,
     /// Whether the other side recognises repeats by [`Output::idempotency_key`] or its parts.
     pub deduplicates: bool,
-    /// Whether [`Sink::deliver`] may be called for several lanes at a time. If not, lanes take turns, the most urgent
-    /// first.
-    pub parallel_lanes: bool,
+    /// Most batches on the way at a time: how many calls of [`Sink::deliver`] may run side by side. The manifest may
+    /// ask for fewer.
+    pub max_inflight: usize,
 }
 
 impl Default for Capabilities {
     fn default() -> Self {
-        Self { max_outputs: 500, max_bytes: 1 << 20, deduplicates: false, parallel_lanes: false }
+        Self {
+            max_outputs: 100_000,
+            max_bytes: 64 << 20,
+            deduplicates: false,
+            max_inflight: 1,
+        }
     }
 }
 
@@ -192,7 +207,8 @@ pub trait Sink: Send + Sync + 'static {
     /// Delivers a batch and returns one [`Delivery`] for each output, in their order.
     ///
     /// Returns only when the other side has acknowledged: an output that is reported as delivered is settled and never
-    /// sent again. The engine may drop the future (a plan changed, the role ends); the batch is then repeated.
+    /// sent again. The engine may drop the future (it took too long, a plan changed, the role ends); the batch is then
+    /// repeated. It may be called for the next batch before this one is done, see [`Capabilities::max_inflight`].
     ///
     /// # Errors
     /// When nothing of the batch may be settled. A batch of which a part was delivered may be reported as an error:

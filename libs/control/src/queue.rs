@@ -5,8 +5,17 @@
 //! it is settled, and a crash repeats it. Whoever reads decides what a lane is: ids below the tail of the opening are
 //! backlog, ids from there on are live.
 //!
-//! The broker implements [`Paths`] for its engine; `client` implements it over gRPC; `server` serves any
+//! The broker implements [`Paths`] for its engine; [`client`] implements it over gRPC; [`server`] serves any
 //! implementation. One suite of tests runs over both.
+
+pub mod client;
+mod convert;
+mod proto;
+pub mod server;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -108,6 +117,12 @@ pub enum Error {
         /// The path.
         path: String,
     },
+    /// The broker knows nothing of this opening any more, as after its restart; the path can be opened again.
+    #[error("the opening of path {path:?} has ended")]
+    Closed {
+        /// The path.
+        path: String,
+    },
     /// The caller's certificate does not entitle it to the path.
     #[error("path {path:?} may not be read by this role")]
     Forbidden {
@@ -128,7 +143,7 @@ pub trait Paths: Send + Sync + 'static {
     /// Opens a path and fences every earlier reader of it.
     ///
     /// # Errors
-    /// [`Error::NotFound`] until the broker has applied the path's plan.
+    /// [`Error::NotFound`] until the broker has applied the path's plan, [`Error::Forbidden`], [`Error::Unavailable`].
     async fn open(&self, path: &str) -> Result<Box<dyn OpenPath>, Error>;
 
     /// Totals of all paths that the caller may read.
@@ -162,8 +177,8 @@ pub trait OpenPath: Send + Sync {
     /// Reads entries.
     ///
     /// # Errors
-    /// [`Error::Fenced`] when another reader opened the path, [`Error::NotFound`] when it was deleted,
-    /// [`Error::Unavailable`].
+    /// [`Error::Fenced`] when another reader opened the path, [`Error::Closed`] when it has to be opened again,
+    /// [`Error::NotFound`] when it was deleted, [`Error::Unavailable`].
     async fn read(&self, range: ReadRange) -> Result<ReadBatch, Error>;
 
     /// Settles entries and returns when that is durable. Entries that are settled already are ignored.

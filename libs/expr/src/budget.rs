@@ -1,8 +1,8 @@
-//! What one evaluation may take.
+//! What evaluations may take.
 
 use crate::error::EvalError;
 
-/// Steps and memory that one evaluation may take. A step is about ten nanoseconds of work.
+/// Steps and memory that evaluations may take. A step is about ten nanoseconds of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Steps: one for each part of the expression each time that it is evaluated, and one for each 32 bytes or each
@@ -13,18 +13,18 @@ pub struct Budget {
 }
 
 impl Default for Budget {
-    /// A million steps and 16 MiB: far more than a sensible expression takes, and about 10 ms at worst.
+    /// 500,000 steps and 16 MiB: far more than sensible expressions take, and about 5 ms at worst.
     fn default() -> Self {
         Self {
-            steps: 1_000_000,
+            steps: 500_000,
             bytes: 16 << 20,
         }
     }
 }
 
-/// What is left of a budget.
+/// What is left of a budget. Several evaluations for one record share a meter, so that the budget is the record's.
 #[derive(Debug)]
-pub(crate) struct Meter {
+pub struct Meter {
     granted: Budget,
     steps: u64,
     bytes: u64,
@@ -33,7 +33,9 @@ pub(crate) struct Meter {
 const BYTES_PER_STEP: usize = 32;
 
 impl Meter {
-    pub(crate) const fn new(granted: Budget) -> Self {
+    /// A whole budget.
+    #[must_use]
+    pub const fn new(granted: Budget) -> Self {
         Self {
             granted,
             steps: granted.steps,
@@ -73,5 +75,11 @@ impl Meter {
                 limit: self.granted.bytes,
             }),
         }
+    }
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self::new(Budget::default())
     }
 }

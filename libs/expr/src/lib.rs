@@ -7,12 +7,12 @@
 //! decodes a payload once and only if it is asked for, within a [`Budget`] of steps and bytes.
 //!
 //! ```
-//! use foreshore_expr::{Budget, Environment, Expected, RecordView, check};
+//! use foreshore_expr::{Environment, Expected, Meter, RecordView, check};
 //! use foreshore_record::{Record, TopicName};
 //!
 //! let program = check("payload.temperature.Value > 80 && asset != 'spare'", &Environment::record(), Expected::Bool)?;
 //! let record = Record::new(TopicName::new("line/oven")?, r#"{"temperature":{"Value":81.5}}"#);
-//! assert!(program.evaluate_bool(&RecordView::new(&record), Budget::default())?);
+//! assert!(program.evaluate_bool(&RecordView::new(&record), &mut Meter::default())?);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -51,7 +51,7 @@ mod types;
 mod value;
 mod view;
 
-pub use budget::Budget;
+pub use budget::{Budget, Meter};
 pub use check::check;
 pub use environment::{Declaration, Environment, Variable};
 pub use error::{EvalError, ExprError, Position};

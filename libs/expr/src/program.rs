@@ -5,7 +5,7 @@ mod eval;
 use std::{fmt, sync::Arc};
 
 use crate::{
-    budget::Budget,
+    budget::Meter,
     error::EvalError,
     node::Node,
     types::{Kind, Type},
@@ -45,17 +45,17 @@ impl Program {
     /// The value for a record.
     ///
     /// # Errors
-    /// When it has none for this record, or takes more than the budget.
-    pub fn evaluate<'r>(&self, view: &RecordView<'r>, budget: Budget) -> Result<Value<'r>, EvalError> {
-        eval::evaluate(&self.root, view, budget, |value| Ok(value.clone()))
+    /// When it has none for this record, or takes more than what is left of the budget.
+    pub fn evaluate<'r>(&self, view: &RecordView<'r>, meter: &mut Meter) -> Result<Value<'r>, EvalError> {
+        eval::evaluate(&self.root, view, meter, |value| Ok(value.clone()))
     }
 
     /// The truth value for a record.
     ///
     /// # Errors
     /// As [`Program::evaluate`], and when the value is no truth value.
-    pub fn evaluate_bool(&self, view: &RecordView<'_>, budget: Budget) -> Result<bool, EvalError> {
-        eval::evaluate(&self.root, view, budget, |value| match value {
+    pub fn evaluate_bool(&self, view: &RecordView<'_>, meter: &mut Meter) -> Result<bool, EvalError> {
+        eval::evaluate(&self.root, view, meter, |value| match value {
             Value::Bool(value) => Ok(*value),
             other => Err(EvalError::UnexpectedKind {
                 found: other.kind(),

@@ -4,7 +4,7 @@ mod oracle;
 
 use foreshore_record::{Qos, Record, TopicName, property};
 
-use crate::{Budget, Environment, EvalError, Expected, RecordView, Value, check};
+use crate::{Budget, Environment, EvalError, Expected, Meter, RecordView, Value, check};
 
 /// A dataset message of an oven.
 fn record() -> Record {
@@ -45,7 +45,7 @@ fn evaluate_with(source: &str, budget: Budget) -> Result<String, EvalError> {
     let program =
         check(source, &Environment::record(), Expected::Any).unwrap_or_else(|e| panic!("{source}: {e}"));
     let record = record();
-    let value = program.evaluate(&RecordView::new(&record), budget)?;
+    let value = program.evaluate(&RecordView::new(&record), &mut Meter::new(budget))?;
     Ok(String::from_utf8(value.to_json()?).expect("text"))
 }
 

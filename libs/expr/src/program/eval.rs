@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use crate::{
-    budget::{Budget, Meter},
+    budget::Meter,
     call,
     error::EvalError,
     node::{Macro, MacroKind, Node},
@@ -19,13 +19,13 @@ type Evaluated<'a, 'r> = Result<Cow<'a, Value<'r>>, EvalError>;
 pub(super) fn evaluate<'a, 'r, T>(
     root: &'a Node,
     view: &'a RecordView<'r>,
-    budget: Budget,
+    meter: &'a mut Meter,
     then: impl FnOnce(&Value<'r>) -> Result<T, EvalError>,
 ) -> Result<T, EvalError> {
     let mut scope = Scope {
         view,
         locals: Vec::new(),
-        meter: Meter::new(budget),
+        meter,
     };
     then(&*scope.evaluate(root)?)
 }
@@ -34,7 +34,7 @@ struct Scope<'a, 'r> {
     view: &'a RecordView<'r>,
     /// Elements that the macros around are at, the outermost first.
     locals: Vec<Value<'r>>,
-    meter: Meter,
+    meter: &'a mut Meter,
 }
 
 impl<'a, 'r> Scope<'a, 'r> {
@@ -69,23 +69,23 @@ impl<'a, 'r> Scope<'a, 'r> {
             Node::NotEqual(operands) => self.equal(operands).map(|equal| owned(Value::Bool(!equal))),
             Node::Compare(relation, operands) => {
                 let (left, right) = self.pair(operands)?;
-                let ordering = operator::order(relation.symbol(), &left, &right, &mut self.meter)?;
+                let ordering = operator::order(relation.symbol(), &left, &right, self.meter)?;
                 bool(ordering.is_some_and(|ordering| relation.holds(ordering)))
             }
             Node::Arithmetic(operator, operands) => {
                 let (left, right) = self.pair(operands)?;
-                operator::arithmetic(*operator, &left, &right, &mut self.meter).map(owned)
+                operator::arithmetic(*operator, &left, &right, self.meter).map(owned)
             }
             Node::In(operands) => {
                 let (value, container) = self.pair(operands)?;
-                operator::contains(&container, &value, &mut self.meter).map(|found| owned(Value::Bool(found)))
+                operator::contains(&container, &value, self.meter).map(|found| owned(Value::Bool(found)))
             }
             Node::List(elements) => self.list(elements),
             Node::Map(entries) => self.map(entries),
             Node::Call(function, arguments) => {
                 let arguments = arguments.iter().map(|argument| self.evaluate(argument));
                 let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
-                call::call(*function, &arguments, &mut self.meter).map(owned)
+                call::call(*function, &arguments, self.meter).map(owned)
             }
             Node::Matches(text, pattern) => match &*self.evaluate(text)? {
                 Value::String(text) => {
@@ -108,7 +108,7 @@ impl<'a, 'r> Scope<'a, 'r> {
 
     fn equal(&mut self, operands: &'a [Node; 2]) -> Result<bool, EvalError> {
         let (left, right) = self.pair(operands)?;
-        operator::equal(&left, &right, &mut self.meter)
+        operator::equal(&left, &right, self.meter)
     }
 
     fn truth(&mut self, operation: &'static str, node: &'a Node) -> Result<bool, EvalError> {
@@ -143,10 +143,8 @@ impl<'a, 'r> Scope<'a, 'r> {
     fn index(&mut self, operands: &'a [Node; 2]) -> Evaluated<'a, 'r> {
         let (container, at) = self.pair(operands)?;
         match container {
-            Cow::Borrowed(container) => operator::index(container, &at, &mut self.meter).map(Cow::Borrowed),
-            Cow::Owned(container) => operator::index(&container, &at, &mut self.meter)
-                .cloned()
-                .map(owned),
+            Cow::Borrowed(container) => operator::index(container, &at, self.meter).map(Cow::Borrowed),
+            Cow::Owned(container) => operator::index(&container, &at, self.meter).cloned().map(owned),
         }
     }
 

@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 use cel::{Context, Value as Theirs, objects::Key};
 use proptest::prelude::*;
 
-use crate::{Budget, Environment, Expected, Kind, RecordView, Value, check};
+use crate::{Environment, Expected, Kind, Meter, RecordView, Value, check};
 
 const PAYLOAD: &str = r#"{"i":3,"j":-7,"z":0,"d":2.5,"e":-0.5,"s":"abc","t":"b","yes":true,"no":false,"none":null,
     "list":[1,2,3],"texts":["a","b"],"map":{"a":1,"b":2},"deep":{"deep":{"i":5}}}"#;
@@ -156,7 +156,7 @@ fn both(source: &str) -> Option<(String, Result<String, String>)> {
     let expected = theirs.execute(&context).ok()?;
     let record =
         foreshore_record::Record::new(foreshore_record::TopicName::new("t").expect("topic"), PAYLOAD);
-    let found = program.evaluate(&RecordView::new(&record), Budget::default());
+    let found = program.evaluate(&RecordView::new(&record), &mut Meter::default());
     let found = found
         .map(|value| format!("{:?}", to_theirs(&value)))
         .map_err(|error| error.to_string());

@@ -1,0 +1,422 @@
+//! Carries records of an open path to a sink, for as long as both stay what they are.
+//!
+//! ```text
+//!            ┌ backlog feed (before the boundary) ┐
+//! open path ─┤                                    ├─ parcels ─ deliveries side by side ─► sink
+//!            └ live feed (from the boundary on)   ┘                   └─► settle
+//! ```
+//! Live parcels go first; while several deliveries may be on their way, the backlog leaves one place to them. When the
+//! sink does not work, nothing is read: what is not handed out gains no attempt. When it was away for a while, the
+//! boundary moves to the end of the queue, so that what happens then goes before what piled up.
+
+use std::{sync::Arc, time::Duration};
+
+use foreshore_control::queue::{EntryId, Error as QueueError, OpenPath, ReadRange};
+use foreshore_crds::v1alpha1::dataflow::Lane as SinkLane;
+use foreshore_runtime::Backoff;
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tracing::{debug, info};
+
+use crate::{
+    delivery::{Delivered, Way},
+    feed::{Feed, Region},
+    health::reason,
+    observer::Observer,
+    parcel::{Limits, Parcel},
+    sink::{Lane, SinkError},
+    stage::Stages,
+};
+
+/// After so long an outage the boundary moves, and what was read is forgotten.
+const AWAY_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often a sink without work is asked whether it would take some.
+const IDLE_PROBE: Duration = Duration::from_secs(30);
+
+/// Waits between tries of a sink that needs someone to change its configuration.
+const FATAL_BACKOFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+/// How a trip is made.
+#[derive(Clone, Debug)]
+pub(crate) struct TripPlan {
+    pub(crate) stages: Stages,
+    pub(crate) limits: Limits,
+    pub(crate) lane: SinkLane,
+    /// Deliveries side by side.
+    pub(crate) max_inflight: usize,
+    /// Keeps the order of ids over failures: the backlog goes first.
+    pub(crate) strict_order: bool,
+}
+
+/// Why a trip ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum TripEnd {
+    /// It was told to.
+    Interrupted,
+    /// The path can't be read or settled any more.
+    Queue(QueueError),
+}
+
+/// How the sink is.
+enum Standing {
+    Up,
+    /// It does not work; it is tried again then.
+    Down {
+        until: Instant,
+    },
+    /// One parcel is on its way to find out.
+    Trying,
+    /// It is asked. Gives the end of the queue.
+    Probing(BoxFuture<'static, Result<EntryId, Trouble>>),
+}
+
+enum Trouble {
+    Sink(SinkError),
+    Queue(QueueError),
+}
+
+/// A delivery that is done.
+struct Done {
+    region: Region,
+    bytes: usize,
+    took: Duration,
+    carried: Result<Delivered, QueueError>,
+}
+
+pub(crate) struct Trip<'c> {
+    way: Way,
+    plan: TripPlan,
+    observer: &'c Observer,
+    boundary: EntryId,
+    live: Feed,
+    backlog: Feed,
+    inflight: FuturesUnordered<BoxFuture<'static, Done>>,
+    inflight_backlog: usize,
+    standing: Standing,
+    /// Grows from failure to failure until a delivery succeeds.
+    backoff: Backoff,
+    fatal_backoff: Backoff,
+    queue_backoff: Backoff,
+    away_since: Option<Instant>,
+    /// What was read is forgotten; it is read again from a new boundary.
+    discarded: bool,
+    busy_at: Instant,
+}
+
+impl<'c> Trip<'c> {
+    pub(crate) fn new(way: Way, plan: TripPlan, observer: &'c Observer) -> Self {
+        let boundary = way.open.opening_tail();
+        let now = Instant::now();
+        let (shortest, longest) = way.policy.backoff;
+        Self {
+            live: Feed::new(Region::Live, boundary, plan.limits),
+            backlog: Feed::new(Region::Backlog, boundary, plan.limits),
+            boundary,
+            inflight: FuturesUnordered::new(),
+            inflight_backlog: 0,
+            // Asked before anything is read.
+            standing: Standing::Down { until: now },
+            backoff: Backoff::new(shortest, longest),
+            fatal_backoff: Backoff::new(FATAL_BACKOFF.0, FATAL_BACKOFF.1),
+            queue_backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            away_since: None,
+            discarded: false,
+            busy_at: now,
+            way,
+            plan,
+            observer,
+        }
+    }
+
+    /// Carries until it is interrupted or the path can't be read any more.
+    pub(crate) async fn run(&mut self, interrupt: impl Future<Output = ()>) -> TripEnd {
+        let mut interrupt = std::pin::pin!(interrupt);
+        loop {
+            self.proceed();
+            let due = self.due();
+            let end = tokio::select! {
+                biased;
+                () = &mut interrupt => return TripEnd::Interrupted,
+                Some(done) = self.inflight.next(), if !self.inflight.is_empty() => self.done(done),
+                asked = answer(&mut self.standing) => self.asked(asked),
+                read = self.live.read() => self.read(Region::Live, read),
+                read = self.backlog.read() => self.read(Region::Backlog, read),
+                () = sleep_until(due) => Ok(()),
+            };
+            if let Err(error) = end {
+                return TripEnd::Queue(error);
+            }
+        }
+    }
+
+    /// Lets deliveries finish that are on their way, until then.
+    pub(crate) async fn drain(&mut self, deadline: Instant) {
+        while let Ok(Some(done)) = timeout_at(deadline, self.inflight.next()).await {
+            if self.done(done).is_err() {
+                return;
+            }
+        }
+        if !self.inflight.is_empty() {
+            info!(path = %self.way.path, batches = self.inflight.len(), "batches on their way are left to be repeated");
+        }
+    }
+
+    /// Does what can be done now.
+    fn proceed(&mut self) {
+        let now = Instant::now();
+        match self.standing {
+            Standing::Up => {
+                self.dispatch(now);
+                self.begin_reads(now);
+                if self.inflight.is_empty() && now >= self.busy_at + IDLE_PROBE {
+                    self.probe();
+                }
+            }
+            Standing::Down { until } if until <= now && self.inflight.is_empty() => self.try_again(now),
+            Standing::Down { .. } | Standing::Trying | Standing::Probing(_) => {}
+        }
+    }
+
+    /// When something is to be done although nothing happens.
+    fn due(&self) -> Instant {
+        // Without a place, what is due goes when a delivery is done.
+        let due = |region, feed: &Feed| feed.due().filter(|_| self.has_place(region));
+        let later = Instant::now() + IDLE_PROBE;
+        match self.standing {
+            Standing::Up => {
+                let feeds = due(Region::Live, &self.live)
+                    .into_iter()
+                    .chain(due(Region::Backlog, &self.backlog));
+                let idle = if self.inflight.is_empty() {
+                    self.busy_at + IDLE_PROBE
+                } else {
+                    later
+                };
+                feeds.min().map_or(idle, |due| due.min(idle))
+            }
+            Standing::Down { until } if self.inflight.is_empty() => until,
+            _ => later,
+        }
+    }
+
+    fn begin_reads(&mut self, now: Instant) {
+        let Self {
+            way,
+            plan,
+            live,
+            backlog,
+            ..
+        } = self;
+        backlog.begin_read(&way.open, &plan.stages, now);
+        if !plan.strict_order || backlog.is_done() && self.inflight_backlog == 0 {
+            live.begin_read(&way.open, &plan.stages, now);
+        }
+    }
+
+    fn has_place(&self, region: Region) -> bool {
+        let places = self.plan.max_inflight;
+        let left = self.inflight.len() < places;
+        // One place is the live records' own.
+        left && (region == Region::Live || places == 1 || self.inflight_backlog < places - 1)
+    }
+
+    fn dispatch(&mut self, now: Instant) {
+        for region in [Region::Live, Region::Backlog] {
+            while self.has_place(region) {
+                let Some(parcel) = self.feed(region).next_parcel(now) else {
+                    break;
+                };
+                self.send(region, parcel);
+            }
+        }
+    }
+
+    fn feed(&mut self, region: Region) -> &mut Feed {
+        match region {
+            Region::Live => &mut self.live,
+            Region::Backlog => &mut self.backlog,
+        }
+    }
+
+    fn send(&mut self, region: Region, parcel: Parcel) {
+        let lane = match (self.plan.lane, region) {
+            (SinkLane::Alarm, _) => Lane::Alarm,
+            (SinkLane::Bulk, _) => Lane::Bulk,
+            (SinkLane::Live, Region::Live) => Lane::Live,
+            (SinkLane::Live, Region::Backlog) => Lane::Backlog,
+        };
+        let (way, bytes, begun) = (self.way.clone(), parcel.bytes(), Instant::now());
+        self.inflight_backlog += usize::from(region == Region::Backlog);
+        self.busy_at = begun;
+        self.inflight.push(Box::pin(async move {
+            let carried = way.carry(parcel, lane).await;
+            Done {
+                region,
+                bytes,
+                took: begun.elapsed(),
+                carried,
+            }
+        }));
+    }
+
+    // === what happened ===
+
+    fn done(&mut self, done: Done) -> Result<(), QueueError> {
+        let Done {
+            region,
+            bytes,
+            took,
+            carried,
+        } = done;
+        self.inflight_backlog -= usize::from(region == Region::Backlog);
+        self.busy_at = Instant::now();
+        let Delivered { settled, setback } = carried?;
+        match setback {
+            None => {
+                self.observer.delivered(&settled, bytes, took);
+                self.recovered();
+                self.backoff.reset();
+                self.fatal_backoff.reset();
+            }
+            Some((parcel, error)) => {
+                if !settled.is_empty() {
+                    self.observer
+                        .delivered(&settled, bytes.saturating_sub(parcel.bytes()), took);
+                }
+                self.feed(region).put_back(parcel);
+                self.failed(&error);
+            }
+        }
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        region: Region,
+        read: Result<Vec<(foreshore_control::queue::Entry, crate::stage::Processed)>, QueueError>,
+    ) -> Result<(), QueueError> {
+        match read {
+            Ok(entries) => {
+                if self.queue_backoff.tries() > 0 {
+                    self.queue_backoff.reset();
+                    self.observer.delivering();
+                }
+                self.feed(region).take_in(entries);
+                Ok(())
+            }
+            Err(QueueError::Unavailable { cause }) => {
+                let wait = self.queue_backoff.next_delay();
+                self.observer.unavailable(reason::QUEUE_UNAVAILABLE, &cause);
+                self.feed(region).retry_at(Instant::now() + wait);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn asked(&mut self, answer: Result<EntryId, Trouble>) -> Result<(), QueueError> {
+        match answer {
+            Ok(tail) => {
+                if std::mem::take(&mut self.discarded) {
+                    if !self.plan.strict_order {
+                        self.boundary = tail;
+                    }
+                    self.live.rewind(self.boundary);
+                    self.backlog.rewind(self.boundary);
+                }
+                self.busy_at = Instant::now();
+                self.observer.delivering();
+                self.recovered();
+                Ok(())
+            }
+            Err(Trouble::Sink(error)) => {
+                self.failed(&error);
+                Ok(())
+            }
+            Err(Trouble::Queue(QueueError::Unavailable { cause })) => {
+                self.observer.unavailable(reason::QUEUE_UNAVAILABLE, &cause);
+                self.standing = Standing::Down {
+                    until: Instant::now() + self.queue_backoff.next_delay(),
+                };
+                Ok(())
+            }
+            Err(Trouble::Queue(error)) => Err(error),
+        }
+    }
+
+    fn recovered(&mut self) {
+        if let Some(since) = self.away_since.take() {
+            info!(path = %self.way.path, away_seconds = since.elapsed().as_secs_f64(), "sink works again");
+        }
+        self.standing = Standing::Up;
+    }
+
+    fn failed(&mut self, error: &SinkError) {
+        let now = Instant::now();
+        self.away_since.get_or_insert(now);
+        let wait = match error {
+            SinkError::Retryable { after, .. } => self.backoff.next_delay().max(after.unwrap_or_default()),
+            SinkError::Fatal { .. } | SinkError::Rejected { .. } => self.fatal_backoff.next_delay(),
+        };
+        self.observer.failed(error);
+        self.standing = Standing::Down { until: now + wait };
+    }
+
+    // === an outage ===
+
+    fn try_again(&mut self, now: Instant) {
+        let away = self.away_since.map(|since| now - since);
+        if away.is_some_and(|away| away > AWAY_LIMIT) && !self.discarded {
+            debug!(path = %self.way.path, "what was read is read again when the sink works");
+            self.live.discard();
+            self.backlog.discard();
+            self.discarded = true;
+        }
+        let region = if self.live.has_ready() {
+            Region::Live
+        } else {
+            Region::Backlog
+        };
+        match self.feed(region).next_parcel(now) {
+            Some(parcel) => {
+                self.standing = Standing::Trying;
+                self.send(region, parcel);
+            }
+            None => self.probe(),
+        }
+    }
+
+    fn probe(&mut self) {
+        let way = self.way.clone();
+        self.standing = Standing::Probing(Box::pin(async move {
+            match timeout(way.policy.timeout, way.sink.probe()).await {
+                Ok(Ok(())) => end_of_queue(&way.open).await.map_err(Trouble::Queue),
+                Ok(Err(error)) => Err(Trouble::Sink(error)),
+                Err(_) => {
+                    let cause = format!("no answer within {} s", way.policy.timeout.as_secs_f64());
+                    Err(Trouble::Sink(SinkError::retryable(reason::TIMEOUT, cause)))
+                }
+            }
+        }));
+    }
+}
+
+async fn answer(standing: &mut Standing) -> Result<EntryId, Trouble> {
+    match standing {
+        Standing::Probing(asking) => asking.await,
+        _ => std::future::pending().await,
+    }
+}
+
+/// The first id that is not in the queue yet.
+async fn end_of_queue(open: &Arc<dyn OpenPath>) -> Result<EntryId, QueueError> {
+    let nothing = ReadRange {
+        after: EntryId::MAX,
+        before: None,
+        max_entries: 1,
+        max_bytes: 1,
+        wait: Duration::ZERO,
+    };
+    open.read(nothing).await.map(|batch| batch.tail)
+}
