@@ -1,0 +1,354 @@
+//! A broker that runs, and the handle on it.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use foreshore_crds::v1alpha1::broker_policy::BrokerPolicySpec;
+use foreshore_record::TopicFilter;
+use foreshore_runtime::Task;
+use foreshore_store::{BrokerClock, Committer, CommitterOptions, SharedStore, StoreError};
+use parking_lot::Mutex;
+
+use crate::{
+    engine::{
+        Engine,
+        mailbox::Mailbox,
+        pressure::Congestion,
+        router::Router,
+        shard::{Control, Shard, ShardItem},
+    },
+    error::Error,
+    listener::OpenListener,
+    options::{Limits, ListenerOptions, Options, Storage},
+    path::BrokerPaths,
+    policy::Policies,
+    stats::Stats,
+    wire::ReasonCode,
+};
+
+/// Most shards: a connection's location has eight bits for its shard, and more threads than this serve nobody.
+const MAX_SHARDS: usize = 64;
+
+/// Shards where nothing else is said, at most.
+const DEFAULT_SHARDS: usize = 8;
+
+/// How often what has expired in memory is removed.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// The MQTT broker.
+#[derive(Debug)]
+pub struct Broker;
+
+/// A broker that runs. Clones are handles on the same broker; it ends with [`Handle::stop`], or with the last handle.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    engine: Arc<Engine>,
+    committer: Mutex<Option<Committer>>,
+    listeners: Mutex<Vec<OpenListener>>,
+    shards: Mutex<Vec<JoinHandle<()>>>,
+    _tasks: Vec<Task<()>>,
+}
+
+impl Broker {
+    /// Opens the store, takes up what it holds, and opens the listeners.
+    ///
+    /// # Errors
+    /// When the store can't be opened, a listener can't be bound, or the system gives no threads. Nothing runs then.
+    pub async fn start(options: Options) -> Result<Handle, Error> {
+        foreshore_tls::install_provider();
+        let Options {
+            namespace,
+            name,
+            listeners,
+            storage,
+            limits,
+            shards,
+            sys_interval,
+            metrics,
+        } = options;
+        let (store, committer) = blocking(move || open(&storage)).await?;
+        let count = shards.unwrap_or_else(default_shards).clamp(1, MAX_SHARDS);
+        let congestion = Arc::<Congestion>::default();
+        let engine = Arc::new(Engine {
+            identity: (namespace, name),
+            router: Router::new(),
+            shards: (0..count)
+                .map(|_| Arc::new(Mailbox::new(Arc::clone(&congestion))))
+                .collect(),
+            congestion,
+            clock: committer.handle().clock().clone(),
+            committer: committer.handle(),
+            store,
+            limits: ArcSwap::from_pointee(limits),
+            policies: ArcSwap::from_pointee(Policies::none()),
+            sessions: Default::default(),
+            retained: Default::default(),
+            groups: Default::default(),
+            paths: Default::default(),
+            sources: Default::default(),
+            timers: Default::default(),
+            stats: Stats::new(&metrics),
+            checks: Default::default(),
+            runtime: tokio::runtime::Handle::current(),
+            connections: Arc::new(AtomicUsize::new(0)),
+            next_uid: AtomicU64::new(1),
+        });
+        let loading = Arc::clone(&engine);
+        blocking(move || loading.load().map_err(Error::from)).await?;
+        let threads = (0..count)
+            .map(|index| start_shard(&engine, index))
+            .collect::<Result<Vec<_>, _>>()?;
+        let inner = Arc::new(Inner {
+            committer: Mutex::new(Some(committer)),
+            listeners: Mutex::default(),
+            shards: Mutex::new(threads),
+            _tasks: start_tasks(&engine, sys_interval),
+            engine,
+        });
+        let handle = Handle { inner };
+        for listener in listeners {
+            handle.open_listener(listener)?;
+        }
+        Ok(handle)
+    }
+}
+
+fn default_shards() -> usize {
+    std::thread::available_parallelism().map_or(1, |count| count.get().min(DEFAULT_SHARDS))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(StoreError::Closed.into()),
+    }
+}
+
+fn open(storage: &Storage) -> Result<(SharedStore, Committer), Error> {
+    let store = match storage {
+        Storage::Memory => foreshore_store::open_in_memory()?,
+        Storage::Directory { path, options } => {
+            let (store, report) = foreshore_store::open(path, options)?;
+            tracing::info!(
+                ?path,
+                created = report.created,
+                clean = report.clean,
+                "store is open"
+            );
+            store
+        }
+    };
+    let clock = BrokerClock::starting_at(store.position().now);
+    let committer = Committer::start(Arc::clone(&store), clock, CommitterOptions::default())?;
+    Ok((store, committer))
+}
+
+fn start_shard(engine: &Arc<Engine>, index: usize) -> Result<JoinHandle<()>, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_name(format!("broker-io-{index}-aux"))
+        .build()
+        .map_err(Error::Thread)?;
+    let engine = Arc::clone(engine);
+    let run = move || {
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async {
+            // At most `MAX_SHARDS`, which fits.
+            Shard::new(index as u8, engine).run().await;
+        });
+    };
+    std::thread::Builder::new()
+        .name(format!("broker-io-{index}"))
+        .spawn(run)
+        .map_err(Error::Thread)
+}
+
+fn start_tasks(engine: &Arc<Engine>, sys_interval: Option<Duration>) -> Vec<Task<()>> {
+    let timers = foreshore_runtime::spawn("broker timers", Arc::clone(engine).run_timers());
+    let sweeping = Arc::clone(engine);
+    let sweep = foreshore_runtime::spawn("broker sweep", async move {
+        let mut every = tokio::time::interval(SWEEP_EVERY);
+        loop {
+            every.tick().await;
+            let settled = sweeping.store.position().next_id.saturating_sub(1);
+            sweeping.retained.sweep(sweeping.now(), settled);
+        }
+    });
+    let mut tasks = vec![timers, sweep];
+    if let Some(interval) = sys_interval.filter(|interval| !interval.is_zero()) {
+        tasks.push(foreshore_runtime::spawn(
+            "broker $SYS",
+            crate::sys::publish(Arc::clone(engine), interval),
+        ));
+    }
+    tasks
+}
+
+impl Handle {
+    /// Where the listeners are open, by name.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        let listeners = self.inner.listeners.lock();
+        listeners
+            .iter()
+            .map(|listener| (listener.options.name.clone(), listener.address))
+            .collect()
+    }
+
+    /// Opens a listener. One of the same name is closed first, and its connections end; one that is the same already
+    /// stays as it is.
+    ///
+    /// # Errors
+    /// When the address can't be bound; then no listener of that name is open.
+    pub fn open_listener(&self, options: ListenerOptions) -> Result<SocketAddr, Error> {
+        let mut listeners = self.inner.listeners.lock();
+        if let Some(open) = listeners.iter().find(|open| open.options.is_same(&options)) {
+            return Ok(open.address);
+        }
+        let engine = &self.inner.engine;
+        listeners.retain(|open| {
+            let stays = open.options.name != options.name;
+            if !stays {
+                open.disconnect(engine);
+            }
+            stays
+        });
+        let open = OpenListener::open(engine, options)?;
+        let address = open.address;
+        listeners.push(open);
+        Ok(address)
+    }
+
+    /// Closes a listener; its connections end, others do not.
+    pub fn close_listener(&self, name: &str) {
+        self.inner.listeners.lock().retain(|open| {
+            let stays = open.options.name != name;
+            if !stays {
+                open.disconnect(&self.inner.engine);
+            }
+            stays
+        });
+    }
+
+    /// Puts policies in force, given by name; none at all allow everything to whoever was authenticated. Only clients
+    /// that lose a right which they use notice it.
+    ///
+    /// # Errors
+    /// When one can't be compiled; then all stay as they were.
+    pub fn set_policies<'a>(
+        &self,
+        policies: impl IntoIterator<Item = (&'a str, &'a BrokerPolicySpec)>,
+    ) -> Result<(), Error> {
+        let policies = Policies::compile(policies)?;
+        self.inner.engine.policies.store(Arc::new(policies));
+        self.inner.engine.control_all(&Control::PolicyChanged);
+        Ok(())
+    }
+
+    /// Puts limits in force. Connections keep what they were told at their beginning.
+    pub fn set_limits(&self, limits: Limits) {
+        self.inner.engine.limits.store(Arc::new(limits));
+    }
+
+    /// Makes the queue of a path, or changes what it wants or may hold.
+    ///
+    /// # Errors
+    /// When nothing can be committed any more.
+    pub async fn put_path(
+        &self,
+        name: &str,
+        topics: Vec<TopicFilter>,
+        limits: foreshore_store::Limits,
+    ) -> Result<(), Error> {
+        Ok(self.inner.engine.put_path(name, topics, limits).await?)
+    }
+
+    /// Releases the queue of a path; what waits there is dropped.
+    ///
+    /// # Errors
+    /// When nothing can be committed any more.
+    pub async fn remove_path(&self, name: &str) -> Result<(), Error> {
+        Ok(self.inner.engine.remove_path(name).await?)
+    }
+
+    /// Names of all paths that have a queue.
+    #[must_use]
+    pub fn path_names(&self) -> Vec<String> {
+        self.inner.engine.paths.names()
+    }
+
+    /// The queues of dataflows, to be read in process or served over gRPC.
+    #[must_use]
+    pub fn paths(&self) -> BrokerPaths {
+        BrokerPaths::new(Arc::clone(&self.inner.engine))
+    }
+
+    /// Resolves with the cause when nothing can be committed any more: the role ends with it.
+    pub async fn failed(&self) -> Error {
+        self.inner.engine.committer.failed().await.into()
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.inner.engine
+    }
+
+    /// Ends the broker: no new connections, a word to every client, and everything that is queued for the disk is
+    /// committed. Connections that do not end within the time are cut.
+    ///
+    /// # Errors
+    /// The cause, when something could not be committed.
+    pub async fn stop(&self, within: Duration) -> Result<(), Error> {
+        self.inner.begin_stop();
+        let threads = std::mem::take(&mut *self.inner.shards.lock());
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a thread of the broker panicked");
+                }
+            }
+        });
+        if tokio::time::timeout(within, joined).await.is_err() {
+            tracing::warn!("connections did not end in time");
+        }
+        let committer = self.inner.committer.lock().take();
+        match committer {
+            Some(committer) => blocking(move || committer.stop().map_err(Error::from)).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Inner {
+    fn begin_stop(&self) {
+        self.listeners.lock().clear();
+        self.engine.control_all(&Control::Disconnect(
+            ReasonCode::ServerShuttingDown,
+            "the broker ends",
+        ));
+        for mailbox in &self.engine.shards {
+            mailbox.send(ShardItem::Stop);
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.begin_stop();
+    }
+}

@@ -1,0 +1,443 @@
+//! From the socket to a session: TLS, CONNECT, who it is, what it may, and CONNACK (MQTT 5.0 section 3.1.4).
+
+use std::{future::poll_fn, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use foreshore_store::ReadRange;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    Accepted, ClientFacts, Connection,
+    drain::{self, Drain, Resend},
+    inbound::Receiving,
+    outgoing::Outgoing,
+    sending::Sending,
+    transport::Transport,
+};
+use crate::{
+    auth::{self, Credentials, Principal},
+    engine::shard::Shard,
+    listener::{ConnectionPermit, Listener},
+    message::Message,
+    options::{Limits, Protocol},
+    policy::Denied,
+    session::{
+        lifecycle::{Attached, NotAttached},
+        rows,
+        state::{Held, Phase, SessionState},
+    },
+    wire::{
+        ReasonCode, Version, WireError,
+        connect::Connect,
+        encode::{self, ConnAck},
+        frame,
+    },
+};
+
+/// Largest CONNECT: a will's payload of 64 KiB with its properties, and some room.
+const MAX_CONNECT: u32 = 256 << 10;
+
+/// Bytes that are read at once before CONNECT is complete.
+const READ_PART: usize = 1024;
+
+/// Longest time that a refusal may take to be sent.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why a client is not let in.
+struct Refused {
+    /// Version in which it is told; `None` when it is not told at all.
+    version: Option<Version>,
+    reason: ReasonCode,
+    detail: String,
+}
+
+/// A client that said who it is.
+struct Introduced {
+    transport: Transport,
+    connect: Connect,
+    /// What arrived behind CONNECT.
+    rest: BytesMut,
+}
+
+/// Carries a connection from its beginning to its end.
+pub(crate) async fn serve(shard: Rc<Shard>, accepted: Box<Accepted>) {
+    let Accepted {
+        stream,
+        peer,
+        listener,
+        permit,
+    } = *accepted;
+    let engine = Arc::clone(&shard.engine);
+    let timeout = engine.limits.load().connect_timeout;
+    let introduced = match tokio::time::timeout(timeout, introduce(stream, &listener)).await {
+        Ok(Ok(introduced)) => introduced,
+        Ok(Err((transport, refused))) => {
+            engine.stats.not_connected.inc();
+            tracing::info!(listener = %listener.name, %peer, reason = refused.reason.text(), detail = refused.detail,
+                "connection refused");
+            return refuse(transport, &refused).await;
+        }
+        Err(_) => {
+            engine.stats.not_connected.inc();
+            tracing::debug!(listener = %listener.name, %peer, "no CONNECT arrived in time");
+            return;
+        }
+    };
+    let Introduced {
+        mut transport,
+        connect,
+        rest,
+    } = introduced;
+    let client_id = connect.client_id.clone();
+    match welcome(&shard, &mut transport, connect, &listener, peer).await {
+        Ok(welcomed) => {
+            engine.stats.connected.inc();
+            engine.stats.connections.inc();
+            let connection = welcomed.connection(&shard, transport, rest, permit);
+            // Boxed, so that the memory of the handshake is given back.
+            Box::pin(connection.run()).await;
+            engine.stats.connections.dec();
+        }
+        Err(refused) => {
+            engine.stats.not_connected.inc();
+            tracing::info!(
+                listener = %listener.name,
+                %peer,
+                client = client_id,
+                reason = refused.reason.text(),
+                detail = refused.detail,
+                "connection refused"
+            );
+            refuse(Some(transport), &refused).await;
+        }
+    }
+}
+
+/// Reads CONNECT.
+async fn introduce(
+    stream: std::net::TcpStream,
+    listener: &Listener,
+) -> Result<Introduced, (Option<Transport>, Refused)> {
+    let broken = |detail: String| Refused {
+        version: None,
+        reason: ReasonCode::UnspecifiedError,
+        detail,
+    };
+    let stream = TcpStream::from_std(stream).map_err(|error| (None, broken(error.to_string())))?;
+    let mut transport = match &listener.protocol {
+        Protocol::Tcp => Transport::Tcp(stream),
+        Protocol::Tls(config) => match TlsAcceptor::from(Arc::clone(config)).accept(stream).await {
+            Ok(stream) => Transport::Tls(Box::new(stream)),
+            Err(error) => return Err((None, broken(format!("no TLS: {error}")))),
+        },
+    };
+    let mut input = BytesMut::new();
+    loop {
+        let start = input.len();
+        input.resize(start + READ_PART, 0);
+        let read = poll_fn(|context| transport.poll_read(context, &mut input[start..])).await;
+        input.truncate(start + *read.as_ref().unwrap_or(&0));
+        match read {
+            Ok(1..) => {}
+            Ok(0) => return Err((None, broken("closed before CONNECT".to_owned()))),
+            Err(error) => return Err((None, broken(error.to_string()))),
+        }
+        match decode(&input) {
+            Ok(None) => {}
+            Ok(Some((connect, length))) => {
+                let rest = input.split_off(length);
+                return Ok(Introduced {
+                    transport,
+                    connect,
+                    rest,
+                });
+            }
+            Err(refused) => return Err((Some(transport), refused)),
+        }
+    }
+}
+
+fn decode(input: &[u8]) -> Result<Option<(Connect, usize)>, Refused> {
+    let refused = |version, WireError { reason, detail }| Refused {
+        version,
+        reason,
+        detail: detail.into_owned(),
+    };
+    // Whatever does not begin as CONNECT is not listened to any further.
+    if input.first().is_some_and(|first| *first != 0x10) {
+        return Err(refused(
+            None,
+            WireError::new(ReasonCode::ProtocolError, "first packet is not CONNECT"),
+        ));
+    }
+    let frame = match frame::cut(input, MAX_CONNECT) {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Ok(None),
+        Err(error) => return Err(refused(None, error)),
+    };
+    match Connect::decode(&frame) {
+        Ok(connect) => Ok(Some((connect, frame.packet.len()))),
+        Err(error) => {
+            let version = match error.reason {
+                // Newer clients understand the form of version 5, older ones that of 3.1.1.
+                ReasonCode::UnsupportedProtocolVersion
+                    if frame.body.get(6).is_some_and(|level| *level > 5) =>
+                {
+                    Some(Version::V5)
+                }
+                ReasonCode::UnsupportedProtocolVersion => Some(Version::V311),
+                ReasonCode::ClientIdentifierNotValid => Some(Version::V311),
+                // Below version 5 there is no code for a malformed CONNECT ([MQTT-3.1.4-1] of version 3.1.1).
+                _ => Connect::version_of(&frame).filter(|version| version.is_v5()),
+            };
+            Err(refused(version, error))
+        }
+    }
+}
+
+async fn refuse(transport: Option<Transport>, refused: &Refused) {
+    let (Some(mut transport), Some(version)) = (transport, refused.version) else {
+        return;
+    };
+    let mut out = Outgoing::default();
+    encode::connack_refused(version, refused.reason, &refused.detail, out.tail());
+    let farewell = async {
+        poll_fn(|context| out.poll_write(context, &mut transport)).await?;
+        poll_fn(|context| transport.poll_shutdown(context)).await
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, farewell).await {
+        tracing::trace!(%error, "refusal was not sent");
+    }
+}
+
+/// A client that was let in.
+struct Welcomed {
+    facts: ClientFacts,
+    attached: Attached,
+    resend: Vec<Resend>,
+    ack: ConnAck,
+    window: u16,
+    aliases: u16,
+}
+
+async fn welcome(
+    shard: &Rc<Shard>,
+    transport: &mut Transport,
+    mut connect: Connect,
+    listener: &Arc<Listener>,
+    peer: std::net::SocketAddr,
+) -> Result<Welcomed, Refused> {
+    let engine = &shard.engine;
+    let version = connect.version;
+    let refused = |reason, detail: String| Refused {
+        version: Some(version),
+        reason,
+        detail,
+    };
+    let limits = engine.limits.load_full();
+    let mut ack = ConnAck {
+        receive_maximum: limits.receive_maximum,
+        maximum_packet_size: limits.max_packet_size,
+        topic_alias_maximum: limits.max_topic_aliases,
+        ..ConnAck::default()
+    };
+    if connect.authentication_method.is_some() {
+        let detail = "enhanced authentication is not offered".to_owned();
+        return Err(refused(ReasonCode::BadAuthenticationMethod, detail));
+    }
+    if connect.client_id.len() > rows::MAX_CLIENT_ID {
+        let detail = format!(
+            "client identifier has {} bytes, {} are allowed",
+            connect.client_id.len(),
+            rows::MAX_CLIENT_ID
+        );
+        return Err(refused(ReasonCode::ClientIdentifierNotValid, detail));
+    }
+    if connect.client_id.is_empty() {
+        connect.client_id = format!("auto-{}", uuid::Uuid::new_v4().simple());
+        ack.assigned_client_id = Some(connect.client_id.clone());
+    }
+    let principal = identify(shard, transport, &connect, listener)
+        .await
+        .map_err(|reason| refused(reason, "the client could not prove who it is".to_owned()))?;
+    let facts = facts(shard, &connect, principal, listener, peer, &mut ack, &limits)
+        .map_err(|(reason, detail)| refused(reason, detail))?;
+    let expiry = connect.session_expiry.min(limits.max_session_expiry);
+    if expiry != connect.session_expiry {
+        ack.session_expiry = Some(expiry);
+    }
+    let attached = engine
+        .attach(shard, &facts, connect.clean_start, expiry)
+        .await
+        .map_err(|NotAttached(reason, detail)| refused(reason, detail))?;
+    ack.session_present = attached.present;
+    let resend = resend(shard, &attached.state).await;
+    Ok(Welcomed {
+        facts,
+        attached,
+        resend,
+        ack,
+        window: connect.receive_maximum.min(limits.max_inflight),
+        aliases: connect.topic_alias_maximum.min(limits.max_topic_aliases),
+    })
+}
+
+async fn identify(
+    shard: &Rc<Shard>,
+    transport: &Transport,
+    connect: &Connect,
+    listener: &Listener,
+) -> Result<Principal, ReasonCode> {
+    let certificates = match transport {
+        Transport::Tcp(_) => &[][..],
+        Transport::Tls(stream) => stream.get_ref().1.peer_certificates().unwrap_or_default(),
+    };
+    let shown = Credentials {
+        username: connect.username.as_deref(),
+        password: connect.password.as_deref(),
+        certificates,
+    };
+    auth::authenticate(&listener.authentication, &shown, &shard.engine.checks).await
+}
+
+/// Judges what the client asks for by its permissions and the limits.
+fn facts(
+    shard: &Rc<Shard>,
+    connect: &Connect,
+    principal: Principal,
+    listener: &Arc<Listener>,
+    peer: std::net::SocketAddr,
+    ack: &mut ConnAck,
+    limits: &Limits,
+) -> Result<ClientFacts, (ReasonCode, String)> {
+    let permissions = shard
+        .engine
+        .policies
+        .load()
+        .permissions(&connect.client_id, &principal);
+    let not_authorized = |denied: Denied| {
+        (
+            ReasonCode::NotAuthorized,
+            format!("policy refuses it: {}", denied.rule()),
+        )
+    };
+    permissions.may_connect().map_err(not_authorized)?;
+    if let Some(will) = &connect.will {
+        let topic = will
+            .check()
+            .map_err(|reason| (reason, "the will is not valid".to_owned()))?;
+        permissions
+            .may_publish(&topic, will.qos, will.retain)
+            .map_err(not_authorized)?;
+    }
+    let mut keep_alive = connect.keep_alive;
+    if connect.version.is_v5() && (keep_alive == 0 || keep_alive > limits.max_keep_alive) {
+        keep_alive = limits.max_keep_alive;
+        ack.server_keep_alive = Some(keep_alive);
+    }
+    Ok(ClientFacts {
+        id: connect.client_id.as_str().into(),
+        version: connect.version,
+        principal,
+        permissions,
+        // [MQTT-3.1.2-22]: one and a half times the keep alive.
+        silence: (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500)),
+        maximum_packet_size: connect
+            .maximum_packet_size
+            .map_or(usize::MAX, |size| size as usize),
+        will: connect.will.clone(),
+        listener: Arc::clone(listener),
+        peer,
+    })
+}
+
+/// Reads what was in flight from a group's queue when the last connection ended.
+async fn resend(shard: &Rc<Shard>, state: &SessionState) -> Vec<Resend> {
+    let mut resend = Vec::new();
+    for (&packet_id, in_flight) in &state.outbound {
+        let (Held::GroupQueue(receiver, id), Phase::Sent | Phase::Storing) =
+            (&in_flight.held, in_flight.phase)
+        else {
+            continue;
+        };
+        let range = ReadRange {
+            after: id - 1,
+            before: Some(id + 1),
+            max_entries: 1,
+            max_bytes: usize::MAX,
+        };
+        let Ok(Ok(page)) = shard.engine.read(*receiver, range).await else {
+            continue;
+        };
+        if let Some(entry) = page.entries.into_iter().next() {
+            let message = Arc::new(Message::from_record(&entry.record, entry.expires_at));
+            resend.push(Resend {
+                packet_id,
+                delivery: drain::delivery(message, entry.id, &entry.flags),
+            });
+        }
+    }
+    resend
+}
+
+impl Welcomed {
+    /// The connection, with CONNACK as the first thing that it sends.
+    fn connection(
+        self,
+        shard: &Rc<Shard>,
+        transport: Transport,
+        rest: BytesMut,
+        permit: ConnectionPermit,
+    ) -> Connection {
+        let Self {
+            facts,
+            attached,
+            resend,
+            ack,
+            window,
+            aliases,
+        } = self;
+        let Attached {
+            state,
+            location,
+            inbox,
+            ..
+        } = attached;
+        let session = Arc::clone(&state.session);
+        let drain = session.receiver.map(|receiver| Drain::new(receiver, &state));
+        let mut sending = Sending::new(window, aliases, drain);
+        if let Some(drain) = &sending.drain {
+            sending.handed = drain.resumed().collect();
+        }
+        let mut out = Outgoing::default();
+        encode::connack(facts.version, &ack, out.tail());
+        let groups: Vec<_> = state
+            .subscriptions
+            .values()
+            .filter_map(|known| known.group.clone())
+            .collect();
+        let unacknowledged = state.inbound.len();
+        let mut connection = Connection {
+            shard: Rc::clone(shard),
+            engine: Arc::clone(&shard.engine),
+            location,
+            inbox,
+            transport,
+            out,
+            client: facts,
+            session,
+            state,
+            receiving: Receiving::new(rest),
+            sending,
+            _permit: permit,
+        };
+        connection.receiving.unacknowledged = unacknowledged;
+        connection.heard();
+        connection.resume(resend);
+        for group in groups {
+            connection.serve_group(&group);
+        }
+        connection
+    }
+}

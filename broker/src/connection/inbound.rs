@@ -1,0 +1,347 @@
+//! Packets from the client.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, BytesMut};
+use foreshore_record::TopicName;
+use foreshore_store::{Direction, Operation, StoreError, Submitted, committer::TrySubmitError};
+use tokio::sync::futures::OwnedNotified;
+
+use super::{
+    Connection,
+    acks::{AckBatch, AckItem, Acks, What},
+    ending::Ending,
+    publish::Waiting,
+};
+use crate::{
+    engine::publish::Outbound,
+    wire::{
+        ReasonCode, encode,
+        frame::{self, Frame},
+        packet::{Ack, AckKind, Disconnect, Packet},
+    },
+};
+
+/// Messages of one batch.
+const MAX_BURST: usize = 256;
+
+/// Bytes that are read at once into a packet that is not complete.
+const READ_PART: usize = 16 << 10;
+
+/// What the broker takes from the client.
+#[derive(Debug, Default)]
+pub(super) struct Receiving {
+    /// What was read and not looked at, or is not complete.
+    pub(super) input: BytesMut,
+    /// Whether the input is known to hold no complete packet.
+    incomplete: bool,
+    /// Topics of the client's aliases.
+    pub(super) aliases: Vec<Option<TopicName>>,
+    /// Messages with quality of service 1 or 2 that are not acknowledged for good.
+    pub(super) unacknowledged: usize,
+    /// What the packets that are being looked at come to.
+    pub(super) burst: Burst,
+    /// Acknowledgements that wait.
+    pub(super) acks: Acks,
+    /// A batch that waits for room in the committer's queue.
+    submitting: Option<Submitting>,
+    /// Whom to wait for before the next packet is looked at.
+    pub(super) waiting: Option<Waiting>,
+    /// When the present second of the rate limit began, and what was published in it.
+    pub(super) rate: Option<(Instant, u32)>,
+}
+
+/// What a row of packets comes to.
+#[derive(Debug, Default)]
+pub(super) struct Burst {
+    /// What is to be stored.
+    pub(super) operations: Vec<Operation>,
+    /// Ids that the operations need.
+    pub(super) ids: u64,
+    /// What is delivered live, and as which of the ids; `None` if it is not stored.
+    pub(super) outbound: Vec<(Outbound, Option<u64>)>,
+    /// What follows when it is durable.
+    pub(super) items: Vec<AckItem>,
+}
+
+type SubmitFuture = dyn Future<Output = Result<Submitted, StoreError>>;
+
+struct Submitting(Pin<Box<SubmitFuture>>);
+
+impl std::fmt::Debug for Submitting {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Submitting")
+    }
+}
+
+impl Burst {
+    /// Adds an operation and returns which of the batch it is.
+    pub(super) fn operation(&mut self, operation: Operation) -> usize {
+        self.ids += operation.ids();
+        self.operations.push(operation);
+        self.operations.len() - 1
+    }
+
+    fn is_empty(&self) -> bool {
+        self.operations.is_empty() && self.outbound.is_empty() && self.items.is_empty()
+    }
+}
+
+impl Receiving {
+    pub(super) fn new(input: BytesMut) -> Self {
+        Self {
+            input,
+            ..Self::default()
+        }
+    }
+
+    /// Takes what is left of a batch that waits for room, for the end of the connection.
+    pub(super) fn take_submitting(&mut self) -> Option<(Pin<Box<SubmitFuture>>, Burst)> {
+        let Submitting(submitting) = self.submitting.take()?;
+        Some((submitting, std::mem::take(&mut self.burst)))
+    }
+}
+
+impl Connection {
+    /// Reads packets and does what they ask for.
+    pub(super) fn poll_receiving(&mut self, context: &mut Context<'_>) -> Result<bool, Box<Ending>> {
+        if !self.poll_submitting(context)? || !self.poll_waiting(context) {
+            return Ok(false);
+        }
+        if !self.has_room_outside() || self.receiving.acks.len() > self.max_unacknowledged() {
+            return Ok(false);
+        }
+        if self.receiving.input.is_empty() || self.receiving.incomplete {
+            return self.poll_read(context);
+        }
+        let mut input = std::mem::take(&mut self.receiving.input);
+        let taken = self.take_packets(&input)?;
+        input.advance(taken);
+        if !input.is_empty() {
+            self.receiving.input = input;
+        }
+        self.submit()?;
+        Ok(true)
+    }
+
+    /// Reads what has arrived, and takes the packets that are complete.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Result<bool, Box<Ending>> {
+        let read = if self.receiving.input.is_empty() {
+            let shard = Rc::clone(&self.shard);
+            let mut scratch = shard.scratch.borrow_mut();
+            let read = self.transport.poll_read(context, &mut scratch);
+            if let Poll::Ready(Ok(length @ 1..)) = read {
+                self.heard();
+                let input = &scratch[..length];
+                let taken = self.take_packets(input)?;
+                self.receiving.input.extend_from_slice(&input[taken..]);
+            }
+            read
+        } else {
+            // What is kept grows with what has arrived, not with what a header promises.
+            let input = &mut self.receiving.input;
+            let start = input.len();
+            input.resize(start + READ_PART, 0);
+            let read = self.transport.poll_read(context, &mut input[start..]);
+            let length = if let Poll::Ready(Ok(length)) = read {
+                length
+            } else {
+                0
+            };
+            input.truncate(start + length);
+            if length > 0 {
+                self.receiving.incomplete = false;
+                self.heard();
+            }
+            read
+        };
+        match read {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(0)) => Err(Ending::lost("connection closed by the client").into()),
+            Poll::Ready(Ok(_)) => {
+                self.submit()?;
+                Ok(true)
+            }
+            Poll::Ready(Err(error)) => Err(Ending::lost(error.to_string()).into()),
+        }
+    }
+
+    /// Takes complete packets off the input, and returns how many bytes that were.
+    fn take_packets(&mut self, input: &[u8]) -> Result<usize, Box<Ending>> {
+        let max_packet = self.engine.limits.load().max_packet_size;
+        let mut taken = 0;
+        self.receiving.incomplete = false;
+        while self.receiving.waiting.is_none()
+            && self.receiving.burst.len() < MAX_BURST
+            && self.has_room_outside()
+        {
+            let Some(frame) = frame::cut(&input[taken..], max_packet)? else {
+                self.receiving.incomplete = true;
+                break;
+            };
+            taken += frame.packet.len();
+            if let Err(ending) = self.take_packet(&frame) {
+                // What came before the packet that ends the connection counts.
+                self.submit()?;
+                return Err(ending);
+            }
+        }
+        Ok(taken)
+    }
+
+    fn take_packet(&mut self, frame: &Frame<'_>) -> Result<(), Box<Ending>> {
+        match Packet::decode(frame, self.client.version)? {
+            Packet::Publish(publish) => self.on_publish(&publish),
+            Packet::Ack(ack) => self.on_ack(ack),
+            Packet::Subscribe(subscribe) => self.on_subscribe(subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(unsubscribe),
+            Packet::PingRequest => {
+                encode::pingresp(self.out.tail());
+                Ok(())
+            }
+            Packet::Disconnect(disconnect) => Err(self.on_disconnect(&disconnect).into()),
+            Packet::Auth => Err(Ending::refused(
+                ReasonCode::ProtocolError,
+                "AUTH is sent without enhanced authentication",
+            )
+            .into()),
+        }
+    }
+
+    fn on_disconnect(&mut self, disconnect: &Disconnect) -> Ending {
+        if let Some(expiry) = disconnect.session_expiry {
+            // [MQTT-3.14.2-2]: a session that ends with its connection can't be made to last.
+            if self.state.expiry == 0 && expiry != 0 {
+                return Ending::refused(
+                    ReasonCode::ProtocolError,
+                    "session expiry interval is set at the end but was 0 at the beginning",
+                );
+            }
+            self.state.expiry = expiry.min(self.engine.limits.load().max_session_expiry);
+        }
+        Ending::goodbye(disconnect.with_will)
+    }
+
+    fn on_ack(&mut self, ack: Ack) -> Result<(), Box<Ending>> {
+        match ack.kind {
+            AckKind::PubAck => self.on_puback(ack),
+            AckKind::PubRec => self.on_pubrec(ack),
+            AckKind::PubComp => self.on_pubcomp(ack),
+            AckKind::PubRel => self.on_pubrel(ack.packet_id),
+        }
+        Ok(())
+    }
+
+    /// The client releases a message with quality of service 2 of its own.
+    fn on_pubrel(&mut self, packet_id: u16) {
+        let mut operation = None;
+        let mut reason = ReasonCode::PacketIdentifierNotFound;
+        if self.state.inbound.remove(&packet_id) {
+            reason = ReasonCode::Success;
+            self.receiving.unacknowledged = self.receiving.unacknowledged.saturating_sub(1);
+            let slot = self.state.slot(Direction::Inbound, packet_id);
+            operation = slot.map(|slot| self.receiving.burst.operation(Operation::ClearInflight { slot }));
+        }
+        self.receiving.burst.items.push(AckItem {
+            operation,
+            what: What::Released(packet_id, reason),
+        });
+    }
+
+    /// Sends the burst to the store, and delivers what may be delivered before it is durable.
+    fn submit(&mut self) -> Result<(), Box<Ending>> {
+        if self.receiving.submitting.is_some() || self.receiving.burst.is_empty() {
+            return Ok(());
+        }
+        if self.receiving.burst.operations.is_empty() {
+            self.submitted(None);
+            return Ok(());
+        }
+        let operations = std::mem::take(&mut self.receiving.burst.operations);
+        match self.engine.committer.try_submit(operations) {
+            Ok(submitted) => self.submitted(Some(submitted)),
+            Err(TrySubmitError::Full(operations)) => {
+                let committer = self.engine.committer.clone();
+                let submit = async move { committer.submit(operations).await };
+                self.receiving.submitting = Some(Submitting(Box::pin(submit)));
+            }
+            Err(TrySubmitError::Failed(error)) => return Err(Ending::store_failed(&error).into()),
+        }
+        Ok(())
+    }
+
+    pub(super) fn submitted(&mut self, submitted: Option<Submitted>) {
+        let burst = std::mem::take(&mut self.receiving.burst);
+        let (first_id, completion) = match submitted {
+            Some(submitted) => (submitted.first_id, Some(submitted.completion)),
+            None => (0, None),
+        };
+        for (outbound, ordinal) in &burst.outbound {
+            let entry = ordinal.map_or(0, |ordinal| first_id + ordinal);
+            self.engine.fan_out(Some(&self.shard), outbound, entry);
+        }
+        if !burst.items.is_empty() {
+            self.receiving.acks.push(AckBatch {
+                completion,
+                items: burst.items,
+            });
+        }
+    }
+
+    /// Whether no batch waits for room.
+    fn poll_submitting(&mut self, context: &mut Context<'_>) -> Result<bool, Box<Ending>> {
+        let Some(Submitting(submit)) = &mut self.receiving.submitting else {
+            return Ok(true);
+        };
+        match submit.as_mut().poll(context) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(submitted)) => {
+                self.receiving.submitting = None;
+                self.submitted(Some(submitted));
+                Ok(true)
+            }
+            Poll::Ready(Err(error)) => Err(Ending::store_failed(&error).into()),
+        }
+    }
+
+    /// Acknowledgements that may wait before nothing more is read: what bounds clients that know no Receive Maximum.
+    fn max_unacknowledged(&self) -> usize {
+        usize::from(self.engine.limits.load().receive_maximum).max(MAX_BURST)
+    }
+}
+
+impl Burst {
+    fn len(&self) -> usize {
+        self.outbound.len() + self.items.len()
+    }
+}
+
+/// Waits for somebody to be relieved, for a bounded time.
+#[derive(Debug)]
+pub(super) struct Relief {
+    notified: Pin<Box<OwnedNotified>>,
+    patience: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl Relief {
+    pub(super) fn new(notified: OwnedNotified, patience: Duration) -> Self {
+        Self {
+            notified: Box::pin(notified),
+            patience: Box::pin(tokio::time::sleep(patience)),
+        }
+    }
+
+    /// Whether it came, or patience ran out.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        if self.notified.as_mut().poll(context).is_ready() {
+            return Poll::Ready(true);
+        }
+        self.patience.as_mut().poll(context).map(|()| false)
+    }
+}

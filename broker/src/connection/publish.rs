@@ -1,0 +1,355 @@
+//! PUBLISH from the client (MQTT 5.0 section 3.3).
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use foreshore_record::{Qos, SourceNumber, TopicName, topic::InvalidTopic};
+use foreshore_store::{BrokerTime, Direction, Operation};
+
+use super::{
+    Connection,
+    acks::{AckItem, What},
+    ending::Ending,
+    inbound::Relief,
+};
+use crate::{
+    engine::{mailbox::Mailbox, pressure::Pressure, publish::Outbound, route::Route, shard::ShardItem},
+    message::Message,
+    session::Session,
+    shared::Group,
+    wire::{ReasonCode, properties, publish::Publish},
+};
+
+/// Longest time that a publisher waits for a receiver that has too much to do; then it counts as slow.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Topics that only the broker itself publishes to.
+const RESERVED: &str = "$SYS/";
+
+/// What a publisher waits for before its next packet is looked at.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// A receiver has too much to do.
+    Receiver(Congested, Relief),
+    /// It publishes too fast.
+    Rate(Pin<Box<tokio::time::Sleep>>),
+}
+
+/// Who has too much to do.
+#[derive(Debug)]
+pub(super) enum Congested {
+    Session(Arc<Session>),
+    Group(Arc<Group>),
+    Shard(Arc<Mailbox<ShardItem>>),
+}
+
+impl Congested {
+    fn pressure(&self) -> &Pressure {
+        match self {
+            Self::Session(session) => &session.pressure,
+            Self::Group(group) => &group.pressure,
+            Self::Shard(mailbox) => mailbox.pressure(),
+        }
+    }
+}
+
+impl Connection {
+    /// Whether nobody is waited for.
+    pub(super) fn poll_waiting(&mut self, context: &mut Context<'_>) -> bool {
+        let go_on = match &mut self.receiving.waiting {
+            None => return true,
+            Some(Waiting::Rate(sleep)) => sleep.as_mut().poll(context).is_ready(),
+            Some(Waiting::Receiver(who, relief)) => match relief.poll(context) {
+                Poll::Pending => false,
+                Poll::Ready(true) => true,
+                Poll::Ready(false) => {
+                    who.pressure().give_up();
+                    true
+                }
+            },
+        };
+        if go_on {
+            self.receiving.waiting = None;
+        }
+        go_on
+    }
+
+    /// Takes a message in.
+    pub(super) fn on_publish(&mut self, publish: &Publish<'_>) -> Result<(), Box<Ending>> {
+        let (topic, route) = self.topic_of(publish)?;
+        self.count_publish(publish)?;
+        if publish.qos == Qos::ExactlyOnce && !self.state.inbound.insert(publish.packet_id) {
+            // It was taken in before: it is acknowledged again and not delivered again ([MQTT-4.3.3-10]).
+            self.receiving.unacknowledged -= 1;
+            self.answer(publish, ReasonCode::Success, None);
+            return Ok(());
+        }
+        let now = self.engine.now();
+        let number = self.number_of(publish)?;
+        let message = self.message(publish, topic, &route, number, now);
+        if let Err(reason) = self.judge(&message) {
+            self.refuse(publish, message, reason);
+            return Ok(());
+        }
+        self.take_in(publish, Arc::new(message), route);
+        Ok(())
+    }
+
+    fn take_in(&mut self, publish: &Publish<'_>, message: Arc<Message>, route: Arc<Route>) {
+        let repeated = message
+            .number
+            .as_ref()
+            .is_some_and(|number| !self.engine.sources.advance(number));
+        let reason = if route.is_empty() {
+            ReasonCode::NoMatchingSubscribers
+        } else {
+            ReasonCode::Success
+        };
+        let outbound = Outbound { message, route };
+        let receipt = match publish.qos {
+            Qos::ExactlyOnce => self.state.slot(Direction::Inbound, publish.packet_id),
+            _ => None,
+        };
+        self.find_congestion(&outbound.route);
+        let burst = &mut self.receiving.burst;
+        let first = burst.ids;
+        let operation = self
+            .engine
+            .operation(&outbound, receipt)
+            .map(|operation| burst.operation(operation));
+        // With quality of service 2 nobody sees a message that might still be refused and come again.
+        let late = operation.is_some() && publish.qos == Qos::ExactlyOnce;
+        let route =
+            (operation.is_some() && !outbound.route.paths.is_empty()).then(|| Arc::clone(&outbound.route));
+        let mut delayed = None;
+        if late && !repeated {
+            delayed = Some(outbound);
+        } else if !repeated {
+            burst.outbound.push((outbound, operation.map(|_| first)));
+        }
+        if operation.is_some() || publish.qos != Qos::AtMostOnce {
+            let what = What::Message {
+                packet_id: publish.packet_id,
+                qos: publish.qos,
+                reason,
+                delayed,
+                route,
+            };
+            burst.items.push(AckItem { operation, what });
+        }
+    }
+
+    /// The topic of a message, by name or by alias, and who gets it.
+    fn topic_of(&mut self, publish: &Publish<'_>) -> Result<(TopicName, Arc<Route>), Box<Ending>> {
+        let found = if publish.topic.is_empty() {
+            let known = publish.properties.alias.and_then(|alias| {
+                self.receiving
+                    .aliases
+                    .get(usize::from(alias).checked_sub(1)?)?
+                    .clone()
+            });
+            let Some(name) = known else {
+                return Err(
+                    Ending::refused(ReasonCode::TopicAliasInvalid, "topic alias is not known").into(),
+                );
+            };
+            self.shard.topic(name.as_str())
+        } else {
+            self.shard.topic(publish.topic)
+        };
+        let (topic, route) = found.map_err(|invalid| match invalid {
+            InvalidTopic::TooManyLevels { .. } => {
+                Ending::refused(ReasonCode::TopicNameInvalid, "topic has too many levels")
+            }
+            _ => Ending::refused(ReasonCode::TopicNameInvalid, "topic name is not valid"),
+        })?;
+        if let Some(alias) = publish.properties.alias {
+            let allowed = self.engine.limits.load().max_topic_aliases;
+            if alias > allowed {
+                return Err(
+                    Ending::refused(ReasonCode::TopicAliasInvalid, "topic alias is too large").into(),
+                );
+            }
+            if !publish.topic.is_empty() {
+                let index = usize::from(alias) - 1;
+                let aliases = &mut self.receiving.aliases;
+                aliases.resize_with(aliases.len().max(index + 1), || None);
+                aliases[index] = Some(topic.clone());
+            }
+        }
+        Ok((topic, route))
+    }
+
+    /// Counts a message against the client's bounds.
+    fn count_publish(&mut self, publish: &Publish<'_>) -> Result<(), Box<Ending>> {
+        self.engine.stats.received.inc();
+        self.engine
+            .stats
+            .received_bytes
+            .inc_by(publish.payload.len() as u64);
+        let limits = self.engine.limits.load();
+        if publish.qos != Qos::AtMostOnce {
+            self.receiving.unacknowledged += 1;
+            // Clients below version 5 were not told of it; reading pauses for them instead.
+            if self.client.version.is_v5()
+                && self.receiving.unacknowledged > usize::from(limits.receive_maximum)
+            {
+                let detail = "more messages are in flight than the receive maximum allows";
+                return Err(Ending::refused(ReasonCode::ReceiveMaximumExceeded, detail).into());
+            }
+        }
+        if let Some(max_rate) = limits.max_publish_rate {
+            let now = Instant::now();
+            let (began, count) = self.receiving.rate.get_or_insert((now, 0));
+            if now.duration_since(*began) >= Duration::from_secs(1) {
+                (*began, *count) = (now, 0);
+            }
+            *count += 1;
+            if *count >= max_rate {
+                let until = tokio::time::Instant::from_std(*began + Duration::from_secs(1));
+                self.receiving.waiting = Some(Waiting::Rate(Box::pin(tokio::time::sleep_until(until))));
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of a message, if it has one and its publisher is believed.
+    fn number_of(&self, publish: &Publish<'_>) -> Result<Option<SourceNumber>, Box<Ending>> {
+        if !publish.properties.has_user || !self.client.principal.is_own_role() {
+            return Ok(None);
+        }
+        let mut forwarded = BytesMut::new();
+        publish.properties.put_forwarded(&mut forwarded);
+        SourceNumber::from_properties(&properties::decode(&forwarded, None)).map_err(|_| {
+            Ending::refused(ReasonCode::ProtocolError, "the number of a record is malformed").into()
+        })
+    }
+
+    fn message(
+        &self,
+        publish: &Publish<'_>,
+        topic: TopicName,
+        route: &Route,
+        number: Option<SourceNumber>,
+        now: BrokerTime,
+    ) -> Message {
+        let (properties, payload) = copy(publish);
+        let longest = self.engine.limits.load().max_message_expiry;
+        let expiry = match (publish.properties.expiry, longest) {
+            (Some(asked), Some(longest)) => Some(asked.min(longest)),
+            (asked, longest) => asked.or(longest),
+        };
+        Message {
+            qos: publish.qos,
+            retain: publish.retain,
+            expiry: publish.properties.expiry,
+            expires_at: expiry.map(|seconds| now.after(Duration::from_secs(seconds.into()))),
+            publisher: self.session.uid,
+            number,
+            shared: route.is_shared(),
+            ..Message::new(topic, payload, properties)
+        }
+    }
+
+    /// Whether a message may be taken in.
+    fn judge(&self, message: &Message) -> Result<(), ReasonCode> {
+        if message.topic.as_str().starts_with(RESERVED) {
+            return Err(ReasonCode::NotAuthorized);
+        }
+        if let Err(denied) = self
+            .client
+            .permissions
+            .may_publish(&message.topic, message.qos, message.retain)
+        {
+            tracing::info!(
+                client = %self.client.id,
+                user = self.client.principal.username,
+                topic = %message.topic,
+                rule = denied.rule(),
+                "publish refused"
+            );
+            return Err(ReasonCode::NotAuthorized);
+        }
+        let limits = self.engine.limits.load();
+        if message.retain
+            && !message.payload.is_empty()
+            && !self.engine.retained.has_room(message, limits.retained())
+        {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        Ok(())
+    }
+
+    /// Refuses a message; for one of ours the refusal is final for its number.
+    fn refuse(&mut self, publish: &Publish<'_>, message: Message, reason: ReasonCode) {
+        self.engine.stats.refused.inc();
+        let operation = message.number.map(|number| {
+            self.engine.sources.advance(&number);
+            self.receiving.burst.operation(Operation::Refuse { number })
+        });
+        self.answer(publish, reason, operation);
+    }
+
+    /// Answers a message that is not delivered.
+    fn answer(&mut self, publish: &Publish<'_>, reason: ReasonCode, operation: Option<usize>) {
+        if publish.qos == Qos::AtMostOnce && operation.is_none() {
+            return;
+        }
+        let Publish { packet_id, qos, .. } = *publish;
+        let what = What::Message {
+            packet_id,
+            qos,
+            reason,
+            delayed: None,
+            route: None,
+        };
+        self.receiving.burst.items.push(AckItem { operation, what });
+    }
+
+    /// Remembers to wait if somebody who gets the message has too much to do.
+    fn find_congestion(&mut self, route: &Route) {
+        if !self.engine.congestion.any() || self.receiving.waiting.is_some() {
+            return;
+        }
+        let shards = route
+            .shards
+            .iter()
+            .filter_map(|targets| self.engine.shards.get(usize::from(targets.shard)));
+        let mut candidates = shards
+            .map(|mailbox| Congested::Shard(Arc::clone(mailbox)))
+            .chain(
+                // Whoever waits for itself waits in vain.
+                route
+                    .targets
+                    .iter()
+                    .filter(|target| target.session.uid != self.session.uid)
+                    .map(|target| Congested::Session(Arc::clone(&target.session))),
+            )
+            .chain(
+                route
+                    .groups
+                    .iter()
+                    .map(|group| Congested::Group(Arc::clone(group))),
+            );
+        self.receiving.waiting = candidates.find_map(|who| {
+            let relieved = who.pressure().relieved()?;
+            Some(Waiting::Receiver(who, Relief::new(relieved, PATIENCE)))
+        });
+    }
+}
+
+/// Copies what is kept of a packet out of the input, into one allocation.
+fn copy(publish: &Publish<'_>) -> (Bytes, Bytes) {
+    let forwarded = publish.properties.forwarded_len();
+    let mut copy = BytesMut::with_capacity(forwarded + publish.payload.len());
+    publish.properties.put_forwarded(&mut copy);
+    copy.put_slice(publish.payload);
+    let mut properties = copy.freeze();
+    let payload = properties.split_off(forwarded);
+    (properties, payload)
+}

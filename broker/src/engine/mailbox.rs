@@ -1,0 +1,99 @@
+//! How one shard hands work to another.
+//!
+//! Sending never waits, so that a connection can send from anywhere. It is bounded all the same: a mailbox that is full
+//! is congested, and whoever filled it reads nothing more until it is half empty again (see [`Pressure`]).
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::task::AtomicWaker;
+use parking_lot::Mutex;
+
+use super::pressure::{Congestion, Pressure};
+
+/// Items above which senders are to wait.
+const FULL: usize = 4096;
+
+/// Work for one shard.
+#[derive(Debug)]
+pub(crate) struct Mailbox<T> {
+    items: Mutex<Vec<T>>,
+    waker: AtomicWaker,
+    pressure: Pressure,
+}
+
+impl<T> Mailbox<T> {
+    pub(crate) fn new(total: Arc<Congestion>) -> Self {
+        Self {
+            items: Mutex::default(),
+            waker: AtomicWaker::new(),
+            pressure: Pressure::new(total),
+        }
+    }
+
+    /// Leaves an item.
+    pub(crate) fn send(&self, item: T) {
+        let mut items = self.items.lock();
+        items.push(item);
+        let waiting = items.len();
+        drop(items);
+        if waiting == 1 {
+            self.waker.wake();
+        }
+        if waiting > FULL {
+            self.pressure.raise();
+        }
+    }
+
+    /// Takes all items, in the order in which they were left.
+    pub(crate) fn poll_take(&self, context: &mut Context<'_>) -> Poll<Vec<T>> {
+        let take = || {
+            let items = std::mem::take(&mut *self.items.lock());
+            (!items.is_empty()).then_some(items)
+        };
+        let items = take().or_else(|| {
+            self.waker.register(context.waker());
+            // An item that was left before the waker was there.
+            take()
+        });
+        match items {
+            Some(items) => {
+                self.pressure.clear();
+                Poll::Ready(items)
+            }
+            None => Poll::Pending,
+        }
+    }
+
+    /// Whether senders are to wait.
+    pub(crate) fn pressure(&self) -> &Pressure {
+        &self.pressure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn items_arrive_in_order_and_relieve_the_senders() {
+        let mailbox = Arc::new(Mailbox::new(Arc::default()));
+        let reader = Arc::clone(&mailbox);
+        let taken =
+            tokio::spawn(async move { std::future::poll_fn(|context| reader.poll_take(context)).await });
+        tokio::task::yield_now().await;
+        mailbox.send(1);
+        mailbox.send(2);
+        let first = taken.await.unwrap();
+        assert_eq!(first[0], 1);
+
+        for item in 0..=FULL {
+            mailbox.send(item);
+        }
+        assert!(mailbox.pressure().is_congested());
+        let all = std::future::poll_fn(|context| mailbox.poll_take(context)).await;
+        assert!(all.ends_with(&[FULL]) && !mailbox.pressure().is_congested());
+    }
+}

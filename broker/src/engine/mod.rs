@@ -1,0 +1,160 @@
+//! The engine: from a message that was taken in to those who get it.
+//!
+//! ```text
+//! connection ─ publish ─► route (no lock) ─► submit to the store ─► entry ids
+//!                              │                                      │
+//!                              └── one item for each shard ◄──────────┘      acknowledgement ◄─ commit
+//!                                        │
+//!                              shard ─► connections ─► PUBLISH, encoded once
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`trie`], [`router`], [`route`] | who gets what is published to a topic |
+//! | [`publish`] | what a message means for store, receivers and retained messages |
+//! | [`shard`], [`mailbox`] | the threads that carry connections, and how they hand work to each other |
+//! | [`delivery`], [`backlog`] | a message on its way to one receiver, from its queue or live |
+//! | [`pressure`] | backpressure |
+//! | [`sources`] | the numbers of our own publishers |
+//! | [`timers`] | wills and sessions that fall due |
+
+pub(crate) mod backlog;
+pub(crate) mod delivery;
+pub(crate) mod mailbox;
+pub(crate) mod pressure;
+pub(crate) mod publish;
+pub(crate) mod route;
+pub(crate) mod router;
+pub(crate) mod shard;
+pub(crate) mod sources;
+pub(crate) mod timers;
+pub(crate) mod trie;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use foreshore_store::{
+    BrokerClock, BrokerTime, CommitterHandle, Page, ReadRange, ReceiverId, SharedStore, StoreError,
+};
+
+use self::{
+    delivery::Delivery,
+    mailbox::Mailbox,
+    pressure::Congestion,
+    router::Router,
+    shard::{Control, ShardItem},
+    sources::Sources,
+    timers::Timers,
+};
+use crate::{
+    auth::Checks,
+    options::Limits,
+    path::PathRegistry,
+    policy::Policies,
+    retained::Retained,
+    session::{Location, registry::Registry},
+    shared::Groups,
+    stats::Stats,
+};
+
+/// What all parts of a broker share.
+pub(crate) struct Engine {
+    /// Namespace and name of the broker, as they stand in path names.
+    pub(crate) identity: (String, String),
+    pub(crate) router: Router,
+    pub(crate) congestion: Arc<Congestion>,
+    pub(crate) shards: Vec<Arc<Mailbox<ShardItem>>>,
+    pub(crate) store: SharedStore,
+    pub(crate) committer: CommitterHandle,
+    pub(crate) clock: BrokerClock,
+    pub(crate) limits: ArcSwap<Limits>,
+    pub(crate) policies: ArcSwap<Policies>,
+    pub(crate) sessions: Registry,
+    pub(crate) retained: Retained,
+    pub(crate) groups: Groups,
+    pub(crate) paths: PathRegistry,
+    pub(crate) sources: Sources,
+    pub(crate) timers: Timers,
+    pub(crate) stats: Stats,
+    pub(crate) checks: Checks,
+    /// Where work runs that belongs to no connection.
+    pub(crate) runtime: tokio::runtime::Handle,
+    /// Connections at present, in handshakes too.
+    pub(crate) connections: Arc<AtomicUsize>,
+    pub(crate) next_uid: AtomicU64,
+}
+
+impl Engine {
+    /// Now, on the broker's clock.
+    pub(crate) fn now(&self) -> BrokerTime {
+        self.clock.now()
+    }
+
+    /// A number that no session has.
+    pub(crate) fn new_uid(&self) -> u64 {
+        self.next_uid.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Hands a delivery to a connection.
+    pub(crate) fn send(&self, location: Location, delivery: Delivery) {
+        if let Some(mailbox) = self.shards.get(usize::from(location.shard)) {
+            mailbox.send(ShardItem::Deliver(location, delivery));
+        }
+    }
+
+    /// Tells a connection something.
+    pub(crate) fn control(&self, location: Location, control: Control) {
+        if let Some(mailbox) = self.shards.get(usize::from(location.shard)) {
+            mailbox.send(ShardItem::Control(location, control));
+        }
+    }
+
+    /// Tells all connections something.
+    pub(crate) fn control_all(&self, control: &Control) {
+        for mailbox in &self.shards {
+            mailbox.send(ShardItem::ControlAll(control.clone()));
+        }
+    }
+
+    /// Runs something that belongs to no connection.
+    pub(crate) fn spawn(&self, name: String, work: impl Future<Output = ()> + Send + 'static) {
+        // Entered, because the calling shard has a runtime of its own.
+        let _runtime = self.runtime.enter();
+        foreshore_runtime::spawn(name, work).detach();
+    }
+
+    /// Reads a queue on a thread that may wait for the disk.
+    pub(crate) fn read(
+        &self,
+        receiver: ReceiverId,
+        range: ReadRange,
+    ) -> tokio::task::JoinHandle<Result<Page, StoreError>> {
+        let (store, now) = (Arc::clone(&self.store), self.now());
+        self.runtime
+            .spawn_blocking(move || store.read(receiver, range, now))
+    }
+
+    /// Runs something that may wait for the disk.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn foreshore_store::Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = Arc::clone(&self.store);
+        match self.runtime.spawn_blocking(move || work(&*store)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(StoreError::Closed),
+        }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Engine")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}

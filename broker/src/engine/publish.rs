@@ -1,0 +1,192 @@
+//! What a message means for store, receivers and retained messages.
+
+use std::sync::Arc;
+
+use foreshore_record::Qos;
+use foreshore_store::{Applied, EntryFlags, EntryId, Operation, ReceiverId, Slot, StoreError};
+
+use super::{
+    Engine,
+    delivery::{Delivery, Origin},
+    route::{Route, Target},
+    shard::{Fanout, Shard, ShardItem},
+};
+use crate::{message::Message, shared::GroupOffer};
+
+/// A message that is about to be delivered.
+#[derive(Clone, Debug)]
+pub(crate) struct Outbound {
+    /// The message.
+    pub(crate) message: Arc<Message>,
+    /// Who gets it.
+    pub(crate) route: Arc<Route>,
+}
+
+impl Engine {
+    /// What is to be stored of a message; `None` when nothing is.
+    pub(crate) fn operation(&self, outbound: &Outbound, receipt: Option<Slot>) -> Option<Operation> {
+        let Outbound { message, route } = outbound;
+        let receivers = durable_receivers(route, message);
+        let needed = !receivers.is_empty() || message.retain || message.number.is_some();
+        needed.then(|| {
+            Operation::Publish(foreshore_store::Publish {
+                message: message.to_stored(),
+                receivers,
+                update_retained: message.retain,
+                receipt,
+            })
+        })
+    }
+
+    /// Delivers a message to everybody who is connected; `entry` is 0 when nothing was stored. `local` is the shard that
+    /// this runs on, if it runs on one.
+    pub(crate) fn fan_out(self: &Arc<Self>, local: Option<&Shard>, outbound: &Outbound, entry: EntryId) {
+        let Outbound { message, route } = outbound;
+        if message.retain {
+            self.retained.put(entry, &message.without_number());
+        }
+        let epoch = self.router.epoch();
+        let route = if route.epoch == epoch {
+            Arc::clone(route)
+        } else {
+            Arc::new(route.relocated(epoch))
+        };
+        for (index, targets) in route.shards.iter().enumerate() {
+            let fanout = Fanout {
+                message: Arc::clone(message),
+                route: Arc::clone(&route),
+                index,
+                entry,
+            };
+            match local {
+                Some(shard) if shard.index == targets.shard => shard.fan_out(&fanout),
+                _ => {
+                    if let Some(mailbox) = self.shards.get(usize::from(targets.shard)) {
+                        mailbox.send(ShardItem::Fanout(fanout));
+                    }
+                }
+            }
+        }
+        for group in &route.groups {
+            let durable = message.qos != Qos::AtMostOnce && group.qos() != Qos::AtMostOnce;
+            match group.offer(message, if durable { entry } else { 0 }) {
+                GroupOffer::Deliver(location, delivery) => self.send(location, delivery),
+                GroupOffer::Kept => {}
+                GroupOffer::Dropped => drop(self.stats.dropped_live.inc()),
+            }
+            if group.begin_reading() {
+                self.drain_group(Arc::clone(group));
+            }
+        }
+    }
+
+    /// Tells the readers of dataflows' queues that an entry is durable.
+    pub(crate) fn committed(&self, route: &Route, entry: EntryId) {
+        for path in &route.paths {
+            path.committed(entry);
+        }
+    }
+
+    /// Publishes a message that comes from no connection, together with other operations, and waits until all of it is
+    /// durable.
+    ///
+    /// # Errors
+    /// When nothing can be committed any more.
+    pub(crate) async fn publish(
+        self: &Arc<Self>,
+        message: Message,
+        also: Vec<Operation>,
+    ) -> Result<(), StoreError> {
+        let route = Arc::new(self.router.route(message.topic.as_str()));
+        let message = Message {
+            shared: route.is_shared(),
+            ..message
+        };
+        let outbound = Outbound {
+            message: Arc::new(message),
+            route,
+        };
+        let stored = self.operation(&outbound, None);
+        let is_stored = stored.is_some();
+        let operations: Vec<_> = stored.into_iter().chain(also).collect();
+        let mut entry = 0;
+        if !operations.is_empty() {
+            // What comes from no connection has nobody who could repeat it: it is delivered when it is durable.
+            let submitted = self.committer.submit(operations).await?;
+            entry = if is_stored { submitted.first_id } else { 0 };
+            let applied = submitted.completion.await?;
+            if let Some(Applied::Refused(refusal)) = applied.first() {
+                tracing::warn!(topic = %outbound.message.topic, ?refusal, "message of the broker was refused");
+                self.stats.refused.inc();
+                return Ok(());
+            }
+        }
+        self.fan_out(None, &outbound, entry);
+        self.committed(&outbound.route, entry);
+        Ok(())
+    }
+}
+
+impl Target {
+    /// How the session gets a message, if it wants it.
+    pub(crate) fn delivery(&self, message: &Arc<Message>, entry: EntryId) -> Option<Delivery> {
+        let want = self.want(message.publisher)?;
+        let qos = want.qos.min(message.qos);
+        let durable = qos != Qos::AtMostOnce && self.session.receiver.is_some();
+        Some(Delivery {
+            message: Arc::clone(message),
+            entry: if durable { entry } else { 0 },
+            qos,
+            retain: want.retain_as_published && message.retain,
+            identifiers: want.identifiers.clone(),
+            origin: Origin::Session,
+        })
+    }
+}
+
+/// The durable queues that a message enters.
+fn durable_receivers(route: &Route, message: &Arc<Message>) -> Vec<(ReceiverId, EntryFlags)> {
+    let mut receivers = Vec::new();
+    if message.qos != Qos::AtMostOnce {
+        for target in &route.targets {
+            let (Some(receiver), Some(want)) = (target.session.receiver, target.want(message.publisher))
+            else {
+                continue;
+            };
+            let qos = want.qos.min(message.qos);
+            if qos != Qos::AtMostOnce {
+                let identifiers = want.identifiers.as_deref().unwrap_or_default().to_vec();
+                let retain = want.retain_as_published && message.retain;
+                receivers.push((
+                    receiver,
+                    EntryFlags {
+                        qos,
+                        retain,
+                        subscription_identifiers: identifiers,
+                    },
+                ));
+            }
+        }
+        for group in &route.groups {
+            let qos = group.qos().min(message.qos);
+            if let (Some(receiver), true) = (group.receiver(), qos != Qos::AtMostOnce) {
+                let flags = EntryFlags {
+                    qos,
+                    retain: message.retain,
+                    ..EntryFlags::default()
+                };
+                receivers.push((receiver, flags));
+            }
+        }
+    }
+    // A dataflow keeps whatever is published, however it was published: its user asked for the topic.
+    for path in &route.paths {
+        let flags = EntryFlags {
+            qos: message.qos,
+            retain: message.retain,
+            ..EntryFlags::default()
+        };
+        receivers.push((path.receiver, flags));
+    }
+    receivers
+}

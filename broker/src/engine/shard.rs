@@ -1,0 +1,427 @@
+//! A thread that carries connections, each for its whole life.
+//!
+//! Nothing on a shard is shared with other threads but its [`Mailbox`](super::mailbox::Mailbox): connections, their
+//! inboxes and the cache of routes are touched by this thread only, and so need no locks.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
+    future::poll_fn,
+    rc::Rc,
+    sync::Arc,
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use foreshore_record::{Qos, TopicName, topic::InvalidTopic};
+use foreshore_store::EntryId;
+
+use super::{
+    Engine,
+    delivery::{Delivery, Origin},
+    route::{LiveTarget, Route},
+};
+use crate::{
+    connection::{Accepted, handshake},
+    message::Message,
+    session::{Location, MAX_SLOTS, Session},
+    wire::ReasonCode,
+};
+
+/// Topics whose routes a shard remembers.
+const MAX_TOPICS: usize = 4096;
+
+/// How often connections are looked at that may have fallen silent.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
+
+/// Bytes that are read from a connection at once.
+const READ_AT_ONCE: usize = 64 << 10;
+
+/// Work for a shard.
+#[derive(Debug)]
+pub(crate) enum ShardItem {
+    /// A new connection.
+    Accept(Box<Accepted>),
+    /// A message for connections of this shard.
+    Fanout(Fanout),
+    /// A delivery for one connection.
+    Deliver(Location, Delivery),
+    /// A word to one connection.
+    Control(Location, Control),
+    /// A word to all connections.
+    ControlAll(Control),
+    /// The shard ends when its last connection has.
+    Stop,
+}
+
+/// A message for the connections of one shard.
+#[derive(Debug)]
+pub(crate) struct Fanout {
+    /// The message.
+    pub(crate) message: Arc<Message>,
+    /// Who gets it.
+    pub(crate) route: Arc<Route>,
+    /// Which of the route's shards this is for.
+    pub(crate) index: usize,
+    /// Its entry in durable queues; 0 if it is in none.
+    pub(crate) entry: EntryId,
+}
+
+/// A word to a connection.
+#[derive(Clone, Debug)]
+pub(crate) enum Control {
+    /// Another connection of the same client takes the session over.
+    TakeOver,
+    /// The connection ends.
+    Disconnect(ReasonCode, &'static str),
+    /// All connections of a listener end.
+    ListenerClosed(Arc<crate::listener::Listener>),
+    /// Policies changed.
+    PolicyChanged,
+}
+
+/// A thread that carries connections.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    /// Which shard this is.
+    pub(crate) index: u8,
+    /// What all shards share.
+    pub(crate) engine: Arc<Engine>,
+    slots: RefCell<Slots>,
+    topics: RefCell<HashMap<Box<str>, CachedTopic>>,
+    /// Where input is read to before it is looked at; packets that are cut off move to their connection.
+    pub(crate) scratch: RefCell<Box<[u8]>>,
+    stopping: Cell<bool>,
+    /// Connections that have not ended in every respect.
+    active: Cell<usize>,
+}
+
+#[derive(Debug)]
+struct CachedTopic {
+    name: TopicName,
+    route: Arc<Route>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    all: Vec<(u32, Option<Rc<Inbox>>)>,
+    free: Vec<u32>,
+}
+
+/// What waits for one connection.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    session: Arc<Session>,
+    deliveries: RefCell<VecDeque<Delivery>>,
+    bytes: Cell<usize>,
+    /// Bytes that may wait.
+    max_bytes: usize,
+    /// Bytes that wait further on, in the connection.
+    pub(crate) bytes_ahead: Cell<usize>,
+    controls: RefCell<VecDeque<Control>>,
+    waker: RefCell<Option<Waker>>,
+    /// When silence means that the client is gone.
+    pub(crate) deadline: Cell<Option<Instant>>,
+    /// The highest entry that found no room; it is to be read from the queue.
+    missed: Cell<EntryId>,
+    /// Whether something found no room that is in no queue and should not be lost in silence.
+    overrun: Cell<bool>,
+}
+
+impl Shard {
+    pub(crate) fn new(index: u8, engine: Arc<Engine>) -> Rc<Self> {
+        Rc::new(Self {
+            index,
+            engine,
+            slots: RefCell::default(),
+            topics: RefCell::default(),
+            scratch: RefCell::new(vec![0; READ_AT_ONCE].into_boxed_slice()),
+            stopping: Cell::new(false),
+            active: Cell::new(0),
+        })
+    }
+
+    /// Works until told to stop and the last connection has ended.
+    pub(crate) async fn run(self: Rc<Self>) {
+        let mut watch = tokio::time::interval(WATCH_EVERY);
+        watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mailbox = Arc::clone(&self.engine.shards[usize::from(self.index)]);
+        while !(self.stopping.get() && self.active.get() == 0) {
+            tokio::select! {
+                items = poll_fn(|context| mailbox.poll_take(context)) => {
+                    for item in items {
+                        self.handle(item);
+                    }
+                }
+                _ = watch.tick() => self.watch(Instant::now()),
+            }
+            // Connections work before the next items are taken.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn handle(self: &Rc<Self>, item: ShardItem) {
+        match item {
+            ShardItem::Accept(accepted) => {
+                if !self.stopping.get() {
+                    self.active.set(self.active.get() + 1);
+                    let shard = Rc::clone(self);
+                    tokio::task::spawn_local(async move {
+                        handshake::serve(Rc::clone(&shard), accepted).await;
+                        shard.active.set(shard.active.get() - 1);
+                    });
+                }
+            }
+            ShardItem::Fanout(fanout) => self.fan_out(&fanout),
+            ShardItem::Deliver(location, delivery) => match self.inbox(location.slot, location.generation) {
+                Some(inbox) => inbox.deliver(delivery, &self.engine),
+                None => self.return_delivery(delivery),
+            },
+            ShardItem::Control(location, control) => {
+                if let Some(inbox) = self.inbox(location.slot, location.generation) {
+                    inbox.control(control);
+                }
+            }
+            ShardItem::ControlAll(control) => {
+                for inbox in self.inboxes() {
+                    inbox.control(control.clone());
+                }
+            }
+            ShardItem::Stop => self.stopping.set(true),
+        }
+    }
+
+    /// Delivers a message to connections of this shard.
+    pub(crate) fn fan_out(&self, fanout: &Fanout) {
+        for LiveTarget {
+            target,
+            slot,
+            generation,
+        } in &fanout.route.shards[fanout.index].targets
+        {
+            let target = &fanout.route.targets[*target as usize];
+            if let Some(inbox) = self.inbox(*slot, *generation)
+                && let Some(delivery) = target.delivery(&fanout.message, fanout.entry)
+            {
+                inbox.deliver(delivery, &self.engine);
+            }
+        }
+    }
+
+    /// A group's delivery found its member's connection gone.
+    fn return_delivery(&self, delivery: Delivery) {
+        if let Origin::Group(group) = &delivery.origin {
+            let group = Arc::clone(group);
+            for (location, delivery) in group.take_back(vec![delivery]) {
+                self.engine.send(location, delivery);
+            }
+        }
+    }
+
+    /// The name of a topic and who gets what is published there.
+    pub(crate) fn topic(&self, topic: &str) -> Result<(TopicName, Arc<Route>), InvalidTopic> {
+        let mut topics = self.topics.borrow_mut();
+        let epoch = self.engine.router.epoch();
+        if let Some(cached) = topics.get_mut(topic) {
+            if cached.route.epoch != epoch {
+                cached.route = Arc::new(self.engine.router.route(topic));
+            }
+            return Ok((cached.name.clone(), Arc::clone(&cached.route)));
+        }
+        let name = TopicName::new(topic)?;
+        let allowed = self.engine.limits.load().max_topic_levels;
+        let found = name.levels().count();
+        if found > allowed {
+            return Err(InvalidTopic::TooManyLevels { found });
+        }
+        let route = Arc::new(self.engine.router.route(topic));
+        if topics.len() >= MAX_TOPICS {
+            topics.clear();
+        }
+        topics.insert(
+            topic.into(),
+            CachedTopic {
+                name: name.clone(),
+                route: Arc::clone(&route),
+            },
+        );
+        Ok((name, route))
+    }
+
+    /// Gives a connection its place.
+    pub(crate) fn enter(&self, session: &Arc<Session>) -> Option<(Location, Rc<Inbox>)> {
+        let max_bytes = self.engine.limits.load().max_live_bytes;
+        let inbox = Rc::new(Inbox::new(Arc::clone(session), max_bytes));
+        let (slot, generation) = self.slots.borrow_mut().enter(&inbox)?;
+        Some((
+            Location {
+                shard: self.index,
+                slot,
+                generation,
+            },
+            inbox,
+        ))
+    }
+
+    /// Takes a connection's place back; returns what still waited for it.
+    pub(crate) fn leave(&self, location: Location) -> VecDeque<Delivery> {
+        let inbox = self.slots.borrow_mut().leave(location.slot);
+        inbox.map(|inbox| inbox.take()).unwrap_or_default()
+    }
+
+    fn inbox(&self, slot: u32, generation: u32) -> Option<Rc<Inbox>> {
+        let slots = self.slots.borrow();
+        let (used, inbox) = slots.all.get(slot as usize)?;
+        (*used == generation).then(|| inbox.clone()).flatten()
+    }
+
+    fn inboxes(&self) -> Vec<Rc<Inbox>> {
+        self.slots
+            .borrow()
+            .all
+            .iter()
+            .filter_map(|(_, inbox)| inbox.clone())
+            .collect()
+    }
+
+    /// Ends connections whose clients have fallen silent.
+    fn watch(&self, now: Instant) {
+        for inbox in self.inboxes() {
+            if inbox.deadline.get().is_some_and(|deadline| deadline <= now) {
+                inbox.deadline.set(None);
+                inbox.control(Control::Disconnect(
+                    ReasonCode::KeepAliveTimeout,
+                    "nothing was heard in time",
+                ));
+            }
+        }
+    }
+}
+
+impl Slots {
+    fn enter(&mut self, inbox: &Rc<Inbox>) -> Option<(u32, u32)> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                let slot = u32::try_from(self.all.len())
+                    .ok()
+                    .filter(|slot| *slot < MAX_SLOTS)?;
+                self.all.push((0, None));
+                slot
+            }
+        };
+        let (generation, place) = &mut self.all[slot as usize];
+        *place = Some(Rc::clone(inbox));
+        Some((slot, *generation))
+    }
+
+    fn leave(&mut self, slot: u32) -> Option<Rc<Inbox>> {
+        let (generation, place) = &mut self.all[slot as usize];
+        let inbox = place.take();
+        if inbox.is_some() {
+            *generation = generation.wrapping_add(1);
+            self.free.push(slot);
+        }
+        inbox
+    }
+}
+
+impl Inbox {
+    fn new(session: Arc<Session>, max_bytes: usize) -> Self {
+        Self {
+            session,
+            deliveries: RefCell::default(),
+            bytes: Cell::new(0),
+            max_bytes,
+            bytes_ahead: Cell::new(0),
+            controls: RefCell::default(),
+            waker: RefCell::default(),
+            deadline: Cell::new(None),
+            missed: Cell::new(0),
+            overrun: Cell::new(false),
+        }
+    }
+
+    /// Leaves a delivery for the connection, if there is room.
+    pub(crate) fn deliver(&self, delivery: Delivery, engine: &Engine) {
+        let weight = weight(&delivery);
+        let waiting = self.bytes.get() + self.bytes_ahead.get();
+        // What a group hands out is bounded by the group, and would have to go back to it.
+        let from_group = matches!(delivery.origin, Origin::Group(_)) && delivery.qos != Qos::AtMostOnce;
+        if waiting > 0 && waiting + weight > self.max_bytes && !from_group {
+            match delivery {
+                Delivery { entry: 1.., .. } => self.missed.set(delivery.entry.max(self.missed.get())),
+                Delivery {
+                    qos: Qos::AtMostOnce, ..
+                } => drop(engine.stats.dropped_live.inc()),
+                _ => self.overrun.set(true),
+            }
+            self.wake();
+            return;
+        }
+        if waiting > self.max_bytes / 4 && delivery.entry == 0 {
+            self.session.pressure.raise();
+        }
+        self.bytes.set(self.bytes.get() + weight);
+        self.deliveries.borrow_mut().push_back(delivery);
+        self.wake();
+    }
+
+    fn control(&self, control: Control) {
+        self.controls.borrow_mut().push_back(control);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Whom to wake when something arrives.
+    pub(crate) fn register(&self, waker: &Waker) {
+        let mut known = self.waker.borrow_mut();
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+    }
+
+    /// The next delivery.
+    pub(crate) fn next(&self) -> Option<Delivery> {
+        let delivery = self.deliveries.borrow_mut().pop_front()?;
+        self.bytes.set(self.bytes.get() - weight(&delivery));
+        Some(delivery)
+    }
+
+    /// The next word.
+    pub(crate) fn next_control(&self) -> Option<Control> {
+        self.controls.borrow_mut().pop_front()
+    }
+
+    /// The highest entry that found no room since the last call; 0 if all did.
+    pub(crate) fn take_missed(&self) -> EntryId {
+        self.missed.take()
+    }
+
+    /// Whether something found no room that should not be lost in silence.
+    pub(crate) fn is_overrun(&self) -> bool {
+        self.overrun.get()
+    }
+
+    /// Tells publishers that they may go on, if little enough waits.
+    pub(crate) fn relieve(&self) {
+        if self.bytes.get() + self.bytes_ahead.get() < self.max_bytes / 8 {
+            self.session.pressure.clear();
+        }
+    }
+
+    fn take(&self) -> VecDeque<Delivery> {
+        self.bytes.set(0);
+        self.deliveries.take()
+    }
+}
+
+/// What a waiting delivery weighs, in bytes.
+pub(crate) fn weight(delivery: &Delivery) -> usize {
+    std::mem::size_of::<Delivery>() + delivery.message.weight()
+}

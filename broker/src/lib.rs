@@ -1,0 +1,52 @@
+//! The MQTT broker: 3.1, 3.1.1 and 5.0 on one port, durable before it acknowledges.
+//!
+//! ```text
+//! client ─► listener ─► connection ─► engine ─► store
+//!                        on a shard     │
+//! client ◄─ connection ◄─ shard ◄───────┘
+//! ```
+//!
+//! A newcomer reads the modules in this order:
+//!
+//! | module | what |
+//! |---|---|
+//! | [`options`] | what a broker is started with |
+//! | [`broker`] | starting, changing and ending it |
+//! | [`listener`] | taking connections |
+//! | [`connection`] | one client's connection |
+//! | [`wire`] | packets |
+//! | [`message`] | a message in flight |
+//! | [`engine`] | from a message to those who get it |
+//! | [`session`], [`will`], [`retained`], [`shared`] | what MQTT keeps |
+//! | [`path`] | queues of dataflows |
+//! | [`auth`], [`policy`] | who a client is and what it may do |
+//! | [`stats`], [`sys`], [`inspect`] | what can be seen from outside |
+//!
+//! What makes it safe is in the store (see `foreshore_store`): an acknowledgement leaves after the commit that holds
+//! what it acknowledges. What makes it quick is in the engine: publishing takes no lock, a message is encoded once for
+//! all who get it, and a connection lives on one thread.
+
+pub mod auth;
+pub mod broker;
+mod connection;
+mod engine;
+pub mod error;
+pub mod inspect;
+pub mod listener;
+mod message;
+pub mod options;
+pub mod path;
+pub mod policy;
+mod retained;
+pub mod session;
+mod shared;
+mod stats;
+mod sys;
+mod will;
+pub mod wire;
+
+pub use auth::{Method, PasswordTable};
+pub use broker::{Broker, Handle};
+pub use error::Error;
+pub use options::{Limits, ListenerOptions, Options, Protocol, Storage};
+pub use path::BrokerPaths;

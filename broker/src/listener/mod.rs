@@ -1,0 +1,207 @@
+//! Listeners: they take connections, bound their number and rate, and hand each to a shard.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use foreshore_runtime::Task;
+use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
+use tokio::net::TcpListener;
+
+use crate::{
+    auth::Method,
+    connection::Accepted,
+    engine::{
+        Engine,
+        shard::{Control, ShardItem},
+    },
+    options::{ListenerOptions, Protocol},
+};
+
+/// Connections that may wait to be taken.
+const BACKLOG: i32 = 1024;
+
+/// How long to wait after the system gave no connection, for want of file descriptors for example.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
+
+/// A place where clients connect.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// Its name.
+    pub(crate) name: Arc<str>,
+    /// What it speaks below MQTT.
+    pub(crate) protocol: Protocol,
+    /// Ways to prove who a client is.
+    pub(crate) authentication: Vec<Method>,
+    connections: Arc<AtomicUsize>,
+    max_connections: Option<u32>,
+}
+
+/// A listener that can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("listener {name:?} can't be opened at {address}: {source}")]
+pub struct ListenError {
+    /// Name of the listener.
+    pub name: String,
+    /// Where.
+    pub address: SocketAddr,
+    /// Why not; `AddrInUse` when the port is taken.
+    #[source]
+    pub source: io::Error,
+}
+
+/// A connection's place among all connections, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct ConnectionPermit {
+    all: Arc<AtomicUsize>,
+    of_listener: Arc<AtomicUsize>,
+}
+
+impl ConnectionPermit {
+    fn new(engine: &Engine, listener: &Listener) -> Option<Self> {
+        let permit = Self {
+            all: Arc::clone(&engine.connections),
+            of_listener: Arc::clone(&listener.connections),
+        };
+        let all = permit.all.fetch_add(1, Ordering::Relaxed);
+        let own = permit.of_listener.fetch_add(1, Ordering::Relaxed);
+        let fits = all < engine.limits.load().max_connections
+            && listener.max_connections.is_none_or(|max| own < max as usize);
+        fits.then_some(permit)
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.all.fetch_sub(1, Ordering::Relaxed);
+        self.of_listener.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A listener that is open, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct OpenListener {
+    /// What it was opened with.
+    pub(crate) options: ListenerOptions,
+    /// Where it really listens.
+    pub(crate) address: SocketAddr,
+    listener: Arc<Listener>,
+    _accepting: Task<()>,
+}
+
+impl OpenListener {
+    /// Opens a listener.
+    ///
+    /// # Errors
+    /// When the address can't be bound.
+    pub(crate) fn open(engine: &Arc<Engine>, options: ListenerOptions) -> Result<Self, ListenError> {
+        let failed = |source| ListenError {
+            name: options.name.clone(),
+            address: options.address,
+            source,
+        };
+        let socket = bind(options.address).map_err(failed)?;
+        let _runtime = engine.runtime.enter();
+        let socket = TcpListener::from_std(socket).map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        let listener = Arc::new(Listener {
+            name: options.name.as_str().into(),
+            protocol: options.protocol.clone(),
+            authentication: options.authentication.clone(),
+            connections: Arc::default(),
+            max_connections: options.max_connections,
+        });
+        let accepting = accept(Arc::clone(engine), Arc::clone(&listener), socket);
+        let name = format!("listener {}", options.name);
+        tracing::info!(listener = options.name, %address, "listening");
+        Ok(Self {
+            options,
+            address,
+            listener,
+            _accepting: foreshore_runtime::spawn(name, accepting),
+        })
+    }
+
+    /// Ends its connections, beside taking no more.
+    pub(crate) fn disconnect(&self, engine: &Engine) {
+        engine.control_all(&Control::ListenerClosed(Arc::clone(&self.listener)));
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(SocketProtocol::TCP),
+    )?;
+    // A restart must not wait for connections of the last life to time out.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+async fn accept(engine: Arc<Engine>, listener: Arc<Listener>, socket: TcpListener) {
+    let mut rate = Rate {
+        began: Instant::now(),
+        count: 0,
+    };
+    let mut next_shard = 0usize;
+    loop {
+        rate.wait(engine.limits.load().max_connection_rate).await;
+        let (stream, peer) = match socket.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(listener = %listener.name, %error, "no connection could be taken");
+                tokio::time::sleep(AFTER_FAILURE).await;
+                continue;
+            }
+        };
+        let Some(permit) = ConnectionPermit::new(&engine, &listener) else {
+            engine.stats.not_connected.inc();
+            tracing::warn!(listener = %listener.name, %peer, "connection refused: there are too many");
+            continue;
+        };
+        let prepared = stream.set_nodelay(true).and_then(|()| stream.into_std());
+        let Ok(stream) = prepared else { continue };
+        let accepted = Accepted {
+            stream,
+            peer,
+            listener: Arc::clone(&listener),
+            permit,
+        };
+        engine.shards[next_shard].send(ShardItem::Accept(Box::new(accepted)));
+        next_shard = (next_shard + 1) % engine.shards.len();
+    }
+}
+
+/// Connections of the present second.
+struct Rate {
+    began: Instant,
+    count: u32,
+}
+
+impl Rate {
+    /// Waits until one more connection may be taken; the system keeps the rest waiting.
+    async fn wait(&mut self, max: u32) {
+        let second = Duration::from_secs(1);
+        let passed = self.began.elapsed();
+        if self.count >= max && passed < second {
+            tokio::time::sleep(second - passed).await;
+        }
+        if self.began.elapsed() >= second {
+            *self = Self {
+                began: Instant::now(),
+                count: 0,
+            };
+        }
+        self.count += 1;
+    }
+}

@@ -1,0 +1,231 @@
+//! What a broker is started with.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use foreshore_crds::v1alpha1::broker::{self as api, BrokerLimits};
+use foreshore_store::OverflowPolicy;
+
+use crate::auth::Method;
+
+/// What a broker is started with. All but the storage can change while it runs.
+#[derive(Debug)]
+pub struct Options {
+    /// Namespace of the Broker object; part of the ledger's path names.
+    pub namespace: String,
+    /// Name of the Broker object.
+    pub name: String,
+    /// Where clients connect.
+    pub listeners: Vec<ListenerOptions>,
+    /// Where messages are kept.
+    pub storage: Storage,
+    /// What it takes on at most.
+    pub limits: Limits,
+    /// Threads that carry connections; one for each processor, eight at most, where it is left out.
+    pub shards: Option<usize>,
+    /// How often figures are published under `$SYS`; never where it is left out.
+    pub sys_interval: Option<Duration>,
+    /// Where metrics are registered.
+    pub metrics: foreshore_runtime::Metrics,
+}
+
+/// Where messages are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// In memory: gone with the process.
+    Memory,
+    /// In a directory, which one process may have open.
+    Directory {
+        /// The directory; it is made if it is not there.
+        path: PathBuf,
+        /// How it is kept.
+        options: foreshore_store::StoreOptions,
+    },
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug)]
+pub struct ListenerOptions {
+    /// Name, unique in the broker.
+    pub name: String,
+    /// Address to bind; port 0 takes any free one.
+    pub address: SocketAddr,
+    /// What it speaks below MQTT.
+    pub protocol: Protocol,
+    /// Ways to prove who a client is, in order: the first that knows the client decides.
+    pub authentication: Vec<Method>,
+    /// Most connections at once; the broker's limit where it is left out.
+    pub max_connections: Option<u32>,
+}
+
+impl ListenerOptions {
+    /// A listener without encryption.
+    #[must_use]
+    pub fn tcp(name: impl Into<String>, address: SocketAddr, authentication: Vec<Method>) -> Self {
+        Self {
+            name: name.into(),
+            address,
+            protocol: Protocol::Tcp,
+            authentication,
+            max_connections: None,
+        }
+    }
+
+    /// Whether two listeners need not be told apart, so that one can stay open for the other.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let Self {
+            name,
+            address,
+            protocol,
+            authentication,
+            max_connections,
+        } = self;
+        let same_protocol = match (protocol, &other.protocol) {
+            (Protocol::Tcp, Protocol::Tcp) => true,
+            (Protocol::Tls(own), Protocol::Tls(other)) => Arc::ptr_eq(own, other),
+            _ => false,
+        };
+        *name == other.name
+            && *address == other.address
+            && same_protocol
+            && *max_connections == other.max_connections
+            && authentication.len() == other.authentication.len()
+            && authentication
+                .iter()
+                .zip(&other.authentication)
+                .all(|(own, other)| own.is_same(other))
+    }
+}
+
+/// What a listener speaks below MQTT.
+#[derive(Clone, Debug)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// TLS over TCP. The configuration decides which certificates of clients are let in.
+    Tls(Arc<rustls::ServerConfig>),
+}
+
+/// What the broker takes on at most. The defaults are those of the `Broker` kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once.
+    pub max_connections: usize,
+    /// New connections in a second.
+    pub max_connection_rate: u32,
+    /// Longest time from a connection to its CONNECT packet.
+    pub connect_timeout: Duration,
+    /// Longest packet, in bytes.
+    pub max_packet_size: u32,
+    /// Publishes of a client that may wait for their acknowledgement.
+    pub receive_maximum: u16,
+    /// Deliveries to a client that may wait for its acknowledgement.
+    pub max_inflight: u16,
+    /// Topic aliases of a connection, each way.
+    pub max_topic_aliases: u16,
+    /// Levels of a topic.
+    pub max_topic_levels: usize,
+    /// Subscriptions of a session.
+    pub max_subscriptions: usize,
+    /// Longest keep-alive, in seconds.
+    pub max_keep_alive: u16,
+    /// Longest life of a session without its client, in seconds.
+    pub max_session_expiry: u32,
+    /// Longest life of a message that is not delivered, in seconds.
+    pub max_message_expiry: Option<u32>,
+    /// Bytes that wait in the durable queue of a session or shared subscription.
+    pub max_queue_bytes: u64,
+    /// Longest time that a message waits in such a queue.
+    pub max_queue_age: Option<Duration>,
+    /// What such a queue does when it is full.
+    pub queue_overflow: OverflowPolicy,
+    /// Bytes that wait in memory for one connection.
+    pub max_live_bytes: usize,
+    /// Durable receivers of one filter or message.
+    pub max_durable_receivers: usize,
+    /// Retained messages.
+    pub max_retained_messages: usize,
+    /// Bytes of retained messages.
+    pub max_retained_bytes: usize,
+    /// Messages that one client may publish in a second.
+    pub max_publish_rate: Option<u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::from(&BrokerLimits::default())
+    }
+}
+
+impl From<&BrokerLimits> for Limits {
+    fn from(limits: &BrokerLimits) -> Self {
+        let size = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+        let short = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+        let seconds = |value: Duration| u32::try_from(value.as_secs()).unwrap_or(u32::MAX);
+        Self {
+            max_connections: limits.effective_max_connections() as usize,
+            max_connection_rate: limits.effective_max_connection_rate(),
+            connect_timeout: limits.effective_connect_timeout(),
+            max_packet_size: u32::try_from(limits.effective_max_packet_size())
+                .unwrap_or(MAX_PACKET)
+                .min(MAX_PACKET),
+            receive_maximum: short(limits.effective_receive_maximum()).max(1),
+            max_inflight: short(limits.effective_max_inflight()).max(1),
+            max_topic_aliases: short(limits.effective_max_topic_aliases()),
+            max_topic_levels: limits.effective_max_topic_levels() as usize,
+            max_subscriptions: limits.effective_max_subscriptions() as usize,
+            max_keep_alive: u16::try_from(limits.effective_max_keep_alive().as_secs()).unwrap_or(u16::MAX),
+            max_session_expiry: seconds(limits.effective_max_session_expiry()),
+            max_message_expiry: limits.max_message_expiry.map(|value| seconds(value.into())),
+            max_queue_bytes: limits.effective_max_queue_bytes(),
+            max_queue_age: None,
+            queue_overflow: match limits.effective_queue_overflow() {
+                api::OverflowPolicy::Reject => OverflowPolicy::Reject,
+                api::OverflowPolicy::DropOldest => OverflowPolicy::DropOldest,
+                api::OverflowPolicy::DropNew => OverflowPolicy::DropNew,
+            },
+            max_live_bytes: size(limits.effective_max_live_bytes()),
+            max_durable_receivers: limits.effective_max_durable_receivers() as usize,
+            max_retained_messages: limits.effective_max_retained_messages() as usize,
+            max_retained_bytes: size(limits.effective_max_retained_bytes()),
+            max_publish_rate: limits.max_publish_rate,
+        }
+    }
+}
+
+/// The largest packet that the protocol can express (MQTT 5.0 section 2.1.4).
+const MAX_PACKET: u32 = 268_435_460;
+
+impl Limits {
+    /// Limits of a session's or group's queue.
+    pub(crate) fn queue(&self) -> foreshore_store::Limits {
+        foreshore_store::Limits {
+            max_bytes: Some(self.max_queue_bytes),
+            max_age: self.max_queue_age,
+            overflow: self.queue_overflow,
+            ..foreshore_store::Limits::default()
+        }
+    }
+
+    /// Bounds of retained messages.
+    pub(crate) fn retained(&self) -> crate::retained::Bounds {
+        crate::retained::Bounds {
+            count: self.max_retained_messages,
+            bytes: self.max_retained_bytes,
+        }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            namespace: "default".to_owned(),
+            name: "broker".to_owned(),
+            listeners: Vec::new(),
+            storage: Storage::Memory,
+            limits: Limits::default(),
+            shards: None,
+            sys_interval: None,
+            metrics: foreshore_runtime::Metrics::new(),
+        }
+    }
+}

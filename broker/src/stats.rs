@@ -1,0 +1,64 @@
+//! What the broker counts, for `/metrics`. No label has a value that a client could make up.
+
+use foreshore_runtime::{
+    Metrics,
+    metrics::prometheus_client::metrics::{counter::Counter, gauge::Gauge},
+};
+
+/// Counters of a broker. Brokers in one process share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Stats {
+    /// Connections at present.
+    pub(crate) connections: Gauge,
+    /// Connections that were made.
+    pub(crate) connected: Counter,
+    /// Connections that were refused, for whatever reason.
+    pub(crate) not_connected: Counter,
+    /// Messages that clients published.
+    pub(crate) received: Counter,
+    /// Their payloads.
+    pub(crate) received_bytes: Counter,
+    /// Messages that were sent to clients.
+    pub(crate) sent: Counter,
+    /// Their payloads.
+    pub(crate) sent_bytes: Counter,
+    /// Messages that were in no durable queue and could not be delivered.
+    pub(crate) dropped_live: Counter,
+    /// Publishes that were refused.
+    pub(crate) refused: Counter,
+}
+
+impl Stats {
+    /// Registers the counters.
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let counter =
+            |name: &str, help: &str| -> Counter { metrics.register(name, help, Counter::default()) };
+        Self {
+            connections: metrics.register(
+                "broker_connections",
+                "Clients that are connected",
+                Gauge::default(),
+            ),
+            connected: counter("broker_connected", "Connections that clients made"),
+            not_connected: counter("broker_connections_refused", "Connections that were refused"),
+            received: counter("broker_messages_received", "Messages that clients published"),
+            received_bytes: counter(
+                "broker_payload_received_bytes",
+                "Bytes of payload that clients published",
+            ),
+            sent: counter(
+                "broker_messages_sent",
+                "Messages that were sent to clients, repeats included",
+            ),
+            sent_bytes: counter(
+                "broker_payload_sent_bytes",
+                "Bytes of payload that were sent to clients",
+            ),
+            dropped_live: counter(
+                "broker_messages_dropped",
+                "Messages outside of durable queues that could not be delivered",
+            ),
+            refused: counter("broker_publishes_refused", "Publishes that were refused"),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The broker over real sockets.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure ends the test"
+)]
+
+mod basics;
+mod client;
+mod sessions;
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use foreshore_broker::{Broker, Handle, Limits, ListenerOptions, Method, Options, Storage};
+
+/// A broker for one test.
+pub(crate) struct TestBroker {
+    pub(crate) handle: Handle,
+    pub(crate) address: SocketAddr,
+}
+
+/// Options of a test's broker: one listener that lets everybody in.
+pub(crate) fn options() -> Options {
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    Options {
+        listeners: vec![ListenerOptions::tcp("test", any_port, vec![Method::Anonymous])],
+        shards: Some(2),
+        ..Options::default()
+    }
+}
+
+/// Options of a broker that keeps its messages in a directory.
+pub(crate) fn options_in(directory: &Path) -> Options {
+    let storage = Storage::Directory {
+        path: directory.to_owned(),
+        options: foreshore_store::StoreOptions::default(),
+    };
+    Options { storage, ..options() }
+}
+
+impl TestBroker {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(options()).await
+    }
+
+    pub(crate) async fn start_limited(limits: Limits) -> Self {
+        Self::start_with(Options { limits, ..options() }).await
+    }
+
+    pub(crate) async fn start_with(options: Options) -> Self {
+        let handle = Broker::start(options).await.unwrap();
+        let address = handle.addresses()[0].1;
+        Self { handle, address }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.handle.stop(Duration::from_secs(30)).await.unwrap();
+    }
+}
