@@ -1,0 +1,177 @@
+//! The edge's key and certificate: enrolled with the join token once, renewed from then on.
+
+use std::path::Path;
+
+use foreshore_control::transport::{self, ConnectOptions, channel};
+use foreshore_edgelink::{Refusal, possession, proto};
+use foreshore_northbound::SinkError;
+use foreshore_tls::{
+    CertificateChain, CertificateDer, Credentials, Identity, KeyPair, TrustBundle, create_private_directory,
+    read_private, write_private,
+};
+use jiff::Timestamp;
+use proto::provisioning_client::ProvisioningClient;
+use tracing::{info, warn};
+
+use crate::factory::Settings;
+
+/// Largest of our own files.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What the edge proves itself with.
+pub(crate) struct EdgeCredentials {
+    key: KeyPair,
+    pub(crate) identity: Identity,
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The file system, or a damaged file.
+    #[error("key and certificate of the edge: {0}")]
+    Store(#[from] foreshore_tls::Error),
+    /// No connection.
+    #[error(transparent)]
+    Transport(#[from] transport::Error),
+    /// The cloud endpoint refused.
+    #[error("the cloud endpoint refused: {}", .0.message())]
+    Refused(#[source] Box<tonic::Status>),
+}
+
+impl From<tonic::Status> for Error {
+    fn from(status: tonic::Status) -> Self {
+        Self::Refused(Box::new(status))
+    }
+}
+
+impl Error {
+    /// What this means for the sinks.
+    pub(crate) fn to_sink_error(&self) -> SinkError {
+        let cause = self.to_string();
+        match self {
+            Self::Store(_) => SinkError::fatal("StorageFailed", cause),
+            Self::Transport(transport::Error::Refused { .. }) => SinkError::fatal("CertificateUntrusted", cause),
+            Self::Transport(_) => SinkError::retryable("Unreachable", cause),
+            Self::Refused(status) => match Refusal::of(status) {
+                Some(refusal) if !refusal.is_transient() => SinkError::fatal(refusal.as_str(), cause),
+                Some(refusal) => SinkError::retryable(refusal.as_str(), cause),
+                None => SinkError::retryable("Unreachable", cause),
+            },
+        }
+    }
+}
+
+impl EdgeCredentials {
+    /// Loads key and certificate, or makes a key; the certificate may be missing still.
+    pub(crate) fn open(settings: &Settings) -> Result<Self, Error> {
+        let directory = &settings.directory;
+        create_private_directory(directory)?;
+        let key = match read(&directory.join("key.pem"))? {
+            Some(pem) => KeyPair::from_pem(&String::from_utf8_lossy(&pem))?,
+            None => {
+                let key = KeyPair::generate()?;
+                write_private(&directory.join("key.pem"), key.to_pem().as_bytes())?;
+                key
+            }
+        };
+        let bundle = match read(&directory.join("bundle.pem"))? {
+            Some(pem) => TrustBundle::from_pem(&pem)?,
+            None => settings.trust.clone(),
+        };
+        let identity = Identity::anonymous(bundle)?;
+        if let Some(pem) = read(&directory.join("chain.pem"))? {
+            identity.replace(&Credentials::new(CertificateChain::from_pem(&pem)?, &key)?)?;
+        }
+        Ok(Self { key, identity })
+    }
+
+    /// When the certificate is to be renewed; `None` when there is none.
+    pub(crate) fn renew_at(&self) -> Option<Timestamp> {
+        self.identity.chain().map(|chain| chain.validity().renew_at())
+    }
+
+    /// Makes sure that there is a certificate that is valid for a while.
+    pub(crate) async fn ensure(&self, settings: &Settings, now: Timestamp) -> Result<(), Error> {
+        let Some(chain) = self.identity.chain() else { return self.enroll(settings).await };
+        if now < chain.validity().renew_at() {
+            return Ok(());
+        }
+        if chain.validity().contains(now) {
+            self.renew(settings).await
+        } else {
+            warn!(not_after = %chain.validity().not_after, "certificate of the edge has expired, renewing it by its key");
+            self.renew_expired(settings).await
+        }
+    }
+
+    async fn enroll(&self, settings: &Settings) -> Result<(), Error> {
+        let anonymous = Identity::anonymous(settings.trust.clone())?;
+        let mut client = self.client(settings, &anonymous).await?;
+        let request = proto::EnrollRequest {
+            join_token: settings.join_token.clone(),
+            edge: settings.edge.clone(),
+            request: self.key.request()?.into(),
+        };
+        let credentials = client.enroll(request).await?.into_inner();
+        self.take(settings, credentials)?;
+        info!(edge = settings.edge, "enrolled at the cloud endpoint");
+        Ok(())
+    }
+
+    /// Renews over mutual TLS, with the certificate that is valid still.
+    pub(crate) async fn renew(&self, settings: &Settings) -> Result<(), Error> {
+        let mut client = self.client(settings, &self.identity).await?;
+        let request = proto::RenewRequest { request: self.key.request()?.into(), possession: None };
+        let credentials = client.renew(request).await?.into_inner();
+        self.take(settings, credentials)?;
+        info!(edge = settings.edge, "certificate of the edge renewed");
+        Ok(())
+    }
+
+    /// Renews with a proof that this edge holds the key of the certificate that has expired.
+    async fn renew_expired(&self, settings: &Settings) -> Result<(), Error> {
+        let anonymous = Identity::anonymous(self.identity.bundle())?;
+        let mut client = self.client(settings, &anonymous).await?;
+        let challenge = client.challenge(proto::ChallengeRequest { edge: settings.edge.clone() }).await?;
+        let request = self.key.request()?;
+        let nonce = challenge.into_inner().nonce;
+        let proof = possession::prove(&self.key, &settings.edge, &nonce, &request)
+            .map_err(|error| Error::from(tonic::Status::internal(error.to_string())))?;
+        let request = proto::RenewRequest { request: request.into(), possession: Some(proof) };
+        let credentials = client.renew(request).await?.into_inner();
+        self.take(settings, credentials)
+    }
+
+    async fn client(
+        &self,
+        settings: &Settings,
+        identity: &Identity,
+    ) -> Result<ProvisioningClient<tonic::transport::Channel>, Error> {
+        let options = ConnectOptions::default();
+        let channel = channel(&settings.address, identity, settings.server_name.clone(), &options).await?;
+        Ok(ProvisioningClient::new(channel))
+    }
+
+    /// Stores a certificate before it is used.
+    fn take(&self, settings: &Settings, credentials: proto::Credentials) -> Result<(), Error> {
+        let der = |certificates: Vec<bytes::Bytes>| {
+            certificates.into_iter().map(|der| CertificateDer::from(der.to_vec())).collect::<Vec<_>>()
+        };
+        let chain = CertificateChain::from_der(der(credentials.chain))?;
+        let bundle = TrustBundle::new(der(credentials.bundle))?;
+        let usable = Credentials::new(chain.clone(), &self.key)?;
+        write_private(&settings.directory.join("bundle.pem"), bundle.to_pem().as_bytes())?;
+        write_private(&settings.directory.join("chain.pem"), chain.to_pem().as_bytes())?;
+        self.identity.set_bundle(bundle)?;
+        self.identity.replace(&usable)?;
+        Ok(())
+    }
+}
+
+/// Reads one of our own files; `None` when it is not there.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match path.try_exists() {
+        Ok(false) => Ok(None),
+        Ok(true) | Err(_) => Ok(Some(read_private(path, MAX_FILE)?)),
+    }
+}

@@ -1,0 +1,24 @@
+//! Sink to the cloud endpoint over EdgeLink.
+//!
+//! All sinks of one `DataflowEndpoint` share one outbound stream. The edge enrolls with its join token once, renews its
+//! certificate by itself, and relays commands from the cloud to its assets.
+//!
+//! | module | what |
+//! |---|---|
+//! | `factory` | one link for each endpoint, sinks on it |
+//! | `sink` | from a batch to its acknowledgement |
+//! | `link` | the stream: opened, kept, opened again |
+//! | `session` | one life of the stream: lanes by urgency and credit |
+//! | `outbox` | batches that wait for their turn |
+//! | `credentials` | join token, certificate, renewal |
+//! | `relay` | commands to assets |
+
+mod credentials;
+mod factory;
+mod link;
+mod outbox;
+mod relay;
+mod session;
+mod sink;
+
+pub use factory::CloudSinkFactory;

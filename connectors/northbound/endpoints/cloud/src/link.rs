@@ -1,0 +1,156 @@
+//! The stream to a cloud endpoint: opened, kept, opened again.
+
+use std::{sync::Arc, time::Duration};
+
+use foreshore_edgelink::Codec;
+use foreshore_northbound::{SinkError, Surroundings};
+use foreshore_runtime::{Backoff, Shutdown, Task, spawn};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::{
+    credentials::EdgeCredentials,
+    factory::Settings,
+    outbox::Outbox,
+    relay::Relay,
+    session::{self, Ended},
+};
+
+/// Shortest and longest wait before the stream is opened again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// Wait after a refusal that somebody has to mend.
+const REFUSED_RETRY: Duration = Duration::from_secs(15);
+
+/// How the link stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum State {
+    /// Being opened for the first time.
+    Opening,
+    /// Open.
+    Connected,
+    /// Not open, and why.
+    Away(SinkError),
+}
+
+/// A link to a cloud endpoint. Ends when dropped.
+pub(crate) struct Link {
+    outbox: Arc<Outbox>,
+    state: watch::Receiver<State>,
+    codec: Codec,
+    task: Task<()>,
+}
+
+impl Link {
+    /// Begins to open the stream.
+    pub(crate) fn start(settings: Settings, surroundings: &Surroundings) -> Self {
+        let outbox = Arc::new(Outbox::default());
+        let (sender, state) = watch::channel(State::Opening);
+        let codec = settings.codec;
+        let runner = Runner {
+            relay: Relay::start(&settings, surroundings),
+            settings,
+            outbox: Arc::clone(&outbox),
+            state: sender,
+            shutdown: surroundings.shutdown.clone(),
+        };
+        let task = spawn("edge link", runner.run());
+        Self { outbox, state, codec, task }
+    }
+
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    pub(crate) fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// Waits until the link is open.
+    ///
+    /// # Errors
+    /// Why it is not, at once when that is known.
+    pub(crate) async fn connected(&self, patience: Duration) -> Result<(), SinkError> {
+        let mut state = self.state.clone();
+        let known = tokio::time::timeout(patience, state.wait_for(|state| *state != State::Opening)).await;
+        match known {
+            Err(_) => Err(SinkError::retryable("Unreachable", "the link is still being opened")),
+            Ok(Err(_)) => Err(SinkError::retryable("Unreachable", "the link ended")),
+            Ok(Ok(state)) => match &*state {
+                State::Connected => Ok(()),
+                State::Opening => Err(SinkError::retryable("Unreachable", "the link is still being opened")),
+                State::Away(error) => Err(error.clone()),
+            },
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.outbox.fail_all("the endpoint was changed or removed");
+    }
+}
+
+struct Runner {
+    settings: Settings,
+    outbox: Arc<Outbox>,
+    relay: Arc<Relay>,
+    state: watch::Sender<State>,
+    shutdown: Shutdown,
+}
+
+impl Runner {
+    async fn run(self) {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let credentials = loop {
+            match EdgeCredentials::open(&self.settings) {
+                Ok(credentials) => break credentials,
+                Err(error) => {
+                    warn!(%error, "cloud endpoint can't be joined");
+                    self.state.send_replace(State::Away(error.to_sink_error()));
+                    tokio::time::sleep(REFUSED_RETRY).await;
+                }
+            }
+        };
+        // Batches that are on the way when the role ends are settled still, so the link outlives the beginning of the
+        // end; it ends with the last sink.
+        loop {
+            let opened = tokio::time::Instant::now();
+            let away = self.open(&credentials).await;
+            if opened.elapsed() > RETRY.1 {
+                backoff.reset();
+            }
+            let cause = away.to_string();
+            let wait = match &away {
+                SinkError::Fatal { .. } => REFUSED_RETRY,
+                _ => backoff.next_delay(),
+            };
+            if !self.shutdown.is_begun() {
+                warn!(cause, wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "no link to the cloud endpoint");
+            }
+            self.state.send_replace(State::Away(away));
+            self.outbox.fail_all(&cause);
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// One life of the stream.
+    async fn open(&self, credentials: &EdgeCredentials) -> SinkError {
+        loop {
+            if let Err(error) = credentials.ensure(&self.settings, Timestamp::now()).await {
+                return error.to_sink_error();
+            }
+            let connected = || {
+                info!(address = self.settings.address, edge = self.settings.edge, "linked to the cloud endpoint");
+                self.state.send_replace(State::Connected);
+            };
+            let session = session::run(&self.settings, credentials, &self.outbox, &self.relay, connected);
+            match session.await {
+                // A stream opened with the old certificate ends between batches; the next one shows the new.
+                Ended::Renewed => {}
+                Ended::Failed(error) => return error,
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! From a batch to its acknowledgement.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use foreshore_edgelink::{Body, BodyError, Entry, Interval, Lane as LinkLane, proto};
+use foreshore_northbound::{Batch, Capabilities, Delivery, Lane, Sink, SinkError};
+use tokio::sync::oneshot;
+
+use crate::{
+    link::Link,
+    outbox::{Failure, Outgoing},
+};
+
+/// Batches are small, so that a live one need not wait long behind one of the backlog.
+const BATCH_BYTES: usize = 256 * 1024;
+/// Most outputs in a batch.
+const BATCH_OUTPUTS: usize = 2_000;
+/// Batches of one sink on the way at once: covers the way there and back on slow links.
+const INFLIGHT: usize = 4;
+/// How long a batch waits for a link that is being opened.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A sink on a link to a cloud endpoint.
+pub(crate) struct CloudSink {
+    link: Arc<Link>,
+}
+
+impl CloudSink {
+    pub(crate) fn new(link: Arc<Link>) -> Self {
+        Self { link }
+    }
+}
+
+fn lane_of(lane: Lane) -> LinkLane {
+    match lane {
+        Lane::Alarm => LinkLane::Alarm,
+        Lane::Live => LinkLane::Live,
+        Lane::Backlog => LinkLane::Backlog,
+        Lane::Bulk => LinkLane::Bulk,
+    }
+}
+
+#[async_trait]
+impl Sink for CloudSink {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            max_outputs: BATCH_OUTPUTS,
+            max_bytes: BATCH_BYTES,
+            deduplicates: true,
+            max_inflight: INFLIGHT,
+        }
+    }
+
+    async fn deliver(&self, batch: Batch<'_>) -> Result<Vec<Delivery>, SinkError> {
+        self.link.connected(CONNECT_PATIENCE).await?;
+        let entries: Vec<_> = batch
+            .outputs
+            .iter()
+            .map(|output| Entry {
+                store_epoch: output.store_epoch,
+                id: output.id,
+                index: output.index,
+                record: Arc::clone(&output.record),
+            })
+            .collect();
+        let body = Body::encode(&entries, self.link.codec()).map_err(|error| match error {
+            BodyError::TooLarge { .. } | BodyError::TooManyOutputs => SinkError::Rejected { cause: error.to_string() },
+            error => SinkError::retryable("EncodingFailed", error),
+        })?;
+        let settles = batch.settles.iter().map(|interval| {
+            Interval { store_epoch: interval.store_epoch, first: interval.first, last: interval.last }.to_proto()
+        });
+        let lane = lane_of(batch.lane);
+        let header = proto::Batch {
+            number: 0,
+            lane: lane.to_proto(),
+            path: batch.path.to_owned(),
+            path_epoch: batch.path_epoch,
+            settles: settles.collect(),
+            codec: body.codec.to_proto(),
+            length: body.length,
+            crc: body.crc,
+            body: bytes::Bytes::new(),
+            more: false,
+        };
+        let (reply, answer) = oneshot::channel();
+        self.link.outbox().push(lane, Outgoing { header, parts: body.parts().collect(), reply });
+        let answer = answer.await.unwrap_or_else(|_| Err(Failure::LinkLost("the link ended".to_owned())));
+        let ack = answer.map_err(explain)?;
+        let refused: HashMap<(u64, u64, u32), String> = ack
+            .refused
+            .into_iter()
+            .map(|output| ((output.store_epoch, output.id, output.index), output.reason))
+            .collect();
+        Ok(batch
+            .outputs
+            .iter()
+            .map(|output| match refused.get(&(output.store_epoch, output.id, output.index)) {
+                Some(reason) => Delivery::DeadLetter { reason: reason.clone() },
+                None => Delivery::Delivered,
+            })
+            .collect())
+    }
+
+    async fn probe(&self) -> Result<(), SinkError> {
+        self.link.connected(CONNECT_PATIENCE).await
+    }
+}
+
+/// What a refused batch means for the engine.
+fn explain(failure: Failure) -> SinkError {
+    use proto::NackReason;
+    match failure {
+        Failure::LinkLost(cause) => SinkError::retryable("Unreachable", cause),
+        Failure::Nack(nack) => match NackReason::try_from(nack.reason) {
+            Ok(NackReason::Malformed | NackReason::TooLarge) => SinkError::Rejected { cause: nack.cause },
+            // The engine learns from the broker that it is fenced, and ends.
+            Ok(NackReason::Fenced) => SinkError::retryable("Fenced", nack.cause),
+            Ok(NackReason::Unavailable | NackReason::Unspecified) | Err(_) => SinkError::Retryable {
+                reason: "Unavailable",
+                cause: nack.cause,
+                after: nack.retry_after_ms.map(|after| Duration::from_millis(after.into())),
+            },
+        },
+    }
+}
