@@ -1,6 +1,9 @@
 //! What is wrong with a manifest, told so that it can be mended: where, what was found, what is allowed.
 
-use std::fmt;
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+};
 
 use serde::Serialize;
 
@@ -9,10 +12,15 @@ use crate::object::ObjectKey;
 /// Longest text of a manifest that a problem quotes, in characters.
 const MAX_QUOTE: usize = 120;
 
-/// One thing that is wrong with a manifest.
+/// One thing that is wrong with a manifest. Small to hand on, since most checks give one or nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Problem(Box<Details>);
+
+/// What a [`Problem`] tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Problem {
+pub struct Details {
     /// File, as it was given; `None` for an object that did not come from a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
@@ -34,10 +42,29 @@ pub struct Problem {
     /// What may stand there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed: Option<String>,
-    /// One of `foreshore_crds::conditions::reasons`.
+    /// What was probably meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<String>,
+    /// One of `foreshore_crds::conditions::reasons`, [`crate::source::directory::UNREADABLE`] or
+    /// [`crate::source::directory::STATE_NOT_KEPT`].
     pub reason: &'static str,
-    /// What is wrong, for people.
+    /// What is wrong, for people; empty where found and allowed say it all.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
+}
+
+impl Deref for Problem {
+    type Target = Details;
+
+    fn deref(&self) -> &Details {
+        &self.0
+    }
+}
+
+impl DerefMut for Problem {
+    fn deref_mut(&mut self) -> &mut Details {
+        &mut self.0
+    }
 }
 
 /// A place in a file.
@@ -53,7 +80,7 @@ impl Problem {
     /// A problem without a place.
     #[must_use]
     pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Details {
             file: None,
             line: None,
             column: None,
@@ -61,9 +88,10 @@ impl Problem {
             field: None,
             found: None,
             allowed: None,
+            nearest: None,
             reason,
             message: message.into(),
-        }
+        }))
     }
 
     /// Names the file.
@@ -109,22 +137,31 @@ impl Problem {
         self
     }
 
+    /// Says what was probably meant.
+    #[must_use]
+    pub fn nearest(mut self, nearest: Option<&str>) -> Self {
+        self.nearest = nearest.map(ToOwned::to_owned);
+        self
+    }
+
     /// Everything but place and object: what a condition's message says.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = String::new();
-        if let Some(field) = &self.field {
-            text.push_str(field);
-            text.push_str(": ");
+        let said = [self.field.as_deref().unwrap_or_default(), &self.message];
+        let mut text = said
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join(": ");
+        let mut separator = if text.is_empty() { "" } else { ": " };
+        for (word, value) in [("found", &self.found), ("allowed", &self.allowed)] {
+            if let Some(value) = value {
+                text.extend([separator, word, " ", value]);
+                separator = ", ";
+            }
         }
-        text.push_str(&self.message);
-        if let Some(found) = &self.found {
-            text.push_str("; found ");
-            text.push_str(found);
-        }
-        if let Some(allowed) = &self.allowed {
-            text.push_str("; allowed: ");
-            text.push_str(allowed);
+        if let Some(nearest) = &self.nearest {
+            text.extend(["; did you mean ", nearest, "?"]);
         }
         text
     }
@@ -142,7 +179,7 @@ impl Problem {
 }
 
 impl fmt::Display for Problem {
-    /// `file:line:column: Kind namespace/name: field: message; found …; allowed: …`.
+    /// `file:line:column: Kind namespace/name: field: message: found …, allowed …; did you mean …?`.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(place) = self.place() {
             write!(formatter, "{place}: ")?;
@@ -204,14 +241,19 @@ mod tests {
             .at(Position { line: 12, column: 5 })
             .of(ObjectKey::new(Kind::Device, "bottling", "line-1"))
             .field("spec.connectorRef.name")
-            .found("\"opcau\"")
-            .allowed("opcua (did you mean that?)");
+            .found("opcau")
+            .allowed("camera, opcua")
+            .nearest(Some("opcua"));
         assert_eq!(
             problem.to_string(),
-            "plant/line.yaml:12:5: Device bottling/line-1: spec.connectorRef.name: no Connector of that name; \
-             found \"opcau\"; allowed: opcua (did you mean that?)"
+            "plant/line.yaml:12:5: Device bottling/line-1: spec.connectorRef.name: no Connector of that name: \
+             found opcau, allowed camera, opcua; did you mean opcua?"
         );
         assert_eq!(Problem::new("x", "m").to_string(), "m");
+        assert_eq!(
+            Problem::new("x", "").field("spec").found("7").to_string(),
+            "spec: found 7"
+        );
     }
 
     #[test]

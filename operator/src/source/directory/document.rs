@@ -232,7 +232,7 @@ fn invalid(message: &str) -> Problem {
 }
 
 fn below_metadata(mut problem: Problem) -> Problem {
-    problem.field = problem.field.map(|field| format!("metadata.{field}"));
+    problem.field = problem.field.take().map(|field| format!("metadata.{field}"));
     problem
 }
 
@@ -257,12 +257,12 @@ fn is_ignored(api_version: &str, kind: &str) -> bool {
 
 fn kind_of(api_version: &str, name: &str) -> Result<Kind, Problem> {
     let Some(kind) = Kind::from_name(name) else {
-        let message = match nearest(name, Kind::ALL.map(Kind::as_str)) {
-            Some(nearest) => format!("unknown kind, did you mean {nearest}?"),
-            None => "unknown kind".to_owned(),
-        };
-        let allowed = Kind::ALL.map(Kind::as_str).join(", ");
-        return Err(invalid(&message).field("kind").found(name).allowed(allowed));
+        let names = Kind::ALL.map(Kind::as_str);
+        let problem = invalid("unknown kind")
+            .field("kind")
+            .found(name)
+            .allowed(names.join(", "));
+        return Err(problem.nearest(nearest(name, names)));
     };
     if api_version != kind.api_version() {
         let message = format!("unknown version of {kind}");
@@ -413,28 +413,28 @@ mod tests {
         for (text, expected) in [
             (
                 format!("{head}Devise\nmetadata: {{name: a}}"),
-                "line.yaml:2:1: kind: unknown kind, did you mean Device?; found Devise; allowed: ConfigMap, Secret",
+                "line.yaml:2:1: kind: unknown kind: found Devise, allowed ConfigMap, Secret",
             ),
             (
                 "apiVersion: foreshore.dev/v1\nkind: Device\nmetadata: {name: a}".to_owned(),
-                "line.yaml:1:1: apiVersion: unknown version of Device; found foreshore.dev/v1; \
-                 allowed: foreshore.dev/v1alpha1",
+                "line.yaml:1:1: apiVersion: unknown version of Device: found foreshore.dev/v1, \
+                 allowed foreshore.dev/v1alpha1",
             ),
             (
                 format!("{head}Device\nmetadata:\n  name: Line_1"),
-                "line.yaml:4:3: metadata.name: not a name; found Line_1; allowed: lower-case letters",
+                "line.yaml:4:3: metadata.name: not a name: found Line_1, allowed lower-case letters",
             ),
             (
                 format!("{head}Device\nmetadata: {{labels: {{}}}}"),
-                "line.yaml:3:1: metadata.name: a field that is needed is missing; allowed: text",
+                "line.yaml:3:1: metadata.name: a field that is needed is missing: allowed text",
             ),
             (
                 "- a".to_owned(),
-                "line.yaml:1:1: a document that is no object; found [\"a\"]",
+                "line.yaml:1:1: a document that is no object: found [\"a\"]",
             ),
             (
                 "kind: 7".to_owned(),
-                "line.yaml:1:1: apiVersion: a field that is needed is missing; allowed: text",
+                "line.yaml:1:1: apiVersion: a field that is needed is missing: allowed text",
             ),
             ("a: [".to_owned(), "line.yaml:"),
         ] {

@@ -409,7 +409,7 @@ fn secrets_are_read_from_private_files_only() {
     assert_eq!(plc.manifest.as_ref().unwrap()["data"]["password"], "czNjcmV0");
     let text = messages(&snapshot).join("\n");
     assert!(
-        text.contains("open/password") && text.contains("found 0644; allowed: 0600"),
+        text.contains("open/password") && text.contains("found 0644, allowed 0600"),
         "{text}"
     );
     assert!(text.contains("stray") && text.contains("NAME/KEY"), "{text}");

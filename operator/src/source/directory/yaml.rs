@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use granit_parser::{Event, Marker, Parser, ScalarStyle, Tag, options};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, StrInput, Tag};
 use serde_json::{Map, Value};
 
 use crate::problem::{Position, quote};
@@ -83,9 +83,8 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Document>, Fault> {
     Ok(builder.documents)
 }
 
-fn parser(text: &str) -> Parser<'_, granit_parser::StrInput<'_>> {
-    let limits = options! { flow_nesting_limit: MAX_DEPTH, block_nesting_limit: MAX_DEPTH };
-    Parser::new_from_str_with_options(text, limits)
+fn parser(text: &str) -> Parser<'_, StrInput<'_>> {
+    Parser::new_from_str(text)
 }
 
 fn position(marker: Marker) -> Position {
@@ -182,11 +181,11 @@ impl Builder {
                 )?;
                 self.place(value, Some((&text, style)), at)
             }
-            Event::SequenceStart(_, anchor, tag) => {
+            Event::SequenceStart(anchor, tag) => {
                 check_collection_tag(tag.as_deref(), "seq", at)?;
                 self.open(anchor, Content::Sequence(Vec::new()), at)
             }
-            Event::MappingStart(_, anchor, tag) => {
+            Event::MappingStart(anchor, tag) => {
                 check_collection_tag(tag.as_deref(), "map", at)?;
                 self.open(
                     anchor,
@@ -376,17 +375,17 @@ fn scalar_value(text: &str, style: ScalarStyle, tag: Option<&Tag>, at: Position)
             Ok(Value::String(text.to_owned()))
         };
     };
-    let fits = |value: &Value| match tag.core_suffix() {
+    let fits = |value: &Value| match core_suffix(tag) {
         Some("null") => value.is_null(),
         Some("bool") => value.is_boolean(),
         Some("int") => value.is_i64() || value.is_u64(),
         Some("float") => value.is_number(),
         _ => false,
     };
-    match tag.core_suffix() {
+    match core_suffix(tag) {
         Some("str") => Ok(Value::String(text.to_owned())),
         Some("null" | "bool" | "int" | "float") => Some(plain()?).filter(fits).ok_or_else(|| {
-            Fault::new(at, format!("a value that is not of its tag {}", tag.original())).found(text)
+            Fault::new(at, format!("a value that is not of its tag {}", shown(tag))).found(text)
         }),
         _ => Err(unknown_tag(tag, at)),
     }
@@ -394,14 +393,28 @@ fn scalar_value(text: &str, style: ScalarStyle, tag: Option<&Tag>, at: Position)
 
 fn check_collection_tag(tag: Option<&Tag>, expected: &str, at: Position) -> Result<(), Fault> {
     match tag {
-        Some(tag) if tag.core_suffix() != Some(expected) => Err(unknown_tag(tag, at)),
+        Some(tag) if core_suffix(tag) != Some(expected) => Err(unknown_tag(tag, at)),
         _ => Ok(()),
     }
 }
 
+/// What stands behind `!!`.
+fn core_suffix(tag: &Tag) -> Option<&str> {
+    tag.is_yaml_core_schema().then_some(tag.suffix.as_str())
+}
+
+fn shown(tag: &Tag) -> String {
+    let handle = if tag.is_yaml_core_schema() {
+        "!!"
+    } else {
+        &tag.handle
+    };
+    format!("{handle}{}", tag.suffix)
+}
+
 fn unknown_tag(tag: &Tag, at: Position) -> Fault {
     Fault::new(at, "a tag that has no meaning here")
-        .found(&tag.original())
+        .found(&shown(tag))
         .allowed("!!str, !!int, !!float, !!bool, !!null, !!map, !!seq")
 }
 

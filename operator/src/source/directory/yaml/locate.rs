@@ -1,6 +1,6 @@
 //! Where a field stands.
 
-use granit_parser::Event;
+use saphyr_parser::Event;
 
 use super::{Position, parser, position};
 

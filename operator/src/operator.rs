@@ -1,0 +1,243 @@
+//! The operator: a source in, plans to roles, workloads and statuses out.
+
+mod driver;
+mod epoch;
+mod rotation;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use foreshore_runtime::{Shutdown, Task, TaskError, spawn};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{info, warn};
+
+use crate::{
+    accepted::Accepted,
+    control::{self, ControlPlane},
+    facts::Facts,
+    platform::Platform,
+    problem::Problem,
+    reconcile::{Outcome, Reconciler},
+    source::{self, ResourceSource, Snapshot},
+    status::{
+        StatusTable,
+        writer::{INTERVAL, StatusSink, StatusUpdates},
+    },
+    vault,
+    workloads::Workloads,
+};
+use driver::Driver;
+
+/// Requests for the status that wait.
+const REQUESTS: usize = 16;
+
+/// What an operator is made of.
+pub struct Options {
+    /// Where objects are declared.
+    pub source: Box<dyn ResourceSource>,
+    /// What runs roles.
+    pub workloads: Arc<dyn Workloads>,
+    /// The control server, bound.
+    pub control: ControlPlane,
+    /// What can be done here.
+    pub platform: Platform,
+    /// Folder where the last accepted version of each object is kept; `None` forgets it.
+    pub state: Option<PathBuf>,
+    /// Where statuses are written, besides the table that [`Handle::status`] gives.
+    pub status: Option<Arc<dyn StatusSink>>,
+}
+
+/// Why an operator can't start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The source can't begin.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// Something is wrong, and nothing was accepted before that could run instead.
+    #[error("{}", rejection(problems))]
+    Rejected {
+        /// Everything that is wrong.
+        problems: Vec<Problem>,
+    },
+    /// The control server can't run.
+    #[error(transparent)]
+    Control(#[from] control::Error),
+    /// What is kept over restarts can't be opened.
+    #[error("state of the operator: {0}")]
+    State(#[from] vault::Error),
+    /// A task of the operator ended by itself.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// The end was asked for before the operator had started.
+    #[error("ended before it had started")]
+    Ended,
+}
+
+fn rejection(problems: &[Problem]) -> String {
+    let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    format!(
+        "nothing was accepted before, and the manifests are not right:\n{}",
+        lines.join("\n")
+    )
+}
+
+/// An operator.
+pub struct Operator;
+
+/// A running operator. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    requests: mpsc::Sender<oneshot::Sender<StatusTable>>,
+    shutdown: Shutdown,
+    ended: watch::Receiver<Option<Arc<Result<(), Error>>>>,
+}
+
+impl Handle {
+    /// How everything stands; `None` after the operator has ended.
+    pub async fn status(&self) -> Option<StatusTable> {
+        let (answer, table) = oneshot::channel();
+        self.requests.send(answer).await.ok()?;
+        table.await.ok()
+    }
+
+    /// Begins the end: roles are ended in the order of the data's way, each within its time.
+    pub fn shutdown(&self, drain: Duration) {
+        self.shutdown.begin(drain);
+    }
+
+    /// Resolves when the operator and all its workloads have ended, with why.
+    pub async fn ended(&self) -> Arc<Result<(), Error>> {
+        let mut ended = self.ended.clone();
+        let result = ended
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|result| result.clone());
+        result.unwrap_or_else(|| Arc::new(Err(Error::Ended)))
+    }
+}
+
+impl Operator {
+    /// Starts an operator: reads the source, judges it, and starts what shall run.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] when something is wrong and nothing was accepted before; else nothing that is wrong with
+    /// manifests stops it. Other errors are of the surroundings.
+    pub async fn start(options: Options, shutdown: Shutdown) -> Result<Handle, Error> {
+        let Options {
+            source,
+            workloads,
+            control,
+            platform,
+            state,
+            status,
+        } = options;
+        let accepted = match &state {
+            Some(folder) => Accepted::open(folder)?,
+            None => Accepted::default(),
+        };
+        let epoch = epoch::next(state.as_deref())?;
+        let nothing_accepted = accepted.is_empty();
+        let source_shutdown = shutdown.child();
+        let (sender, mut snapshots) = watch::channel(None);
+        let mut source = spawn("source", source.run(sender, source_shutdown.clone()));
+
+        let snapshot = first(&mut snapshots, &mut source, &shutdown).await?;
+        let reconciler = Reconciler::new(platform, accepted);
+        let (reconciler, outcome) = driver::pass(reconciler, Arc::clone(&snapshot), Facts::default()).await?;
+        let problems: Vec<_> = outcome.all_problems().cloned().collect();
+        if nothing_accepted && !problems.is_empty() {
+            source_shutdown.begin(Duration::ZERO);
+            return Err(Error::Rejected { problems });
+        }
+        for problem in &problems {
+            warn!(%problem, "manifest is not accepted");
+        }
+
+        let (handle, events, authority, serving) = control.split(shutdown.child());
+        let serving = spawn("control server", serving);
+        handle.lead(epoch);
+        info!(
+            epoch,
+            objects = outcome.verdicts.len(),
+            problems = problems.len(),
+            "operator leads"
+        );
+        let updates = status.map(|sink| {
+            let updates = StatusUpdates::default();
+            spawn(
+                "status writer",
+                updates.clone().write_to(sink, INTERVAL, shutdown.child()),
+            )
+            .detach();
+            updates
+        });
+        let (requests, incoming) = mpsc::channel(REQUESTS);
+        let driver = Driver::new(driver::Parts {
+            reconciler,
+            snapshot,
+            snapshots,
+            workloads,
+            control: handle,
+            events,
+            authority,
+            requests: incoming,
+            updates,
+        });
+        let (done, ended) = watch::channel(None);
+        let tasks = run(driver, outcome, source, serving, shutdown.clone());
+        spawn("operator", async move {
+            let result = tasks.await;
+            done.send_replace(Some(Arc::new(result)));
+        })
+        .detach();
+        Ok(Handle {
+            requests,
+            shutdown,
+            ended,
+        })
+    }
+}
+
+/// Waits for the first snapshot of a source.
+async fn first(
+    snapshots: &mut watch::Receiver<Option<Arc<Snapshot>>>,
+    source: &mut Task<Result<(), source::Error>>,
+    shutdown: &Shutdown,
+) -> Result<Arc<Snapshot>, Error> {
+    let told = async {
+        match snapshots.wait_for(Option::is_some).await {
+            Ok(snapshot) => snapshot.clone(),
+            Err(_) => None,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = shutdown.begun() => Err(Error::Ended),
+        snapshot = told => match snapshot {
+            Some(snapshot) => Ok(snapshot),
+            // The sender is gone: the source has ended, and says why.
+            None => Err(source.await?.err().map_or(Error::Ended, Error::Source)),
+        },
+    }
+}
+
+/// Runs until the shutdown begins or a part fails, and ends the workloads.
+async fn run(
+    driver: Driver,
+    outcome: Outcome,
+    source: Task<Result<(), source::Error>>,
+    serving: Task<Result<(), control::Error>>,
+    shutdown: Shutdown,
+) -> Result<(), Error> {
+    let workloads = driver.workloads();
+    let mut serving = serving;
+    let result = tokio::select! {
+        driven = driver.run(outcome, shutdown.clone()) => driven,
+        read = source => read.map_err(Error::Task).and_then(|read| Ok(read?)),
+        served = &mut serving => served.map_err(Error::Task).and_then(|served| Ok(served?)),
+    };
+    workloads.end().await;
+    shutdown.begin(Duration::ZERO);
+    drop(shutdown.or_deadline(serving).await);
+    result
+}

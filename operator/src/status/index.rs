@@ -1,0 +1,192 @@
+//! Verdicts, workloads and sessions to conditions. Pure: time is an argument.
+
+mod conditions;
+mod sessions;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use foreshore_control::{Observed, ResourceKey};
+use foreshore_tls::RoleIdentity;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::{
+    object::{Meta, ObjectKey},
+    reconcile::Outcome,
+    role::RoleName,
+    workloads::Running,
+};
+
+use sessions::{Change, Sessions};
+pub use sessions::{Part, Session};
+
+/// A role that is without a session for so long can't vouch for what it reported any more.
+pub const STALE_AFTER: Duration = Duration::from_secs(30);
+
+/// How one object stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ObjectStatus {
+    /// Which.
+    pub key: ObjectKey,
+    /// The version that is declared.
+    pub declared: Meta,
+    /// Generation of the version that shall run; `None` when none does.
+    pub running: Option<i64>,
+    /// Where it is declared, `file:line`.
+    pub place: Option<String>,
+    /// Conditions, as `foreshore_crds::conditions` tells.
+    pub conditions: Vec<Condition>,
+    /// What was seen, word for word.
+    pub evidence: Option<String>,
+}
+
+/// Knows what is desired and what was observed, and what follows from both.
+#[derive(Default)]
+pub struct Index {
+    outcome: Arc<Outcome>,
+    running: Arc<Running>,
+    sessions: Sessions,
+    /// Objects by the parts of plans that they count on.
+    users: BTreeMap<(RoleName, ResourceKey), Vec<ObjectKey>>,
+    /// Objects by the roles that they count on.
+    carried: BTreeMap<RoleName, Vec<ObjectKey>>,
+    statuses: BTreeMap<ObjectKey, ObjectStatus>,
+    dirty: BTreeSet<ObjectKey>,
+}
+
+impl Index {
+    /// What is desired.
+    #[must_use]
+    pub fn outcome(&self) -> &Arc<Outcome> {
+        &self.outcome
+    }
+
+    /// What runs.
+    #[must_use]
+    pub fn running(&self) -> &Arc<Running> {
+        &self.running
+    }
+
+    /// The session of an instance, if it ever had one.
+    #[must_use]
+    pub fn session(&self, identity: &RoleIdentity) -> Option<&Session> {
+        self.sessions.get(identity)
+    }
+
+    /// What roles reported about an object, by part.
+    pub fn parts(&self, object: &ObjectKey) -> impl Iterator<Item = &Part> {
+        self.sessions.parts(object)
+    }
+
+    /// The statuses as they were computed last.
+    #[must_use]
+    pub fn statuses(&self) -> &BTreeMap<ObjectKey, ObjectStatus> {
+        &self.statuses
+    }
+
+    /// Takes a new pass over what is declared.
+    pub fn set_outcome(&mut self, outcome: Arc<Outcome>) {
+        if *self.outcome == *outcome {
+            return;
+        }
+        self.users.clear();
+        self.carried.clear();
+        for (object, carried) in &outcome.plans.carried {
+            for part in &carried.parts {
+                self.users.entry(part.clone()).or_default().push(object.clone());
+            }
+            for role in &carried.roles {
+                self.carried.entry(role.clone()).or_default().push(object.clone());
+            }
+        }
+        self.dirty.extend(outcome.verdicts.keys().cloned());
+        self.dirty.extend(self.statuses.keys().cloned());
+        self.outcome = outcome;
+    }
+
+    /// Takes a new state of what runs.
+    pub fn set_running(&mut self, running: Arc<Running>) {
+        let before = std::mem::replace(&mut self.running, running);
+        let roles: BTreeSet<_> = before
+            .instances
+            .keys()
+            .chain(self.running.instances.keys())
+            .cloned()
+            .collect();
+        for role in roles {
+            if before.instances.get(&role) != self.running.instances.get(&role) {
+                self.mark_role(&role);
+            }
+        }
+        let wanted: BTreeSet<_> = self
+            .running
+            .instances
+            .values()
+            .flatten()
+            .map(|instance| instance.identity.clone())
+            .collect();
+        for object in self.sessions.retain(&wanted) {
+            self.dirty.insert(object);
+        }
+    }
+
+    /// Takes what happened in a session.
+    pub fn observe(&mut self, observed: Observed, now: Timestamp) {
+        let role = RoleName::of(&observed.role);
+        for change in self.sessions.observe(observed, now) {
+            match change {
+                Change::Object(object) => drop(self.dirty.insert(object)),
+                Change::Resource(key) => {
+                    let users = self.users.get(&(role.clone(), key));
+                    self.dirty.extend(users.into_iter().flatten().cloned());
+                }
+                Change::Role => self.mark_role(&role),
+            }
+        }
+    }
+
+    /// When something changes by the mere passing of time.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.sessions.next_stale()
+    }
+
+    /// Computes what may have changed, and gives back what did; `None` for an object that is gone.
+    pub fn refresh(&mut self, now: Timestamp) -> Vec<(ObjectKey, Option<ObjectStatus>)> {
+        for role in self.sessions.turn_stale(now) {
+            self.mark_role(&role);
+        }
+        let mut changed = Vec::new();
+        for object in std::mem::take(&mut self.dirty) {
+            // Core kinds have no conditions of ours, but for what is wrong with them.
+            let verdict = self.outcome.verdicts.get(&object);
+            let Some(verdict) =
+                verdict.filter(|verdict| object.kind.is_ours() || !verdict.problems.is_empty())
+            else {
+                if self.statuses.remove(&object).is_some() {
+                    changed.push((object, None));
+                }
+                continue;
+            };
+            let before = self.statuses.get(&object);
+            let status = conditions::status(self, &object, verdict, before, now);
+            if before != Some(&status) {
+                self.statuses.insert(object.clone(), status.clone());
+                changed.push((object, Some(status)));
+            }
+        }
+        changed
+    }
+
+    fn mark_role(&mut self, role: &RoleName) {
+        let counting = self.carried.get(role).into_iter().flatten().cloned();
+        self.dirty.extend(counting);
+    }
+}
+
+#[cfg(test)]
+mod tests;

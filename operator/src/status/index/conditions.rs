@@ -1,0 +1,401 @@
+//! The conditions of one object.
+
+use foreshore_control::Health;
+use foreshore_crds::conditions::{self, Verdict as Finding, reasons, status as truth, types};
+use jiff::Timestamp;
+
+use super::{
+    Index, ObjectStatus,
+    sessions::{Part, Refusal, severity, worst},
+};
+use crate::{
+    object::{Kind, ObjectKey},
+    plan::{Carried, Note},
+    reconcile::Verdict,
+    role::RoleName,
+    status::remedy,
+    workloads::InstanceState,
+};
+
+/// Whether a kind names other objects or Secrets.
+const fn has_references(kind: Kind) -> bool {
+    !matches!(kind, Kind::ConfigMap | Kind::Secret)
+}
+
+/// Whether a kind runs something that can be healthy.
+const fn has_health(kind: Kind) -> bool {
+    !matches!(kind, Kind::ConfigMap | Kind::Secret | Kind::BrokerPolicy)
+}
+
+/// Why an object is not as desired.
+struct Obstacle {
+    reason: &'static str,
+    message: String,
+    /// Whether it passes without a change: otherwise it is stalled.
+    passes: bool,
+    evidence: Option<String>,
+}
+
+impl Obstacle {
+    fn waits(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            passes: true,
+            evidence: None,
+        }
+    }
+
+    fn stalls(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            passes: false,
+            evidence: None,
+        }
+    }
+
+    fn evidence(mut self, evidence: impl Into<String>) -> Self {
+        self.evidence = Some(evidence.into());
+        self
+    }
+}
+
+/// Computes the status of an object; conditions that did not flip keep their time.
+pub(super) fn status(
+    index: &Index,
+    key: &ObjectKey,
+    verdict: &Verdict,
+    before: Option<&ObjectStatus>,
+    now: Timestamp,
+) -> ObjectStatus {
+    let mut status = ObjectStatus {
+        key: key.clone(),
+        declared: verdict.declared.clone(),
+        running: verdict.running.as_ref().map(|meta| meta.generation),
+        place: verdict.place.clone(),
+        conditions: before.map(|before| before.conditions.clone()).unwrap_or_default(),
+        evidence: None,
+    };
+    let empty = Carried::default();
+    let carried = index.outcome.plans.carried.get(key).unwrap_or(&empty);
+    let refusal = refusal(index, carried);
+    let obstacle = obstacle(index, verdict, carried, refusal.as_ref());
+    let mut set = |finding: Option<Finding>, type_: &str| match finding {
+        Some(finding) => drop(conditions::set(
+            &mut status.conditions,
+            finding,
+            Some(verdict.declared.generation),
+            now,
+        )),
+        None => drop(conditions::remove(&mut status.conditions, type_)),
+    };
+    set(Some(accepted(verdict, refusal.as_ref())), types::ACCEPTED);
+    set(
+        has_references(key.kind).then(|| resolved_refs(verdict)),
+        types::RESOLVED_REFS,
+    );
+    set(Some(ready(carried, obstacle.as_ref())), types::READY);
+    let finding = |type_, obstacle: &Obstacle| Finding {
+        type_,
+        status: truth::TRUE,
+        reason: obstacle.reason,
+        message: obstacle.message.clone(),
+    };
+    let passes = obstacle.as_ref().filter(|obstacle| obstacle.passes);
+    set(
+        passes.map(|obstacle| finding(types::RECONCILING, obstacle)),
+        types::RECONCILING,
+    );
+    let stalls = obstacle.as_ref().filter(|obstacle| !obstacle.passes);
+    set(
+        stalls.map(|obstacle| finding(types::STALLED, obstacle)),
+        types::STALLED,
+    );
+    let health = has_health(key.kind).then(|| healthy(index, key, carried));
+    let (health, seen) = health.unzip();
+    set(health, types::HEALTHY);
+    status.evidence = obstacle
+        .and_then(|obstacle| obstacle.evidence)
+        .or_else(|| seen.flatten());
+    status
+}
+
+fn finding(
+    type_: &'static str,
+    status: &'static str,
+    reason: &'static str,
+    message: impl Into<String>,
+) -> Finding {
+    Finding {
+        type_,
+        status,
+        reason,
+        message: message.into(),
+    }
+}
+
+/// Reasons that `ResolvedRefs` carries.
+fn is_reference(reason: &str) -> bool {
+    [
+        reasons::NOT_FOUND,
+        reasons::SECRET_NOT_FOUND,
+        reasons::SECRET_KEY_MISSING,
+        reasons::SECRET_INVALID,
+        reasons::PROTOCOL_MISMATCH,
+        reasons::REF_NOT_ACCEPTED,
+    ]
+    .contains(&reason)
+}
+
+fn accepted(verdict: &Verdict, refusal: Option<&Obstacle>) -> Finding {
+    let problem = verdict
+        .problems
+        .iter()
+        .find(|problem| !is_reference(problem.reason));
+    match (problem, refusal) {
+        (Some(problem), _) => finding(types::ACCEPTED, truth::FALSE, problem.reason, problem.text()),
+        (None, Some(refusal)) => finding(types::ACCEPTED, truth::FALSE, refusal.reason, &refusal.message),
+        (None, None) => finding(types::ACCEPTED, truth::TRUE, reasons::ACCEPTED, ""),
+    }
+}
+
+fn resolved_refs(verdict: &Verdict) -> Finding {
+    match verdict
+        .problems
+        .iter()
+        .find(|problem| is_reference(problem.reason))
+    {
+        Some(problem) => finding(types::RESOLVED_REFS, truth::FALSE, problem.reason, problem.text()),
+        None => finding(types::RESOLVED_REFS, truth::TRUE, reasons::RESOLVED, ""),
+    }
+}
+
+fn ready(carried: &Carried, obstacle: Option<&Obstacle>) -> Finding {
+    if let Some(obstacle) = obstacle {
+        return finding(types::READY, truth::FALSE, obstacle.reason, &obstacle.message);
+    }
+    let disabled = carried.notes.iter().find_map(|note| match note {
+        Note::Disabled(message) => Some(message),
+        Note::Waits(_) | Note::Fault(_) => None,
+    });
+    match disabled {
+        Some(message) => finding(types::READY, truth::TRUE, reasons::DISABLED, message),
+        None => finding(types::READY, truth::TRUE, reasons::IN_FORCE, ""),
+    }
+}
+
+/// A refusal of the role, of the version that it shall have now.
+fn refusal(index: &Index, carried: &Carried) -> Option<Obstacle> {
+    for (role, key) in &carried.parts {
+        let desired = index.outcome.plans.roles.get(role).and_then(|plan| plan.get(key));
+        let instances = index.running.instances.get(role).into_iter().flatten();
+        for instance in instances {
+            let held = index.sessions.held(&instance.identity, key);
+            let Some((hash, refusal)) = held.and_then(|held| held.refused.as_ref()) else {
+                continue;
+            };
+            if desired.is_none_or(|desired| desired.hash() != *hash) {
+                continue;
+            }
+            return Some(match refusal {
+                Refusal::Nack(nack) => Obstacle::stalls(
+                    reasons::REFUSED_BY_ROLE,
+                    format!("{role} refused {key}: {}: {}", nack.reason, nack.message),
+                ),
+                Refusal::Unsupported(missing) => Obstacle::stalls(
+                    reasons::UNSUPPORTED_BY_ROLE,
+                    format!("{role} is too old for {key}: it lacks {}", missing.join(", ")),
+                ),
+            });
+        }
+    }
+    None
+}
+
+/// The first thing that keeps an object from being as desired: what only its author can mend comes first.
+fn obstacle(
+    index: &Index,
+    verdict: &Verdict,
+    carried: &Carried,
+    refusal: Option<&Obstacle>,
+) -> Option<Obstacle> {
+    if let Some(problem) = verdict.problems.first() {
+        let runs_on = match &verdict.running {
+            Some(meta) => format!("; generation {} runs on", meta.generation),
+            None => "; nothing of it runs".to_owned(),
+        };
+        let more = match verdict.problems.len() {
+            0 | 1 => String::new(),
+            several => format!(" (and {} more)", several - 1),
+        };
+        let message = format!("{}{more}{runs_on}", problem.text());
+        let obstacle = Obstacle::stalls(problem.reason, message);
+        return Some(match problem.place() {
+            Some(place) => obstacle.evidence(place),
+            None => obstacle,
+        });
+    }
+    let fault = carried.notes.iter().find_map(|note| match note {
+        Note::Fault(problem) => Some(problem),
+        Note::Waits(_) | Note::Disabled(_) => None,
+    });
+    if let Some(problem) = fault {
+        return Some(Obstacle::stalls(problem.reason, problem.text()));
+    }
+    if let Some(Obstacle {
+        reason,
+        message,
+        passes,
+        evidence,
+    }) = refusal
+    {
+        return Some(Obstacle {
+            reason,
+            message: message.clone(),
+            passes: *passes,
+            evidence: evidence.clone(),
+        });
+    }
+    let failing = carried.roles.iter().find_map(|role| role_obstacle(index, role));
+    let waiting = || {
+        carried.notes.iter().find_map(|note| match note {
+            Note::Waits(message) => Some(Obstacle::waits(reasons::STARTING, message)),
+            Note::Fault(_) | Note::Disabled(_) => None,
+        })
+    };
+    failing
+        .or_else(waiting)
+        .or_else(|| unacknowledged(index, carried))
+}
+
+/// Whether a role runs at all.
+fn role_obstacle(index: &Index, role: &RoleName) -> Option<Obstacle> {
+    // A connector without replicas, and a runner whose dataflows are switched off, are not missed.
+    if !index.outcome.workloads.contains_key(role) {
+        return None;
+    }
+    let instances = index
+        .running
+        .instances
+        .get(role)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    if instances.is_empty() {
+        return Some(Obstacle::waits(reasons::STARTING, format!("{role} is starting")));
+    }
+    instances.iter().find_map(|instance| match &instance.state {
+        InstanceState::Running { .. } => None,
+        InstanceState::Failing {
+            since,
+            error,
+            reason,
+            next,
+        } => {
+            let message = format!(
+                "{role} ended at {since:.0} ({} times so far), and is started again at {next:.0}: {error}",
+                instance.restarts
+            );
+            Some(Obstacle::waits(reason, message).evidence(error))
+        }
+    })
+}
+
+/// A part that a role has not acknowledged in the version that it shall have.
+fn unacknowledged(index: &Index, carried: &Carried) -> Option<Obstacle> {
+    for (role, key) in &carried.parts {
+        if !index.outcome.workloads.contains_key(role) {
+            continue;
+        }
+        let desired = index.outcome.plans.roles.get(role).and_then(|plan| plan.get(key));
+        for instance in index.running.instances.get(role).into_iter().flatten() {
+            let held = index
+                .sessions
+                .held(&instance.identity, key)
+                .and_then(|held| held.in_force);
+            if held != desired.map(foreshore_control::Resource::hash) {
+                let connected = index
+                    .sessions
+                    .get(&instance.identity)
+                    .is_some_and(|one| one.connected.is_some());
+                let message = if connected {
+                    format!("{role} has not acknowledged {key} yet")
+                } else {
+                    format!("{role} is not connected to the operator, and has not acknowledged {key} yet")
+                };
+                return Some(Obstacle::waits(reasons::AWAITING_ROLE, message));
+            }
+        }
+    }
+    None
+}
+
+/// Whether what an object stands for works, and what was seen.
+fn healthy(index: &Index, key: &ObjectKey, carried: &Carried) -> (Finding, Option<String>) {
+    let unknown = |reason, message: String| (finding(types::HEALTHY, truth::UNKNOWN, reason, message), None);
+    if let Some(Note::Disabled(message)) = carried
+        .notes
+        .iter()
+        .find(|note| matches!(note, Note::Disabled(_)))
+    {
+        return unknown(reasons::DISABLED, message.clone());
+    }
+    let Some(worst) = worst(index.sessions.parts(key)) else {
+        return unknown(reasons::NOT_YET_KNOWN, String::new());
+    };
+    let stale = index.sessions.parts(key).find_map(|part| {
+        let session = index.sessions.get(&part.role).filter(|session| session.stale)?;
+        session
+            .disconnected
+            .as_ref()
+            .map(|(since, why)| (&part.role, since, why))
+    });
+    if let Some((role, since, why)) = stale {
+        let message = format!(
+            "{} is without a session since {since:.0}: {why}",
+            RoleName::of(role)
+        );
+        return unknown(reasons::STALE, message);
+    }
+    let evidence = Some(worst.report.evidence.clone()).filter(|evidence| !evidence.is_empty());
+    let some_work = index
+        .sessions
+        .parts(key)
+        .any(|part| severity(part.report.health) == 0);
+    let (status, otherwise) = match worst.report.health {
+        Health::Available => return (finding(types::HEALTHY, truth::TRUE, reasons::HEALTHY, ""), None),
+        Health::Unknown => (truth::UNKNOWN, reasons::NOT_YET_KNOWN),
+        Health::Degraded => (truth::FALSE, reasons::DEGRADED),
+        Health::Unavailable if some_work => (truth::FALSE, reasons::DEGRADED),
+        Health::Unavailable => (truth::FALSE, reasons::UNREACHABLE),
+    };
+    let reason = known_reason(&worst.report.reason).unwrap_or(otherwise);
+    (
+        finding(types::HEALTHY, status, reason, describe(index, key, worst)),
+        evidence,
+    )
+}
+
+/// Reasons are part of the API: one that only a role knows goes into the message.
+fn known_reason(reason: &str) -> Option<&'static str> {
+    remedy::explain(reason).map(|remedy| remedy.reason)
+}
+
+/// The worst part in its role's words, and how many others are no better.
+fn describe(index: &Index, key: &ObjectKey, worst: &Part) -> String {
+    let report = &worst.report;
+    let mut message = report.aspect.to_string();
+    if known_reason(&report.reason).is_none() && !report.reason.is_empty() {
+        message.push_str(&format!(" ({})", report.reason));
+    }
+    if !report.message.is_empty() {
+        message.push_str(": ");
+        message.push_str(&report.message);
+    }
+    let as_bad = |part: &&Part| severity(part.report.health) >= severity(report.health);
+    let others = index.sessions.parts(key).filter(as_bad).count().saturating_sub(1);
+    if others > 0 {
+        message.push_str(&format!(" (and {others} more parts)"));
+    }
+    message
+}

@@ -1,0 +1,123 @@
+//! Updates for a sink that is slow and shared, as the Kubernetes API is: only the newest of each object, and not more
+//! often than the sink can bear.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use foreshore_runtime::{Backoff, Shutdown};
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::warn;
+
+use super::ObjectStatus;
+use crate::object::ObjectKey;
+
+/// Time between two writings of one object.
+pub const INTERVAL: Duration = Duration::from_secs(10);
+/// Longest that one writing may take.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Waits after the sink failed.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+/// Where statuses go.
+#[async_trait]
+pub trait StatusSink: Send + Sync + 'static {
+    /// Writes the status of one object. It must be safe to write the same twice.
+    ///
+    /// # Errors
+    /// For people. It is tried again, with the newest status then.
+    async fn write(&self, status: &ObjectStatus) -> Result<(), String>;
+}
+
+/// Takes updates from the operator. Cheap to clone; never blocks.
+#[derive(Clone, Default)]
+pub struct StatusUpdates {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    waiting: Mutex<BTreeMap<ObjectKey, ObjectStatus>>,
+    changed: Notify,
+}
+
+impl StatusUpdates {
+    /// Replaces what waits to be written of an object.
+    pub fn update(&self, status: ObjectStatus) {
+        self.shared.waiting.lock().insert(status.key.clone(), status);
+        self.shared.changed.notify_one();
+    }
+
+    /// Forgets what waits to be written of an object that is gone.
+    pub fn forget(&self, key: &ObjectKey) {
+        self.shared.waiting.lock().remove(key);
+    }
+
+    /// Writes updates into `sink` until the shutdown begins.
+    pub async fn write_to(self, sink: Arc<dyn StatusSink>, interval: Duration, shutdown: Shutdown) {
+        let mut written: BTreeMap<ObjectKey, Instant> = BTreeMap::new();
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        while !shutdown.is_begun() {
+            let now = Instant::now();
+            written.retain(|_, last| now.duration_since(*last) < interval);
+            let next = match self.due(&written, interval, now) {
+                Due::Now(status) => {
+                    let outcome = timeout(WRITE_TIMEOUT, sink.write(&status)).await;
+                    match outcome.unwrap_or_else(|_| Err(format!("no answer within {WRITE_TIMEOUT:?}"))) {
+                        Ok(()) => {
+                            backoff.reset();
+                            written.insert(status.key.clone(), Instant::now());
+                            continue;
+                        }
+                        Err(error) => {
+                            warn!(object = %status.key, error, "status can't be written");
+                            // A newer one that came meanwhile counts.
+                            self.shared
+                                .waiting
+                                .lock()
+                                .entry(status.key.clone())
+                                .or_insert(*status);
+                            Some(Instant::now() + backoff.next_delay())
+                        }
+                    }
+                }
+                Due::At(time) => Some(time),
+                Due::Never => None,
+            };
+            let due = async {
+                match next {
+                    Some(time) => sleep_until(time).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // After a failure nothing new is of use before the wait is over.
+            let wakes = backoff.tries() == 0;
+            tokio::select! {
+                () = shutdown.begun() => return,
+                () = due => {}
+                () = self.shared.changed.notified(), if wakes => {}
+            }
+        }
+    }
+
+    fn due(&self, written: &BTreeMap<ObjectKey, Instant>, interval: Duration, now: Instant) -> Due {
+        let mut waiting = self.shared.waiting.lock();
+        let free = |key: &ObjectKey| written.get(key).map_or(now, |last| *last + interval);
+        let Some(key) = waiting.keys().find(|key| free(key) <= now) else {
+            return waiting.keys().map(free).min().map_or(Due::Never, Due::At);
+        };
+        let key = key.clone();
+        waiting
+            .remove(&key)
+            .map_or(Due::Never, |status| Due::Now(Box::new(status)))
+    }
+}
+
+enum Due {
+    Now(Box<ObjectStatus>),
+    At(Instant),
+    Never,
+}

@@ -1,0 +1,359 @@
+//! Roles as tasks of this process.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use foreshore_control::enroll::LocalTokens;
+use foreshore_crds::conditions::reasons;
+use foreshore_runtime::{Backoff, Shutdown, Task as Spawned, spawn};
+use foreshore_tls::{RoleIdentity, TrustBundle};
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::sleep};
+use tracing::{error, info, warn};
+
+use super::{Instance, InstanceState, Running, Workload, Workloads};
+use crate::{control::ControlAccess, facts::RoleFacts, role::RoleName};
+
+/// Shortest and longest wait before a role that ended is started again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// A role that ran so long is not taken for one that ends again and again.
+const STABLE: Duration = Duration::from_secs(60);
+/// How long a one-time token is good: a role enrolls at once.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
+/// How long a role that is not wanted any more may take to finish.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs roles.
+#[async_trait]
+pub trait RoleRunner: Send + Sync + 'static {
+    /// Runs a role until its shutdown begins.
+    ///
+    /// # Errors
+    /// Why it ended by itself; it is started again after a while. An `Ok` before the shutdown begins counts as one.
+    async fn run(&self, start: Start) -> Result<(), RoleError>;
+}
+
+/// What a role needs to start.
+pub struct Start {
+    /// What shall run.
+    pub workload: Workload,
+    /// Who it is.
+    pub identity: RoleIdentity,
+    /// Bootstrap credential, good for one enrolment.
+    pub credential: String,
+    /// Addresses of the control server, `host:port`.
+    pub control: Vec<String>,
+    /// Name in the control server's certificate.
+    pub server_name: String,
+    /// Roots to trust at the first start.
+    pub trust: TrustBundle,
+    /// Tells where the role answers.
+    pub facts: FactsHandle,
+    /// Tells the role to end.
+    pub shutdown: Shutdown,
+}
+
+/// Why a role ended.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct RoleError {
+    /// One of `foreshore_crds::conditions::reasons`, such as `PortInUse` or `StorageFailed`.
+    pub reason: &'static str,
+    /// What happened, for people.
+    pub message: String,
+}
+
+impl RoleError {
+    /// A failure without a reason of its own.
+    pub fn new(error: impl fmt::Display) -> Self {
+        Self {
+            reason: reasons::FAILING,
+            message: error.to_string(),
+        }
+    }
+}
+
+/// Tells what a role knows about itself. Cheap to clone.
+#[derive(Clone)]
+pub struct FactsHandle {
+    role: RoleName,
+    shared: Arc<Shared>,
+}
+
+impl FactsHandle {
+    /// Tells it, in place of what was told before.
+    pub fn tell(&self, facts: RoleFacts) {
+        self.shared.update(&self.role, |instance| instance.facts = facts);
+    }
+}
+
+/// Roles as tasks of this process.
+pub struct LocalWorkloads {
+    runner: Arc<dyn RoleRunner>,
+    access: ControlAccess,
+    tokens: LocalTokens,
+    shared: Arc<Shared>,
+    tasks: Mutex<BTreeMap<RoleName, Supervised>>,
+}
+
+struct Shared {
+    running: watch::Sender<Arc<Running>>,
+}
+
+/// A role that is kept running, or that is ending.
+struct Supervised {
+    /// `None` while it is ending.
+    workload: Option<Workload>,
+    shutdown: Shutdown,
+    task: Spawned<()>,
+}
+
+impl LocalWorkloads {
+    /// Runs roles with `runner`; they reach the control server by `access` and enroll with tokens of `tokens`.
+    #[must_use]
+    pub fn new(runner: Arc<dyn RoleRunner>, access: ControlAccess, tokens: LocalTokens) -> Self {
+        let shared = Arc::new(Shared {
+            running: watch::Sender::new(Arc::default()),
+        });
+        Self {
+            runner,
+            access,
+            tokens,
+            shared,
+            tasks: Mutex::default(),
+        }
+    }
+
+    /// Keeps a workload running, once its predecessor, if it has one, has given up port and directory.
+    fn start(
+        &self,
+        workload: Workload,
+        predecessor: Option<Spawned<()>>,
+    ) -> Result<Supervised, foreshore_tls::Error> {
+        let RoleName {
+            role,
+            namespace,
+            name,
+        } = workload.role.clone();
+        let identity = RoleIdentity::new(role, namespace, name, workload.uid.as_str())?;
+        let shutdown = Shutdown::new();
+        let supervisor = Supervisor {
+            runner: Arc::clone(&self.runner),
+            access: self.access.clone(),
+            tokens: self.tokens.clone(),
+            shared: Arc::clone(&self.shared),
+            workload: workload.clone(),
+            identity,
+            shutdown: shutdown.clone(),
+        };
+        let task = spawn(format!("supervisor of {}", workload.role), async move {
+            if let Some(predecessor) = predecessor {
+                drop(predecessor.await);
+            }
+            supervisor.run().await;
+        });
+        Ok(Supervised {
+            workload: Some(workload),
+            shutdown,
+            task,
+        })
+    }
+}
+
+#[async_trait]
+impl Workloads for LocalWorkloads {
+    async fn apply(&self, desired: BTreeMap<RoleName, Workload>) {
+        let mut tasks = self.tasks.lock();
+        tasks.retain(|_, supervised| supervised.workload.is_some() || !supervised.task.is_finished());
+        for (role, supervised) in tasks.iter_mut() {
+            if supervised.workload.is_some() && supervised.workload.as_ref() != desired.get(role) {
+                info!(%role, "role is not wanted any more, or not so");
+                supervised.workload = None;
+                supervised.shutdown.begin(DRAIN);
+            }
+        }
+        for (role, workload) in desired {
+            let predecessor = match tasks.remove(&role) {
+                Some(supervised) if supervised.workload.is_some() => {
+                    tasks.insert(role, supervised);
+                    continue;
+                }
+                predecessor => predecessor.map(|supervised| supervised.task),
+            };
+            match self.start(workload, predecessor) {
+                Ok(started) => drop(tasks.insert(role, started)),
+                Err(error) => error!(%role, %error, "role can't be named"),
+            }
+        }
+    }
+
+    fn running(&self) -> watch::Receiver<Arc<Running>> {
+        self.shared.running.subscribe()
+    }
+
+    async fn end(&self) {
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for supervised in tasks.values() {
+            supervised.shutdown.begin(DRAIN);
+        }
+        for (role, supervised) in tasks {
+            if let Err(error) = supervised.task.await {
+                error!(%role, %error, "supervisor of a role failed");
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn update(&self, role: &RoleName, change: impl FnOnce(&mut Instance)) {
+        self.running.send_if_modified(|running| {
+            let mut changed = (**running).clone();
+            if let Some(instance) = changed
+                .instances
+                .get_mut(role)
+                .and_then(|instances| instances.first_mut())
+            {
+                change(instance);
+            }
+            self.replace(running, changed)
+        });
+    }
+
+    /// Notes that an instance runs; what an earlier try of it told stays until it tells something else.
+    fn begin(&self, role: &RoleName, identity: &RoleIdentity) {
+        self.running.send_if_modified(|running| {
+            let mut changed = (**running).clone();
+            let instances = changed.instances.entry(role.clone()).or_default();
+            let state = InstanceState::Running {
+                since: Timestamp::now(),
+            };
+            match instances.first_mut() {
+                Some(instance) => instance.state = state,
+                None => instances.push(Instance {
+                    identity: identity.clone(),
+                    state,
+                    facts: RoleFacts::default(),
+                    restarts: 0,
+                }),
+            }
+            self.replace(running, changed)
+        });
+    }
+
+    fn remove(&self, role: &RoleName) {
+        self.running.send_if_modified(|running| {
+            let mut changed = (**running).clone();
+            changed.instances.remove(role);
+            self.replace(running, changed)
+        });
+    }
+
+    fn replace(&self, running: &mut Arc<Running>, changed: Running) -> bool {
+        let differs = **running != changed;
+        if differs {
+            *running = Arc::new(changed);
+        }
+        differs
+    }
+}
+
+/// Keeps one role running.
+struct Supervisor {
+    runner: Arc<dyn RoleRunner>,
+    access: ControlAccess,
+    tokens: LocalTokens,
+    shared: Arc<Shared>,
+    workload: Workload,
+    identity: RoleIdentity,
+    shutdown: Shutdown,
+}
+
+impl Supervisor {
+    async fn run(self) {
+        let role = self.workload.role.clone();
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        while !self.shutdown.is_begun() {
+            self.shared.begin(&role, &self.identity);
+            let began = Instant::now();
+            info!(%role, "role starts");
+            let result = self.once().await;
+            if self.shutdown.is_begun() {
+                break;
+            }
+            if began.elapsed() >= STABLE {
+                backoff.reset();
+            }
+            let RoleError { reason, message } = result
+                .err()
+                .unwrap_or_else(|| RoleError::new("the role ended by itself"));
+            let delay = backoff.next_delay();
+            warn!(%role, reason, error = %message, retry_seconds = delay.as_secs_f64(), "role ended");
+            let since = Timestamp::now();
+            let next = SignedDuration::try_from(delay)
+                .ok()
+                .and_then(|delay| since.checked_add(delay).ok());
+            self.shared.update(&role, |instance| {
+                instance.restarts = instance.restarts.saturating_add(1);
+                let (error, next) = (message, next.unwrap_or(since));
+                instance.state = InstanceState::Failing {
+                    since,
+                    error,
+                    reason,
+                    next,
+                };
+            });
+            if self.shutdown.or_begun(sleep(delay)).await.is_none() {
+                break;
+            }
+        }
+        self.shared.remove(&role);
+    }
+
+    /// Runs the role once. Its own task, so that a panic of the role ends only that.
+    async fn once(&self) -> Result<(), RoleError> {
+        let credential = self
+            .tokens
+            .issue(self.identity.clone(), TOKEN_LIFETIME)
+            .map_err(RoleError::new)?;
+        let ControlAccess {
+            addresses,
+            server_name,
+            trust,
+        } = self.access.clone();
+        let start = Start {
+            workload: self.workload.clone(),
+            identity: self.identity.clone(),
+            credential,
+            control: addresses,
+            server_name,
+            trust: trust.bundle(),
+            facts: FactsHandle {
+                role: self.workload.role.clone(),
+                shared: Arc::clone(&self.shared),
+            },
+            shutdown: self.shutdown.child(),
+        };
+        let runner = Arc::clone(&self.runner);
+        let task = spawn(
+            self.workload.role.to_string(),
+            async move { runner.run(start).await },
+        );
+        match self.shutdown.or_deadline(task).await {
+            Some(Ok(result)) => result,
+            Some(Err(panicked)) => Err(RoleError::new(panicked)),
+            None => {
+                warn!(role = %self.workload.role, "role did not end in time and was cut off");
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
