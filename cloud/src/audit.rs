@@ -82,10 +82,21 @@ pub(crate) fn begin(
     asked: &Asked,
     outcome: Option<&CommandOutcome>,
 ) -> Result<Begun, StoreError> {
-    let Asked { id, begun_at, edge, request, has_key } = asked;
+    let Asked {
+        id,
+        begun_at,
+        edge,
+        request,
+        has_key,
+    } = asked;
     let connection = context.connection;
     if *has_key && let Some(earlier) = newest_of_key(connection, request)? {
-        let AuditRow { id, request: then, outcome, .. } = earlier;
+        let AuditRow {
+            id,
+            request: then,
+            outcome,
+            ..
+        } = earlier;
         if (&then.group, &then.action, &then.input) != (&request.group, &request.action, &request.input) {
             return Ok(Begun::Conflict);
         }
@@ -128,7 +139,12 @@ pub(crate) fn end(
 ) -> Result<bool, StoreError> {
     let (code, output, message, device_status) = match outcome {
         Ok(output) => (OK, Some(output.to_string()), None, None),
-        Err(error) => (error.code.as_str(), None, Some(&error.message), error.device_status.as_ref()),
+        Err(error) => (
+            error.code.as_str(),
+            None,
+            Some(&error.message),
+            error.device_status.as_ref(),
+        ),
     };
     let updated = context
         .connection
@@ -136,8 +152,34 @@ pub(crate) fn end(
             "UPDATE audit SET ended_at = ?2, outcome = ?3, output = ?4, message = ?5, device_status = ?6
              WHERE id = ?1 AND (outcome IS NULL OR outcome = 'Unknown')",
         )?
-        .execute(params![id, nanoseconds(ended_at), code, output, message, device_status])?;
+        .execute(params![
+            id,
+            nanoseconds(ended_at),
+            code,
+            output,
+            message,
+            device_status
+        ])?;
     Ok(updated == 1)
+}
+
+/// Writes down an outcome that came after its deadline, if the command was this edge's.
+pub(crate) fn end_late(
+    context: &mut Context<'_>,
+    edge: &str,
+    id: &str,
+    outcome: &CommandOutcome,
+    ended_at: Timestamp,
+) -> Result<bool, StoreError> {
+    let is_its_own = context
+        .connection
+        .prepare_cached("SELECT 1 FROM audit WHERE id = ?1 AND edge = ?2")?
+        .exists([id, edge])?;
+    if is_its_own {
+        end(context, id, outcome, ended_at)
+    } else {
+        Ok(false)
+    }
 }
 
 /// Ends what was running when the process ended.
@@ -162,7 +204,12 @@ pub(crate) fn delete_before(context: &mut Context<'_>, before: i64) -> Result<bo
 
 /// Lists records, the newest first.
 pub(crate) fn list(connection: &Connection, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
-    let AuditFilter { namespace, asset, after, limit } = filter;
+    let AuditFilter {
+        namespace,
+        asset,
+        after,
+        limit,
+    } = filter;
     let (time, id) = after.clone().unwrap_or((i64::MAX, String::new()));
     let mut statement = connection.prepare_cached(&format!(
         "{ROW} WHERE (begun_at, id) < (?1, ?2) AND (?3 IS NULL OR namespace = ?3) AND (?4 IS NULL OR asset = ?4)
@@ -202,7 +249,10 @@ fn row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
     let key: Option<String> = row.get(10)?;
     let outcome = match row.get::<_, Option<String>>(12)? {
         None => None,
-        Some(code) if code == OK => Some(Ok(row.get::<_, Option<String>>(13)?.map(json).unwrap_or_default())),
+        Some(code) if code == OK => Some(Ok(row
+            .get::<_, Option<String>>(13)?
+            .map(json)
+            .unwrap_or_default())),
         Some(code) => Some(Err(CommandError {
             // A code of a later version is unknown to this one, in the word's own sense.
             code: serde_json::from_value(Value::from(code)).unwrap_or(CommandErrorCode::Unknown),

@@ -1,18 +1,16 @@
 //! Metrics of the cloud endpoint.
 
 use foreshore_edgelink::Lane;
-use foreshore_runtime::{
-    Metrics,
-    metrics::prometheus_client::{
-        encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
-        metrics::{
-            counter::Counter,
-            family::Family,
-            gauge::Gauge,
-            histogram::{Histogram, exponential_buckets},
-        },
-        registry::Unit,
+use foreshore_runtime::Metrics;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
     },
+    registry::Unit,
 };
 
 /// A constant as the value of a label.
@@ -74,7 +72,11 @@ impl StoreMetrics {
     }
 
     pub(crate) fn failed_commits(&self, reason: &'static str) {
-        self.failed_commits.get_or_create(&Reason { reason: Constant(reason) }).inc();
+        self.failed_commits
+            .get_or_create(&Reason {
+                reason: Constant(reason),
+            })
+            .inc();
     }
 }
 
@@ -92,11 +94,27 @@ pub(crate) struct LinkMetrics {
 impl LinkMetrics {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         Self {
-            connected: metrics.register("cloud_connected_edges", "Edges that are connected", Gauge::default()),
-            outputs: metrics.register("cloud_outputs", "Outputs that arrived, by what became of them", Family::default()),
+            connected: metrics.register(
+                "cloud_connected_edges",
+                "Edges that are connected",
+                Gauge::default(),
+            ),
+            outputs: metrics.register(
+                "cloud_outputs",
+                "Outputs that arrived, by what became of them",
+                Family::default(),
+            ),
             commands: metrics.register("cloud_commands", "Commands by outcome", Family::default()),
-            refusals: metrics.register("cloud_refused_edges", "Edges that were refused", Family::default()),
-            nacks: metrics.register("cloud_refused_batches", "Batches that were not committed", Family::default()),
+            refusals: metrics.register(
+                "cloud_refused_edges",
+                "Edges that were refused",
+                Family::default(),
+            ),
+            nacks: metrics.register(
+                "cloud_refused_batches",
+                "Batches that were not committed",
+                Family::default(),
+            ),
         }
     }
 
@@ -106,18 +124,35 @@ impl LinkMetrics {
             OutputOutcome::Repeated => "repeated",
             OutputOutcome::Refused => "refused",
         });
-        self.outputs.get_or_create(&LaneOutcome { lane: Constant(lane.as_str()), outcome }).inc_by(count);
+        self.outputs
+            .get_or_create(&LaneOutcome {
+                lane: Constant(lane.as_str()),
+                outcome,
+            })
+            .inc_by(count);
     }
 
     pub(crate) fn command(&self, outcome: &'static str) {
-        self.commands.get_or_create(&CommandOutcomeLabel { outcome: Constant(outcome) }).inc();
+        self.commands
+            .get_or_create(&CommandOutcomeLabel {
+                outcome: Constant(outcome),
+            })
+            .inc();
     }
 
     pub(crate) fn refusal(&self, reason: &'static str) {
-        self.refusals.get_or_create(&Reason { reason: Constant(reason) }).inc();
+        self.refusals
+            .get_or_create(&Reason {
+                reason: Constant(reason),
+            })
+            .inc();
     }
 
     pub(crate) fn nack(&self, reason: &'static str) {
-        self.nacks.get_or_create(&Reason { reason: Constant(reason) }).inc();
+        self.nacks
+            .get_or_create(&Reason {
+                reason: Constant(reason),
+            })
+            .inc();
     }
 }

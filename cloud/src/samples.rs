@@ -20,7 +20,7 @@ const MAX_MEMBER_LEN: usize = 1024;
 /// What kind of thing has a history. The numbers are those of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A data point of a dataset.
     DataPoint = 1,
     /// An event.
@@ -34,7 +34,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::DataPoint, Self::Event, Self::Stream, Self::Message, Self::Topic];
+    const ALL: [Self; 5] = [
+        Self::DataPoint,
+        Self::Event,
+        Self::Stream,
+        Self::Message,
+        Self::Topic,
+    ];
 
     pub(crate) fn from_number(number: i64) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as i64 == number)
@@ -66,7 +72,11 @@ pub(crate) enum Content {
     /// A value.
     Json(Value),
     /// What is no JSON, with a JSON object that describes it.
-    Payload { description: Value, content_type: Option<String>, body: Bytes },
+    Payload {
+        description: Value,
+        content_type: Option<String>,
+        body: Bytes,
+    },
 }
 
 /// One value of one series.
@@ -94,29 +104,36 @@ impl Samples {
     pub(crate) fn add(&mut self, record: &Record, received_at: Timestamp) {
         let received_at = record.ingested_at.unwrap_or(received_at);
         let origin = Origin::of(record);
-        let time = |name| record.user_property(name).and_then(|text| text.parse::<Timestamp>().ok());
+        let time = |name| {
+            record
+                .user_property(name)
+                .and_then(|text| text.parse::<Timestamp>().ok())
+        };
         let observed_at = nanoseconds(time(property::CE_TIME).unwrap_or(received_at));
         match origin {
-            Some((asset, Kind::DataPoint, member)) => {
-                match value::decode(&record.payload) {
-                    Ok(message) if message.keys().all(|point| point.len() <= MAX_MEMBER_LEN) => {
-                        for (point, value) in message {
-                            let key = SeriesKey {
-                                asset: Some(asset.clone()),
-                                kind: Kind::DataPoint,
-                                member: member.clone(),
-                                point,
-                            };
-                            let time = value.source_timestamp.map_or(observed_at, nanoseconds);
-                            self.push(key, time, value.status_code, Content::Json(value.value));
-                        }
+            Some((asset, Kind::DataPoint, member)) => match value::decode(&record.payload) {
+                Ok(message) if message.keys().all(|point| point.len() <= MAX_MEMBER_LEN) => {
+                    for (point, value) in message {
+                        let key = SeriesKey {
+                            asset: Some(asset.clone()),
+                            kind: Kind::DataPoint,
+                            member: member.clone(),
+                            point,
+                        };
+                        let time = value.source_timestamp.map_or(observed_at, nanoseconds);
+                        self.push(key, time, value.status_code, Content::Json(value.value));
                     }
-                    _ => self.push_whole(Some(asset), Kind::Message, member, observed_at, record),
                 }
-            }
+                _ => self.push_whole(Some(asset), Kind::Message, member, observed_at, record),
+            },
             Some((asset, Kind::Stream, member)) => {
                 let captured_at = time(property::CAPTURED_AT).map_or(observed_at, nanoseconds);
-                let key = SeriesKey { asset: Some(asset), kind: Kind::Stream, member, point: String::new() };
+                let key = SeriesKey {
+                    asset: Some(asset),
+                    kind: Kind::Stream,
+                    member,
+                    point: String::new(),
+                };
                 self.push(key, captured_at, value::STATUS_GOOD, payload(record));
             }
             Some((asset, kind, member)) => self.push_whole(Some(asset), kind, member, observed_at, record),
@@ -127,9 +144,21 @@ impl Samples {
         }
     }
 
-    fn push_whole(&mut self, asset: Option<AssetKey>, kind: Kind, member: String, time: i64, record: &Record) {
+    fn push_whole(
+        &mut self,
+        asset: Option<AssetKey>,
+        kind: Kind,
+        member: String,
+        time: i64,
+        record: &Record,
+    ) {
         let content = serde_json::from_slice(&record.payload).map_or_else(|_| payload(record), Content::Json);
-        let key = SeriesKey { asset, kind, member, point: String::new() };
+        let key = SeriesKey {
+            asset,
+            kind,
+            member,
+            point: String::new(),
+        };
         self.push(key, time, value::STATUS_GOOD, content);
     }
 
@@ -143,14 +172,23 @@ impl Samples {
                 place
             }
         };
-        self.samples.push(Sample { series, time, status, content });
+        self.samples.push(Sample {
+            series,
+            time,
+            status,
+            content,
+        });
     }
 }
 
 fn payload(record: &Record) -> Content {
     let content_type = record.properties.content_type.clone();
     let mut description = json!({ "size": record.payload.len() });
-    let number = |name| record.user_property(name).and_then(|text| text.parse::<u64>().ok());
+    let number = |name| {
+        record
+            .user_property(name)
+            .and_then(|text| text.parse::<u64>().ok())
+    };
     for (member, value) in [
         ("contentType", content_type.clone().map(Value::from)),
         ("width", number(property::WIDTH).map(Value::from)),
@@ -160,7 +198,11 @@ fn payload(record: &Record) -> Content {
             description[member] = value;
         }
     }
-    Content::Payload { description, content_type, body: record.payload.clone() }
+    Content::Payload {
+        description,
+        content_type,
+        body: record.payload.clone(),
+    }
 }
 
 struct Origin;
@@ -174,7 +216,8 @@ impl Origin {
             ["foreshore", folder, namespace, asset, member] => Some((folder, namespace, asset, member)),
             _ => None,
         };
-        let property = |name, by_topic: Option<&str>| record.user_property(name).or(by_topic).map(str::to_owned);
+        let property =
+            |name, by_topic: Option<&str>| record.user_property(name).or(by_topic).map(str::to_owned);
         let namespace = property(property::NAMESPACE, ours.map(|(_, namespace, _, _)| namespace))?;
         let name = property(property::ASSET, ours.map(|(_, _, asset, _)| asset))?;
         let member = property(property::MEMBER, ours.map(|(_, _, _, member)| member)).unwrap_or_default();
@@ -182,7 +225,10 @@ impl Origin {
         if !is_name(&namespace) || !is_name(&name) || member.len() > MAX_MEMBER_LEN {
             return None;
         }
-        let kind = match (record.user_property(property::CE_TYPE), ours.map(|(folder, ..)| folder)) {
+        let kind = match (
+            record.user_property(property::CE_TYPE),
+            ours.map(|(folder, ..)| folder),
+        ) {
             (Some(property::TYPE_EVENT), _) => Kind::Event,
             (Some(property::TYPE_SNAPSHOT), _) => Kind::Stream,
             (Some(property::TYPE_KEYFRAME | property::TYPE_DELTAFRAME), _) => Kind::DataPoint,
@@ -212,8 +258,16 @@ mod tests {
     }
 
     fn key(kind: Kind, member: &str, point: &str) -> SeriesKey {
-        let asset = AssetKey { namespace: "bottling".to_owned(), name: "filler".to_owned() };
-        SeriesKey { asset: Some(asset), kind, member: member.to_owned(), point: point.to_owned() }
+        let asset = AssetKey {
+            namespace: "bottling".to_owned(),
+            name: "filler".to_owned(),
+        };
+        SeriesKey {
+            asset: Some(asset),
+            kind,
+            member: member.to_owned(),
+            point: point.to_owned(),
+        }
     }
 
     fn at(time: &str) -> i64 {
@@ -225,7 +279,9 @@ mod tests {
         let payload = r#"{"speed":{"Value":12.5,"SourceTimestamp":"2026-03-01T11:59:59.5Z"},
             "state":{"Value":"Running","StatusCode":1083179008}}"#;
         let mut record = record("foreshore/data/bottling/filler/process", payload);
-        record.properties.push_user(property::CE_TIME, "2026-03-01T11:59:59Z");
+        record
+            .properties
+            .push_user(property::CE_TIME, "2026-03-01T11:59:59Z");
         let samples = add(&record);
         let process = |point| key(Kind::DataPoint, "process", point);
         assert_eq!(samples.series, [process("speed"), process("state")]);
@@ -233,7 +289,10 @@ mod tests {
         assert_eq!((speed.time, speed.status), (at("2026-03-01T11:59:59.5Z"), 0));
         assert_eq!(speed.content, Content::Json(json!(12.5)));
         let state = &samples.samples[1];
-        assert_eq!((state.time, state.status), (at("2026-03-01T11:59:59Z"), 1_083_179_008));
+        assert_eq!(
+            (state.time, state.status),
+            (at("2026-03-01T11:59:59Z"), 1_083_179_008)
+        );
     }
 
     #[test]
@@ -257,23 +316,36 @@ mod tests {
 
     #[test]
     fn events_pictures_and_strangers_are_kept() {
-        let event = record("foreshore/events/bottling/filler/alarms/overheat", r#"{"Severity":800}"#);
+        let event = record(
+            "foreshore/events/bottling/filler/alarms/overheat",
+            r#"{"Severity":800}"#,
+        );
         assert_eq!(add(&event).series, [key(Kind::Event, "alarms/overheat", "")]);
 
         let mut picture = record("foreshore/streams/bottling/filler/camera", "\u{ff}");
         picture.properties.content_type = Some("image/jpeg".to_owned());
-        picture.properties.push_user(property::CAPTURED_AT, "2026-03-01T11:00:00Z");
+        picture
+            .properties
+            .push_user(property::CAPTURED_AT, "2026-03-01T11:00:00Z");
         picture.properties.push_user(property::WIDTH, "640");
         let samples = add(&picture);
         assert_eq!(samples.series, [key(Kind::Stream, "camera", "")]);
         assert_eq!(samples.samples[0].time, at("2026-03-01T11:00:00Z"));
-        let Content::Payload { description, .. } = &samples.samples[0].content else { panic!("no payload") };
-        assert_eq!(description, &json!({ "size": 2, "contentType": "image/jpeg", "width": 640 }));
+        let Content::Payload { description, .. } = &samples.samples[0].content else {
+            panic!("no payload")
+        };
+        assert_eq!(
+            description,
+            &json!({ "size": 2, "contentType": "image/jpeg", "width": 640 })
+        );
 
         let mut stranger = record("weather", "21");
         stranger.ingested_at = Some("2026-03-01T10:00:00Z".parse().unwrap());
         let samples = add(&stranger);
-        let topic = SeriesKey { asset: None, ..key(Kind::Topic, "weather", "") };
+        let topic = SeriesKey {
+            asset: None,
+            ..key(Kind::Topic, "weather", "")
+        };
         assert_eq!(samples.series, [topic]);
         assert_eq!(samples.samples[0].time, at("2026-03-01T10:00:00Z"));
 

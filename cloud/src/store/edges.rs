@@ -66,7 +66,9 @@ pub(crate) fn all(connection: &Connection) -> Result<Vec<EdgeRow>, StoreError> {
 pub(crate) fn set_tokens(context: &mut Context<'_>, tokens: &[TokenRow]) -> Result<(), StoreError> {
     let connection = context.connection;
     let mut statement = connection.prepare_cached("SELECT hash FROM join_tokens")?;
-    let known: Vec<[u8; 32]> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let known: Vec<[u8; 32]> = statement
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
     for hash in known {
         if !tokens.iter().any(|token| *token.hash.as_bytes() == hash) {
             connection.execute("DELETE FROM join_tokens WHERE hash = ?1", [hash])?;
@@ -89,19 +91,38 @@ pub(crate) fn admit(
     applicant: &Applicant,
     now: i64,
 ) -> Result<Result<EdgeRow, Refused>, StoreError> {
-    let Applicant { token, edge: name, key, certificate_ends_at } = applicant;
+    let Applicant {
+        token,
+        edge: name,
+        key,
+        certificate_ends_at,
+    } = applicant;
     let connection = context.connection;
     let found = connection
-        .query_row("SELECT edge, ends_at, key FROM join_tokens WHERE hash = ?1", [token.as_bytes()], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, Option<[u8; 32]>>(2)?))
-        })
+        .query_row(
+            "SELECT edge, ends_at, key FROM join_tokens WHERE hash = ?1",
+            [token.as_bytes()],
+            |row| {
+                Ok((
+                    row.get::<_, String>(0)?,
+                    row.get::<_, Option<i64>>(1)?,
+                    row.get::<_, Option<[u8; 32]>>(2)?,
+                ))
+            },
+        )
         .optional()?;
     let refused = |refusal, words: String| Ok(Err((refusal, words)));
     let Some((for_edge, ends_at, bound_to)) = found else {
-        return refused(Refusal::TokenUnknown, "the join token is not known here".to_owned());
+        return refused(
+            Refusal::TokenUnknown,
+            "the join token is not known here".to_owned(),
+        );
     };
     if for_edge != *name {
-        return refused(Refusal::TokenForAnotherEdge, format!("the join token is not for the edge {name:?}"));
+        return refused(
+            Refusal::TokenForAnotherEdge,
+            format!("the join token is not for the edge {name:?}"),
+        );
     }
     if ends_at.is_some_and(|ends_at| ends_at <= now) {
         return refused(Refusal::TokenExpired, "the join token has expired".to_owned());
@@ -111,10 +132,17 @@ pub(crate) fn admit(
         return refused(Refusal::TokenUsed, words.to_owned());
     }
     let revoked = connection
-        .query_row("SELECT 1 FROM edges WHERE name = ?1 AND revoked_at IS NOT NULL", [name], |_| Ok(()))
+        .query_row(
+            "SELECT 1 FROM edges WHERE name = ?1 AND revoked_at IS NOT NULL",
+            [name],
+            |_| Ok(()),
+        )
         .optional()?;
     if revoked.is_some() && bound_to.is_some() {
-        return refused(Refusal::EdgeRevoked, "the edge was revoked; a new join token admits it again".to_owned());
+        return refused(
+            Refusal::EdgeRevoked,
+            "the edge was revoked; a new join token admits it again".to_owned(),
+        );
     }
     connection.execute(
         "UPDATE join_tokens SET key = ?2, used_at = coalesce(used_at, ?3) WHERE hash = ?1",
@@ -126,7 +154,11 @@ pub(crate) fn admit(
              certificate_ends_at = excluded.certificate_ends_at, revoked_at = NULL",
         params![name, key.as_bytes(), now, certificate_ends_at],
     )?;
-    Ok(Ok(connection.query_row(&format!("{EDGE} WHERE name = ?1"), [name], edge)?))
+    Ok(Ok(connection.query_row(
+        &format!("{EDGE} WHERE name = ?1"),
+        [name],
+        edge,
+    )?))
 }
 
 /// Sets the end of an edge's certificate, unless the edge was revoked or has another key by now.
@@ -144,9 +176,10 @@ pub(crate) fn renew(
 
 /// Revokes an edge; `false` when there is none of that name.
 pub(crate) fn revoke(context: &mut Context<'_>, edge: &str, now: i64) -> Result<bool, StoreError> {
-    let revoked = context
-        .connection
-        .execute("UPDATE edges SET revoked_at = coalesce(revoked_at, ?2) WHERE name = ?1", params![edge, now])?;
+    let revoked = context.connection.execute(
+        "UPDATE edges SET revoked_at = coalesce(revoked_at, ?2) WHERE name = ?1",
+        params![edge, now],
+    )?;
     Ok(revoked == 1)
 }
 
@@ -165,17 +198,28 @@ pub(crate) fn boot_ordinal(context: &mut Context<'_>, edge: i64, boot: &[u8]) ->
     const REMEMBERED: i64 = 100;
     let connection = context.connection;
     let known = connection
-        .query_row("SELECT ordinal FROM boots WHERE edge = ?1 AND boot = ?2", params![edge, boot], |row| row.get(0))
+        .query_row(
+            "SELECT ordinal FROM boots WHERE edge = ?1 AND boot = ?2",
+            params![edge, boot],
+            |row| row.get(0),
+        )
         .optional()?;
     if let Some(ordinal) = known {
         return Ok(ordinal);
     }
-    let newest: i64 =
-        connection.query_row("SELECT coalesce(max(ordinal), 0) FROM boots WHERE edge = ?1", [edge], |row| row.get(0))?;
+    let newest: i64 = connection.query_row(
+        "SELECT coalesce(max(ordinal), 0) FROM boots WHERE edge = ?1",
+        [edge],
+        |row| row.get(0),
+    )?;
     let ordinal = newest + 1;
-    connection
-        .execute("INSERT INTO boots (edge, boot, ordinal) VALUES (?1, ?2, ?3)", params![edge, boot, ordinal])?;
-    connection
-        .execute("DELETE FROM boots WHERE edge = ?1 AND ordinal <= ?2", params![edge, ordinal - REMEMBERED])?;
+    connection.execute(
+        "INSERT INTO boots (edge, boot, ordinal) VALUES (?1, ?2, ?3)",
+        params![edge, boot, ordinal],
+    )?;
+    connection.execute(
+        "DELETE FROM boots WHERE edge = ?1 AND ordinal <= ?2",
+        params![edge, ordinal - REMEMBERED],
+    )?;
     Ok(ordinal)
 }

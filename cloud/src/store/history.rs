@@ -77,7 +77,11 @@ pub(super) fn insert(
 ) -> Result<(), StoreError> {
     let stored = match &sample.content {
         Content::Json(value) => value,
-        Content::Payload { description, content_type, body } => {
+        Content::Payload {
+            description,
+            content_type,
+            body,
+        } => {
             connection
                 .prepare_cached("INSERT INTO payloads (receipt, content_type, body) VALUES (?1, ?2, ?3)")?
                 .execute(params![receipt, content_type, &body[..]])?;
@@ -85,8 +89,16 @@ pub(super) fn insert(
         }
     };
     connection
-        .prepare_cached("INSERT INTO history (series, time, receipt, value, status) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![series, sample.time, receipt, Stored(stored), sample.status])?;
+        .prepare_cached(
+            "INSERT INTO history (series, time, receipt, value, status) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![
+            series,
+            sample.time,
+            receipt,
+            Stored(stored),
+            sample.status
+        ])?;
     Ok(())
 }
 
@@ -99,7 +111,10 @@ pub(super) fn set_last(
     sample: &Sample,
     received_at: i64,
 ) -> Result<(), StoreError> {
-    let (Content::Json(value) | Content::Payload { description: value, .. }) = &sample.content;
+    let (Content::Json(value)
+    | Content::Payload {
+        description: value, ..
+    }) = &sample.content;
     connection
         .prepare_cached(
             "INSERT INTO last_values (series, time, receipt, value, status, received_at)
@@ -144,12 +159,23 @@ pub(crate) fn values(
     const SELECT: &str = "SELECT time, receipt, value, status FROM history
         WHERE series = ?1 AND (time, receipt) > (?2, ?3) AND time < ?4 ORDER BY time, receipt";
     // Before all values of that time: receipts and series begin at 1.
-    let begin = Place { time: from, receipt: 0, series: 0 };
+    let begin = Place {
+        time: from,
+        receipt: 0,
+        series: 0,
+    };
     let start = after.map_or(begin, |after| after.max(begin));
-    let mut statements = series.iter().map(|_| connection.prepare(SELECT)).collect::<Result<Vec<_>, _>>()?;
+    let mut statements = series
+        .iter()
+        .map(|_| connection.prepare(SELECT))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut cursors: Vec<Rows<'_>> = Vec::with_capacity(series.len());
     for (statement, id) in statements.iter_mut().zip(series) {
-        let receipt = if *id > start.series { start.receipt - 1 } else { start.receipt };
+        let receipt = if *id > start.series {
+            start.receipt - 1
+        } else {
+            start.receipt
+        };
         cursors.push(statement.query(params![id, start.time, receipt, to])?);
     }
     let mut heads = BinaryHeap::with_capacity(series.len());
@@ -161,7 +187,9 @@ pub(crate) fn values(
     }
     let mut found = Vec::new();
     while found.len() < limit {
-        let Some(Reverse((_, column))) = heads.pop() else { break };
+        let Some(Reverse((_, column))) = heads.pop() else {
+            break;
+        };
         let following = next(&mut cursors[column], series[column])?;
         heads.extend(following.as_ref().map(|row| Reverse((row.place, column))));
         found.extend(std::mem::replace(&mut rows[column], following));
@@ -170,9 +198,19 @@ pub(crate) fn values(
 }
 
 fn next(cursor: &mut Rows<'_>, series: i64) -> Result<Option<Observed>, StoreError> {
-    let Some(row) = cursor.next()? else { return Ok(None) };
-    let place = Place { time: row.get(0)?, receipt: row.get(1)?, series };
-    Ok(Some(Observed { place, value: value(row.get_ref(2)?), status: row.get(3)? }))
+    let Some(row) = cursor.next()? else {
+        return Ok(None);
+    };
+    let place = Place {
+        time: row.get(0)?,
+        receipt: row.get(1)?,
+        series,
+    };
+    Ok(Some(Observed {
+        place,
+        value: value(row.get_ref(2)?),
+        status: row.get(3)?,
+    }))
 }
 
 /// Reads `value` and `status` of a row.
@@ -196,7 +234,11 @@ pub(crate) fn payload(connection: &Connection, series: i64, at: i64) -> Result<O
              WHERE series = ?1 AND time <= ?2 ORDER BY time DESC, receipt DESC LIMIT 1",
         )?
         .query_row(params![series, at], |row| {
-            Ok(Payload { time: row.get(0)?, content_type: row.get(1)?, body: row.get::<_, Vec<u8>>(2)?.into() })
+            Ok(Payload {
+                time: row.get(0)?,
+                content_type: row.get(1)?,
+                body: row.get::<_, Vec<u8>>(2)?.into(),
+            })
         })
         .optional()?;
     Ok(found)
@@ -229,8 +271,12 @@ mod tests {
             json!({ "b": 1, "a": [] }),
         ] {
             connection.execute("DELETE FROM t", []).unwrap();
-            connection.execute("INSERT INTO t VALUES (?1)", [Stored(&original)]).unwrap();
-            let read = connection.query_row("SELECT v FROM t", [], |row| value_of(row, 0)).unwrap();
+            connection
+                .execute("INSERT INTO t VALUES (?1)", [Stored(&original)])
+                .unwrap();
+            let read = connection
+                .query_row("SELECT v FROM t", [], |row| value_of(row, 0))
+                .unwrap();
             assert_eq!(read, original);
             assert_eq!(read.to_string(), original.to_string());
         }

@@ -91,7 +91,10 @@ impl Delivery {
         let mut entries = &self.entries[..];
         let mut begin = 0;
         for interval in &self.settles {
-            let within = entries.iter().take_while(|entry| interval.contains(entry.store_epoch, entry.id)).count();
+            let within = entries
+                .iter()
+                .take_while(|entry| interval.contains(entry.store_epoch, entry.id))
+                .count();
             let (those, rest) = entries.split_at(within);
             entries = rest;
             writing.settle(context, path, *interval, those, &mut begin)?;
@@ -133,7 +136,12 @@ impl<'a> Writing<'a> {
                 refused.push(entry.id);
                 let outputs = u32::try_from(outputs).unwrap_or(u32::MAX);
                 let DeliveredEntry { store_epoch, id, .. } = *entry;
-                self.kept.refused.push(RefusedEntry { store_epoch, id, outputs, reason });
+                self.kept.refused.push(RefusedEntry {
+                    store_epoch,
+                    id,
+                    outputs,
+                    reason,
+                });
             } else {
                 self.write(context, entry, from)?;
                 self.kept.committed += outputs as u64;
@@ -145,13 +153,19 @@ impl<'a> Writing<'a> {
             return Ok(());
         }
         for part in parts {
-            self.kept.done.push(Done::around(context.connection, path, part)?.add(context.connection, path, part)?);
+            self.kept
+                .done
+                .push(Done::around(context.connection, path, part)?.add(context.connection, path, part)?);
         }
         Ok(())
     }
 
     fn refusal(&self, entry: &DeliveredEntry, values: &[Sample]) -> Option<String> {
-        let of_series = || values.iter().find_map(|value| self.series[value.series].as_ref().err().cloned());
+        let of_series = || {
+            values
+                .iter()
+                .find_map(|value| self.series[value.series].as_ref().err().cloned())
+        };
         entry.refused.clone().or_else(of_series)
     }
 
@@ -165,7 +179,9 @@ impl<'a> Writing<'a> {
             let receipt = self.next_receipt;
             self.next_receipt += 1;
             for sample in &self.values[begin..end] {
-                let Ok(series) = self.series[sample.series] else { continue };
+                let Ok(series) = self.series[sample.series] else {
+                    continue;
+                };
                 history::insert(context.connection, series, receipt, sample)?;
                 let newest = self.newest.entry(series).or_insert((receipt, sample));
                 if sample.time >= newest.1.time {
@@ -183,9 +199,20 @@ impl<'a> Writing<'a> {
         }
         registry::saw_assets_of(context.connection, self.newest.keys(), self.received_at)?;
         history::set_next_receipt(context, self.next_receipt)?;
-        let refused = self.kept.refused.iter().map(|entry| u64::from(entry.outputs)).sum();
-        let Kept { committed, repeated, .. } = self.kept;
-        let counted = Counted { committed, repeated, refused };
+        let refused = self
+            .kept
+            .refused
+            .iter()
+            .map(|entry| u64::from(entry.outputs))
+            .sum();
+        let Kept {
+            committed, repeated, ..
+        } = self.kept;
+        let counted = Counted {
+            committed,
+            repeated,
+            refused,
+        };
         ledger::count(context.connection, path, counted, self.received_at)?;
         Ok(Ok(self.kept))
     }

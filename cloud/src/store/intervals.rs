@@ -14,7 +14,11 @@ pub(super) struct Done(Vec<Interval>);
 impl Done {
     /// Reads what the set holds around `interval`, and a neighbour on each side if it touches.
     pub(super) fn around(connection: &Connection, path: i64, interval: Interval) -> Result<Self, StoreError> {
-        let Interval { store_epoch, first, last } = interval;
+        let Interval {
+            store_epoch,
+            first,
+            last,
+        } = interval;
         let (epoch, first, last) = (store_epoch.cast_signed(), first.cast_signed(), last.cast_signed());
         let row = |row: &rusqlite::Row<'_>| {
             Ok(Interval {
@@ -46,12 +50,19 @@ impl Done {
     /// Whether the entry is done.
     pub(super) fn contains(&self, store_epoch: u64, id: u64) -> bool {
         let place = self.0.partition_point(|interval| interval.first <= id);
-        place.checked_sub(1).is_some_and(|place| self.0[place].contains(store_epoch, id))
+        place
+            .checked_sub(1)
+            .is_some_and(|place| self.0[place].contains(store_epoch, id))
     }
 
     /// Adds an interval to the set that this was read [around](Self::around), and returns the interval that holds it
     /// from now on.
-    pub(super) fn add(self, connection: &Connection, path: i64, interval: Interval) -> Result<Interval, StoreError> {
+    pub(super) fn add(
+        self,
+        connection: &Connection,
+        path: i64,
+        interval: Interval,
+    ) -> Result<Interval, StoreError> {
         let joined = self.0.iter().fold(interval, |joined, known| Interval {
             store_epoch: joined.store_epoch,
             first: joined.first.min(known.first),
@@ -70,7 +81,12 @@ impl Done {
         }
         connection
             .prepare_cached("INSERT INTO intervals (path, store_epoch, first, last) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![path, epoch, joined.first.cast_signed(), joined.last.cast_signed()])?;
+            .execute(params![
+                path,
+                epoch,
+                joined.first.cast_signed(),
+                joined.last.cast_signed()
+            ])?;
         Ok(joined)
     }
 }
@@ -81,7 +97,11 @@ pub(super) fn without(interval: Interval, ids: &[u64]) -> Vec<Interval> {
     let mut first = interval.first;
     for &id in ids {
         if id > first {
-            parts.push(Interval { first, last: id - 1, ..interval });
+            parts.push(Interval {
+                first,
+                last: id - 1,
+                ..interval
+            });
         }
         first = id + 1;
     }
@@ -106,16 +126,27 @@ mod tests {
     }
 
     fn interval(first: u64, last: u64) -> Interval {
-        Interval { store_epoch: u64::MAX - 3, first, last }
+        Interval {
+            store_epoch: u64::MAX - 3,
+            first,
+            last,
+        }
     }
 
     fn add(connection: &Connection, interval: Interval) -> Interval {
-        Done::around(connection, 1, interval).unwrap().add(connection, 1, interval).unwrap()
+        Done::around(connection, 1, interval)
+            .unwrap()
+            .add(connection, 1, interval)
+            .unwrap()
     }
 
     fn rows(connection: &Connection) -> Vec<(i64, i64)> {
-        let mut statement = connection.prepare("SELECT first, last FROM intervals ORDER BY first").unwrap();
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let mut statement = connection
+            .prepare("SELECT first, last FROM intervals ORDER BY first")
+            .unwrap();
+        let rows = statement
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
         rows.collect::<Result<_, _>>().unwrap()
     }
 
@@ -130,10 +161,17 @@ mod tests {
         assert_eq!(add(&connection, interval(5, 6)), interval(1, 12));
         assert_eq!(add(&connection, interval(12, 13)), interval(1, 13));
         // The same ids of another epoch are other entries.
-        let other = Interval { store_epoch: 1, ..interval(2, 2) };
+        let other = Interval {
+            store_epoch: 1,
+            ..interval(2, 2)
+        };
         assert!(!Done::around(&connection, 1, other).unwrap().contains(1, 2));
         assert_eq!(add(&connection, other), other);
-        assert!(!Done::around(&connection, 2, interval(2, 2)).unwrap().contains(u64::MAX - 3, 2));
+        assert!(
+            !Done::around(&connection, 2, interval(2, 2))
+                .unwrap()
+                .contains(u64::MAX - 3, 2)
+        );
     }
 
     #[test]
@@ -154,16 +192,25 @@ mod tests {
                 assert!(joined.covers(&interval(first, last)));
             }
             let rows = rows(&connection);
-            let ids: Vec<u64> = rows.iter().flat_map(|&(first, last)| first as u64..=last as u64).collect();
+            let ids: Vec<u64> = rows
+                .iter()
+                .flat_map(|&(first, last)| first as u64..=last as u64)
+                .collect();
             assert_eq!(ids, model.into_iter().collect::<Vec<_>>());
-            assert!(rows.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0), "compact: {rows:?}");
+            assert!(
+                rows.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0),
+                "compact: {rows:?}"
+            );
         }
     }
 
     #[test]
     fn ids_can_be_left_out() {
         assert_eq!(without(interval(1, 5), &[]), [interval(1, 5)]);
-        assert_eq!(without(interval(1, 5), &[1, 3, 5]), [interval(2, 2), interval(4, 4)]);
+        assert_eq!(
+            without(interval(1, 5), &[1, 3, 5]),
+            [interval(2, 2), interval(4, 4)]
+        );
         assert_eq!(without(interval(4, 4), &[4]), []);
     }
 }

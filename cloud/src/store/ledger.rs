@@ -9,24 +9,24 @@ use super::{Context, StoreError, timestamp};
 /// What is known of one path of one edge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PathCounts {
+pub(crate) struct PathCounts {
     /// Name of the edge.
-    pub edge: String,
+    pub(crate) edge: String,
     /// Ledger name of the path, such as `dataflow/bottling/telemetry->cloud`.
-    pub path: String,
+    pub(crate) path: String,
     /// Outputs that arrived, repeats included: `committed + repeated + refused`.
-    pub received: u64,
+    pub(crate) received: u64,
     /// Outputs that are kept, each once. Equals `emitted` in the edge's ledger once nothing is on the way.
-    pub committed: u64,
+    pub(crate) committed: u64,
     /// Outputs that arrived again and were recognised.
-    pub repeated: u64,
+    pub(crate) repeated: u64,
     /// Outputs that were refused for good; dead letters at the edge.
-    pub refused: u64,
+    pub(crate) refused: u64,
     /// Epoch of the opening that delivered last.
-    pub path_epoch: u64,
+    pub(crate) path_epoch: u64,
     /// When something was kept last.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_committed_at: Option<Timestamp>,
+    pub(crate) last_committed_at: Option<Timestamp>,
 }
 
 /// A path as the writer knows it.
@@ -87,7 +87,11 @@ pub(super) fn claim(
                 .connection
                 .prepare_cached("INSERT INTO paths (edge, name, epoch, boot) VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![edge, name, epoch.cast_signed(), boot])?;
-            PathRow { id: context.connection.last_insert_rowid(), epoch, boot }
+            PathRow {
+                id: context.connection.last_insert_rowid(),
+                epoch,
+                boot,
+            }
         }
     };
     context.caches.paths.insert(key, row);
@@ -98,7 +102,11 @@ fn find(connection: &Connection, edge: i64, name: &str) -> Result<Option<PathRow
     let row = connection
         .prepare_cached("SELECT id, epoch, boot FROM paths WHERE edge = ?1 AND name = ?2")?
         .query_row(params![edge, name], |row| {
-            Ok(PathRow { id: row.get(0)?, epoch: row.get::<_, i64>(1)?.cast_unsigned(), boot: row.get(2)? })
+            Ok(PathRow {
+                id: row.get(0)?,
+                epoch: row.get::<_, i64>(1)?.cast_unsigned(),
+                boot: row.get(2)?,
+            })
         })
         .optional()?;
     Ok(row)
@@ -111,7 +119,11 @@ pub(super) fn count(
     counted: Counted,
     received_at: i64,
 ) -> Result<(), StoreError> {
-    let Counted { committed, repeated, refused } = counted;
+    let Counted {
+        committed,
+        repeated,
+        refused,
+    } = counted;
     connection
         .prepare_cached(
             "UPDATE paths SET committed = committed + ?2, repeated = repeated + ?3, refused = refused + ?4,

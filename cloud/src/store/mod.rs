@@ -37,8 +37,8 @@ use rusqlite::Connection;
 
 pub use error::StoreError;
 use readers::Readers;
-pub(crate) use writer::{Context, Priority};
 use writer::Writer;
+pub(crate) use writer::{Context, Priority};
 
 use crate::metrics::StoreMetrics;
 
@@ -68,7 +68,10 @@ impl Store {
         let lock = lock(directory)?;
         let path = directory.join(DATABASE);
         let connection = schema::open_writer(&path, max_bytes)?;
-        Ok(Self { writer: Writer::start(connection, lock, metrics)?, readers: Readers::new(path) })
+        Ok(Self {
+            writer: Writer::start(connection, lock, metrics)?,
+            readers: Readers::new(path),
+        })
     }
 
     /// As [`Writer::write`].
@@ -102,19 +105,37 @@ impl Store {
 
 fn lock(directory: &Path) -> Result<File, StoreError> {
     let path = directory.join(LOCK);
-    let failed = |error: std::io::Error| StoreError::Open { path: path.clone(), cause: error.to_string() };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    let failed = |error: std::io::Error| StoreError::Open {
+        path: path.clone(),
+        cause: error.to_string(),
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(failed)?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: directory.to_owned() }),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
+            path: directory.to_owned(),
+        }),
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }
 }
 
 /// A time as the database keeps it. Times outside of the years 1677 to 2262 become the nearest that can be kept.
 pub(crate) fn nanoseconds(time: Timestamp) -> i64 {
-    let bound = if time < Timestamp::UNIX_EPOCH { i64::MIN } else { i64::MAX };
+    let bound = if time < Timestamp::UNIX_EPOCH {
+        i64::MIN
+    } else {
+        i64::MAX
+    };
     i64::try_from(time.as_nanosecond()).unwrap_or(bound)
 }
 

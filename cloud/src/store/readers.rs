@@ -28,8 +28,14 @@ struct Shared {
 
 impl Readers {
     pub(super) fn new(path: PathBuf) -> Self {
-        let shared = Shared { path, idle: Mutex::default(), permits: Semaphore::new(CONNECTIONS) };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared {
+            path,
+            idle: Mutex::default(),
+            permits: Semaphore::new(CONNECTIONS),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Runs `query` in one read transaction.
@@ -38,7 +44,12 @@ impl Readers {
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
         T: Send + 'static,
     {
-        let _permit = self.shared.permits.acquire().await.map_err(|_| StoreError::Closed)?;
+        let _permit = self
+            .shared
+            .permits
+            .acquire()
+            .await
+            .map_err(|_| StoreError::Closed)?;
         let idle = self.shared.idle.lock().pop();
         let shared = Arc::clone(&self.shared);
         let (handle, interrupt) = tokio::sync::oneshot::channel();
@@ -59,7 +70,11 @@ impl Readers {
                 running.await
             }
         };
-        joined.unwrap_or_else(|error| Err(StoreError::Failed { cause: error.to_string() }))
+        joined.unwrap_or_else(|error| {
+            Err(StoreError::Failed {
+                cause: error.to_string(),
+            })
+        })
     }
 }
 

@@ -21,7 +21,10 @@ pub(super) fn series_ids(
     series: &[SeriesKey],
     now: i64,
 ) -> Result<Vec<Result<i64, String>>, StoreError> {
-    series.iter().map(|key| series_id(context, edge, key, now)).collect()
+    series
+        .iter()
+        .map(|key| series_id(context, edge, key, now))
+        .collect()
 }
 
 fn series_id(
@@ -41,7 +44,12 @@ fn series_id(
             Err(reason) => return Ok(Err(reason)),
         },
     };
-    let SeriesKey { asset: _, kind, member, point } = key;
+    let SeriesKey {
+        asset: _,
+        kind,
+        member,
+        point,
+    } = key;
     let found = context
         .connection
         .prepare_cached(
@@ -54,7 +62,9 @@ fn series_id(
         None => {
             let mut totals = totals(context, edge)?;
             if totals.series >= MAX_SERIES {
-                return Ok(Err(format!("the edge has {MAX_SERIES} series already, which is the most it may have")));
+                return Ok(Err(format!(
+                    "the edge has {MAX_SERIES} series already, which is the most it may have"
+                )));
             }
             context
                 .connection
@@ -88,7 +98,9 @@ fn asset_id(
     }
     let mut totals = totals(context, edge)?;
     if totals.assets >= MAX_ASSETS {
-        return Ok(Err(format!("the edge has {MAX_ASSETS} assets already, which is the most it may have")));
+        return Ok(Err(format!(
+            "the edge has {MAX_ASSETS} assets already, which is the most it may have"
+        )));
     }
     context
         .connection
@@ -117,7 +129,9 @@ pub(super) fn saw_assets_of<'a>(
     now: i64,
 ) -> Result<(), StoreError> {
     let mut owner = connection.prepare_cached("SELECT asset FROM series WHERE id = ?1")?;
-    let mut assets = series.map(|id| owner.query_row([id], |row| row.get(0))).collect::<Result<Vec<i64>, _>>()?;
+    let mut assets = series
+        .map(|id| owner.query_row([id], |row| row.get(0)))
+        .collect::<Result<Vec<i64>, _>>()?;
     assets.sort_unstable();
     assets.dedup();
     let mut saw = connection.prepare_cached("UPDATE assets SET last_seen_at = ?2 WHERE id = ?1")?;
@@ -135,7 +149,9 @@ pub(crate) fn describe(
     assets: &[(AssetKey, Value)],
     now: i64,
 ) -> Result<(), StoreError> {
-    context.connection.execute("UPDATE assets SET description = NULL WHERE edge = ?1", [edge])?;
+    context
+        .connection
+        .execute("UPDATE assets SET description = NULL WHERE edge = ?1", [edge])?;
     for (asset, description) in assets {
         // One asset too many has no description; its records are refused with the reason.
         if let Ok(id) = asset_id(context, edge, asset, now)? {
@@ -190,7 +206,12 @@ fn asset(row: &Row<'_>) -> rusqlite::Result<AssetRow> {
 
 /// Assets by namespace, name and edge.
 pub(crate) fn assets(connection: &Connection, filter: &AssetFilter) -> Result<Vec<AssetRow>, StoreError> {
-    let AssetFilter { edge, namespace, after, limit } = filter;
+    let AssetFilter {
+        edge,
+        namespace,
+        after,
+        limit,
+    } = filter;
     let (after_namespace, after_name, after_edge) = after.clone().unwrap_or_default();
     let mut statement = connection.prepare_cached(&format!(
         "{ASSET} WHERE (namespace, assets.name, edges.name) > (?1, ?2, ?3)
@@ -198,15 +219,18 @@ pub(crate) fn assets(connection: &Connection, filter: &AssetFilter) -> Result<Ve
          ORDER BY namespace, assets.name, edges.name LIMIT ?6"
     ))?;
     let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
-    let found =
-        statement.query_map(params![after_namespace, after_name, after_edge, edge, namespace, limit], asset)?;
+    let found = statement.query_map(
+        params![after_namespace, after_name, after_edge, edge, namespace, limit],
+        asset,
+    )?;
     found.map(|row| row.map_err(StoreError::from)).collect()
 }
 
 /// The assets of that name; several when several edges have one.
 pub(crate) fn assets_named(connection: &Connection, key: &AssetKey) -> Result<Vec<AssetRow>, StoreError> {
-    let mut statement = connection
-        .prepare_cached(&format!("{ASSET} WHERE namespace = ?1 AND assets.name = ?2 ORDER BY edges.name"))?;
+    let mut statement = connection.prepare_cached(&format!(
+        "{ASSET} WHERE namespace = ?1 AND assets.name = ?2 ORDER BY edges.name"
+    ))?;
     let found = statement.query_map(params![key.namespace, key.name], asset)?;
     found.map(|row| row.map_err(StoreError::from)).collect()
 }
@@ -239,25 +263,36 @@ pub(crate) fn series_of(
         "SELECT id, kind, member, point FROM series WHERE asset = ?1 AND (?2 IS NULL OR kind = ?2)
          AND (?3 IS NULL OR member = ?3) AND (?4 IS NULL OR point = ?4) ORDER BY kind, member, point",
     )?;
-    let found = statement.query_map(params![asset, kind.map(|kind| kind as i64), member, point], |row| {
-        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-    })?;
+    let found = statement.query_map(
+        params![asset, kind.map(|kind| kind as i64), member, point],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+    )?;
     let mut series = Vec::new();
     for row in found {
         let (id, kind, member, point): (i64, i64, String, String) = row?;
         // A kind of a later version is not shown by this one.
-        series.extend(Kind::from_number(kind).map(|kind| SeriesRow { id, kind, member, point }));
+        series.extend(Kind::from_number(kind).map(|kind| SeriesRow {
+            id,
+            kind,
+            member,
+            point,
+        }));
     }
     Ok(series)
 }
 
 /// Series of a topic that belongs to no asset; one for each edge, with the edge's name.
-pub(crate) fn series_of_topic(connection: &Connection, topic: &str) -> Result<Vec<(i64, String)>, StoreError> {
+pub(crate) fn series_of_topic(
+    connection: &Connection,
+    topic: &str,
+) -> Result<Vec<(i64, String)>, StoreError> {
     let mut statement = connection.prepare_cached(
         "SELECT series.id, edges.name FROM edges CROSS JOIN series ON series.edge = edges.id
          AND series.asset = 0 AND kind = ?1 AND member = ?2 AND point = '' ORDER BY edges.name",
     )?;
-    let found = statement.query_map(params![Kind::Topic as i64, topic], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let found = statement.query_map(params![Kind::Topic as i64, topic], |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })?;
     found.map(|row| row.map_err(StoreError::from)).collect()
 }
 

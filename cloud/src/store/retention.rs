@@ -38,7 +38,11 @@ pub(crate) struct Retention {
 impl Retention {
     /// Deletes from time to time until the shutdown begins.
     pub(crate) async fn run(self, store: Store, shutdown: Shutdown) {
-        while shutdown.or_begun(tokio::time::sleep(self.interval)).await.is_some() {
+        while shutdown
+            .or_begun(tokio::time::sleep(self.interval))
+            .await
+            .is_some()
+        {
             match shutdown.or_begun(self.pass(&store, Timestamp::now())).await {
                 Some(Err(error)) => warn!(reason = error.reason(), "history not cut back: {error}"),
                 Some(Ok(deleted)) if deleted > 0 => debug!(deleted, "history cut back"),
@@ -51,11 +55,20 @@ impl Retention {
     pub(crate) async fn pass(&self, store: &Store, now: Timestamp) -> Result<u64, StoreError> {
         let before = |age: Duration| nanoseconds(now.checked_sub(age).unwrap_or(Timestamp::MIN));
         let audit_before = before(self.audit_max_age);
-        while store.write(Priority::Upkeep, 1, move |context| audit::delete_before(context, audit_before)).await? {}
+        while store
+            .write(Priority::Upkeep, 1, move |context| {
+                audit::delete_before(context, audit_before)
+            })
+            .await?
+        {}
         let mut deleted = delete_before(store, before(self.max_age)).await?;
-        let Some(max_bytes) = self.max_bytes else { return Ok(deleted) };
+        let Some(max_bytes) = self.max_bytes else {
+            return Ok(deleted);
+        };
         while store.read(|connection| used_bytes(connection)).await? > max_bytes {
-            let Some(oldest) = store.read(|connection| oldest(connection)).await? else { break };
+            let Some(oldest) = store.read(|connection| oldest(connection)).await? else {
+                break;
+            };
             let portion = nanoseconds(now).saturating_sub(oldest) / PORTION;
             let before = oldest.saturating_add(portion.max(LEAST_NANOSECONDS));
             deleted += delete_before(store, before).await?;
@@ -67,7 +80,11 @@ impl Retention {
 async fn delete_before(store: &Store, before: i64) -> Result<u64, StoreError> {
     let (mut after, mut total) = (0, 0);
     loop {
-        let step = store.write(Priority::Upkeep, 1_000, move |context| delete_some(context, after, before)).await?;
+        let step = store
+            .write(Priority::Upkeep, 1_000, move |context| {
+                delete_some(context, after, before)
+            })
+            .await?;
         total += step.deleted;
         match step.go_on_after {
             Some(series) => after = series,
@@ -87,12 +104,17 @@ fn delete_some(context: &mut Context<'_>, after: i64, before: i64) -> Result<Ste
     let mut statement =
         connection.prepare_cached("SELECT id, kind FROM series WHERE id > ?1 ORDER BY id LIMIT ?2")?;
     let rows = statement.query_map([after, SERIES], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let mut step = Step { deleted: 0, go_on_after: None };
+    let mut step = Step {
+        deleted: 0,
+        go_on_after: None,
+    };
     for row in rows {
         let (series, kind): (i64, i64) = row?;
         // The bound of one transaction: the time of the first row that is not deleted by it.
         let bound = connection
-            .prepare_cached("SELECT time FROM history WHERE series = ?1 AND time < ?2 ORDER BY time LIMIT 1 OFFSET ?3")?
+            .prepare_cached(
+                "SELECT time FROM history WHERE series = ?1 AND time < ?2 ORDER BY time LIMIT 1 OFFSET ?3",
+            )?
             .query_row([series, before, ROWS], |row| row.get::<_, i64>(0))
             .optional()?;
         let mut until = bound.unwrap_or(before);

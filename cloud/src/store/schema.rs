@@ -31,32 +31,64 @@ const READER_CACHE_KIB: i64 = 1 << 10;
 /// Everything in the write-ahead log is written back and synced first: after a sync that failed, the page cache may
 /// hold what the disk does not.
 pub(super) fn open_writer(path: &Path, max_bytes: Option<u64>) -> Result<Connection, StoreError> {
-    let opened = |error: rusqlite::Error| StoreError::Open { path: path.to_owned(), cause: error.to_string() };
+    let opened = |error: rusqlite::Error| StoreError::Open {
+        path: path.to_owned(),
+        cause: error.to_string(),
+    };
     let mut connection = Connection::open(path).map_err(opened)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(opened)?;
-    let application: i64 = connection.pragma_query_value(None, "application_id", get).map_err(opened)?;
-    let format: i64 = connection.pragma_query_value(None, "user_version", get).map_err(opened)?;
+    let application: i64 = connection
+        .pragma_query_value(None, "application_id", get)
+        .map_err(opened)?;
+    let format: i64 = connection
+        .pragma_query_value(None, "user_version", get)
+        .map_err(opened)?;
     let is_new = (application, format) == (0, 0);
     if application != APPLICATION_ID && !is_new {
-        return Err(StoreError::Open { path: path.to_owned(), cause: "not a database of a cloud endpoint".to_owned() });
+        return Err(StoreError::Open {
+            path: path.to_owned(),
+            cause: "not a database of a cloud endpoint".to_owned(),
+        });
     }
     let supported = MIGRATIONS.len() as i64;
     if format > supported {
-        return Err(StoreError::Newer { path: path.to_owned(), found: format, supported });
+        return Err(StoreError::Newer {
+            path: path.to_owned(),
+            found: format,
+            supported,
+        });
     }
-    connection.pragma_update(None, "journal_mode", "WAL").map_err(opened)?;
-    connection.pragma_update(None, "synchronous", "FULL").map_err(opened)?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(opened)?;
-    connection.pragma_update(None, "journal_size_limit", JOURNAL_LIMIT).map_err(opened)?;
-    connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB).map_err(opened)?;
-    connection.pragma_update(None, "temp_store", "MEMORY").map_err(opened)?;
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(opened)?;
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(opened)?;
+    connection
+        .pragma_update(None, "synchronous", "FULL")
+        .map_err(opened)?;
+    connection
+        .pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)
+        .map_err(opened)?;
+    connection
+        .pragma_update(None, "journal_size_limit", JOURNAL_LIMIT)
+        .map_err(opened)?;
+    connection
+        .pragma_update(None, "cache_size", -WRITER_CACHE_KIB)
+        .map_err(opened)?;
+    connection
+        .pragma_update(None, "temp_store", "MEMORY")
+        .map_err(opened)?;
+    connection
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .map_err(opened)?;
     migrate(&mut connection, format).map_err(opened)?;
     if let Some(max_bytes) = max_bytes {
-        let page_size: u64 = connection.pragma_query_value(None, "page_size", get).map_err(opened)?;
+        let page_size: u64 = connection
+            .pragma_query_value(None, "page_size", get)
+            .map_err(opened)?;
         let pages = (max_bytes / page_size).max(1);
         // Answers with what is in force, which is never less than what is there.
-        connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).map_err(opened)?;
+        connection
+            .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+            .map_err(opened)?;
     }
     connection.set_prepared_statement_cache_capacity(128);
     Ok(connection)

@@ -121,7 +121,11 @@ where
 
 impl Writer {
     /// Starts the thread.
-    pub(crate) fn start(connection: Connection, lock: File, metrics: StoreMetrics) -> Result<Self, StoreError> {
+    pub(crate) fn start(
+        connection: Connection,
+        lock: File,
+        metrics: StoreMetrics,
+    ) -> Result<Self, StoreError> {
         let room = || Arc::new(Semaphore::new(MAX_WAITING_WEIGHT as usize));
         let shared = Arc::new(Shared {
             queues: Mutex::default(),
@@ -131,11 +135,19 @@ impl Writer {
             ended: watch::Sender::new(false),
         });
         let caches = Caches::default();
-        let thread = Thread { shared: Arc::clone(&shared), connection, caches, metrics, _lock: lock };
+        let thread = Thread {
+            shared: Arc::clone(&shared),
+            connection,
+            caches,
+            metrics,
+            _lock: lock,
+        };
         thread::Builder::new()
             .name("cloud-store".to_owned())
             .spawn(move || thread.run())
-            .map_err(|error| StoreError::Failed { cause: format!("can't start the writer's thread: {error}") })?;
+            .map_err(|error| StoreError::Failed {
+                cause: format!("can't start the writer's thread: {error}"),
+            })?;
         Ok(Self { shared })
     }
 
@@ -151,15 +163,26 @@ impl Writer {
     {
         let weight = weight.clamp(1, MAX_WAITING_WEIGHT);
         let room = Arc::clone(&self.shared.room[priority.index()]);
-        let room = room.acquire_many_owned(weight).await.map_err(|_| StoreError::Closed)?;
+        let room = room
+            .acquire_many_owned(weight)
+            .await
+            .map_err(|_| StoreError::Closed)?;
         let (reply, answer) = oneshot::channel();
-        let request = Box::new(Asked { work: Some(work), result: None, reply });
+        let request = Box::new(Asked {
+            work: Some(work),
+            result: None,
+            reply,
+        });
         {
             let mut queues = self.shared.queues.lock();
             if queues.closed {
                 return Err(self.shared.why_closed());
             }
-            queues.waiting[priority.index()].push_back(Waiting { request, weight, _room: room });
+            queues.waiting[priority.index()].push_back(Waiting {
+                request,
+                weight,
+                _room: room,
+            });
         }
         self.shared.arrived.notify_one();
         answer.await.unwrap_or_else(|_| Err(self.shared.why_closed()))
@@ -257,7 +280,10 @@ impl Thread {
             }
         }
         // What is in the write-ahead log is safe there; the next start writes it back if this does not.
-        if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        if let Err(error) = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        {
             warn!(%error, "write-ahead log not written back");
         }
     }
@@ -270,10 +296,17 @@ impl Thread {
         if let Some(error) = &failed {
             self.roll_back();
             self.metrics.failed_commits(error.reason());
-            warn!(reason = error.reason(), requests = requests.len(), "not committed: {error}");
+            warn!(
+                reason = error.reason(),
+                requests = requests.len(),
+                "not committed: {error}"
+            );
         }
         // Requests behind the one that made the transaction fail have no outcome of their own.
-        let outcomes = outcomes.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+        let outcomes = outcomes
+            .into_iter()
+            .map(Some)
+            .chain(std::iter::repeat_with(|| None));
         for (request, outcome) in requests.into_iter().zip(outcomes) {
             let outcome = match (&failed, outcome) {
                 (Some(error), _) => Err(error.clone()),
@@ -293,9 +326,14 @@ impl Thread {
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         for request in requests {
             self.connection.execute_batch("SAVEPOINT request")?;
-            let mut context = Context { connection: &self.connection, caches: &mut self.caches };
+            let mut context = Context {
+                connection: &self.connection,
+                caches: &mut self.caches,
+            };
             let outcome = catch_unwind(AssertUnwindSafe(|| request.run(&mut context))).unwrap_or_else(|_| {
-                Err(StoreError::Failed { cause: "a request panicked, which is a fault of ours".to_owned() })
+                Err(StoreError::Failed {
+                    cause: "a request panicked, which is a fault of ours".to_owned(),
+                })
             });
             if let Err(error) = &outcome {
                 self.caches.clear();

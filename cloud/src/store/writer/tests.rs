@@ -4,9 +4,10 @@ use super::*;
 use crate::store::{Store, tests::open};
 
 fn put(context: &mut Context<'_>, name: &str, value: i64) -> Result<(), StoreError> {
-    context
-        .connection
-        .execute("INSERT INTO numbers (name, value) VALUES (?1, ?2)", rusqlite::params![name, value])?;
+    context.connection.execute(
+        "INSERT INTO numbers (name, value) VALUES (?1, ?2)",
+        rusqlite::params![name, value],
+    )?;
     Ok(())
 }
 
@@ -32,7 +33,9 @@ async fn hold(store: &Store) -> Arc<Barrier> {
         });
         held.await.unwrap();
     });
-    tokio::task::spawn_blocking(move || has_begun.recv().unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(move || has_begun.recv().unwrap())
+        .await
+        .unwrap();
     barrier
 }
 
@@ -46,7 +49,9 @@ async fn requests_of_one_transaction_do_not_share_their_failures() {
         put(context, "b", 2)?;
         put(context, "a", 2)
     });
-    let third = store.write(Priority::Control, 1, |_| -> Result<(), StoreError> { panic!("on purpose") });
+    let third = store.write(Priority::Control, 1, |_| -> Result<(), StoreError> {
+        panic!("on purpose")
+    });
     let fourth = store.write(Priority::Control, 1, |context| put(context, "c", 3));
     let release = tokio::task::spawn_blocking(move || {
         // All four are in the queue by the time that the future below was polled once.
@@ -59,7 +64,14 @@ async fn requests_of_one_transaction_do_not_share_their_failures() {
     for failed in [second, third] {
         assert!(matches!(failed, Err(StoreError::Failed { .. })), "{failed:?}");
     }
-    assert_eq!((get(store, "a").await, get(store, "b").await, get(store, "c").await), (Some(1), None, Some(3)));
+    assert_eq!(
+        (
+            get(store, "a").await,
+            get(store, "b").await,
+            get(store, "c").await
+        ),
+        (Some(1), None, Some(3))
+    );
 }
 
 #[tokio::test]
@@ -99,7 +111,11 @@ async fn a_closed_store_commits_what_waited_and_refuses_the_rest() {
     let barrier = hold(&store).await;
     let waited = tokio::spawn({
         let store = store.clone();
-        async move { store.write(Priority::Upkeep, 1, |context| put(context, "waited", 1)).await }
+        async move {
+            store
+                .write(Priority::Upkeep, 1, |context| put(context, "waited", 1))
+                .await
+        }
     });
     let closed = tokio::spawn({
         let store = store.clone();
@@ -113,7 +129,12 @@ async fn a_closed_store_commits_what_waited_and_refuses_the_rest() {
     .unwrap();
     assert_eq!(waited.await.unwrap(), Ok(()));
     closed.await.unwrap();
-    let late = store.write(Priority::Control, 1, |context| put(context, "late", 1)).await;
+    let late = store
+        .write(Priority::Control, 1, |context| put(context, "late", 1))
+        .await;
     assert_eq!(late, Err(StoreError::Closed));
-    assert_eq!((get(&store, "waited").await, get(&store, "late").await), (Some(1), None));
+    assert_eq!(
+        (get(&store, "waited").await, get(&store, "late").await),
+        (Some(1), None)
+    );
 }
