@@ -65,8 +65,8 @@ impl Retention {
         let Some(max_bytes) = self.max_bytes else {
             return Ok(deleted);
         };
-        while store.read(|connection| used_bytes(connection)).await? > max_bytes {
-            let Some(oldest) = store.read(|connection| oldest(connection)).await? else {
+        while store.read(used_bytes).await? > max_bytes {
+            let Some(oldest) = store.read(oldest).await? else {
                 break;
             };
             let portion = nanoseconds(now).saturating_sub(oldest) / PORTION;
