@@ -12,10 +12,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use foreshore_crds::v1alpha1::broker_policy::BrokerPolicySpec;
-use foreshore_record::TopicFilter;
+use foreshore_record::{Record, TopicFilter};
 use foreshore_runtime::Task;
 use foreshore_store::{BrokerClock, Committer, CommitterOptions, SharedStore, StoreError};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::{
     engine::{
@@ -27,6 +27,7 @@ use crate::{
     },
     error::Error,
     listener::OpenListener,
+    message::Message,
     options::{Limits, ListenerOptions, Options, Storage},
     path::BrokerPaths,
     policy::Policies,
@@ -91,7 +92,7 @@ impl Broker {
             congestion,
             clock: committer.handle().clock().clone(),
             committer: committer.handle(),
-            store,
+            open_store: RwLock::new(Some(store)),
             limits: ArcSwap::from_pointee(limits),
             policies: ArcSwap::from_pointee(Policies::none()),
             sessions: Default::default(),
@@ -186,7 +187,8 @@ fn start_tasks(engine: &Arc<Engine>, sys_interval: Option<Duration>) -> Vec<Task
         let mut every = tokio::time::interval(SWEEP_EVERY);
         loop {
             every.tick().await;
-            let settled = sweeping.store.position().next_id.saturating_sub(1);
+            let Ok(store) = sweeping.store() else { return };
+            let settled = store.position().next_id.saturating_sub(1);
             sweeping.retained.sweep(sweeping.now(), settled);
         }
     });
@@ -287,6 +289,21 @@ impl Handle {
         Ok(self.inner.engine.remove_path(name).await?)
     }
 
+    /// Publishes a record as the broker itself, and returns when it is durable.
+    ///
+    /// # Errors
+    /// When nothing can be committed any more.
+    pub async fn publish(&self, record: Record) -> Result<(), Error> {
+        let engine = &self.inner.engine;
+        let expiry = record
+            .properties
+            .expiry_seconds
+            .map(|seconds| Duration::from_secs(seconds.into()));
+        let expires_at = expiry.map(|expiry| engine.now().after(expiry));
+        let message = Message::from_record(&Arc::new(record), expires_at);
+        Ok(engine.publish(message, Vec::new()).await?)
+    }
+
     /// Names of all paths that have a queue.
     #[must_use]
     pub fn path_names(&self) -> Vec<String> {
@@ -327,10 +344,13 @@ impl Handle {
             tracing::warn!("connections did not end in time");
         }
         let committer = self.inner.committer.lock().take();
-        match committer {
+        let stopped = match committer {
             Some(committer) => blocking(move || committer.stop().map_err(Error::from)).await,
             None => Ok(()),
-        }
+        };
+        // From here on another process may open the store.
+        self.inner.engine.open_store.write().take();
+        stopped
     }
 }
 

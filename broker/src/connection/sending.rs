@@ -217,7 +217,7 @@ impl Connection {
             return Err(Ending::refused(ReasonCode::QuotaExceeded, detail).into());
         }
         progress |= self.pump();
-        self.store()?;
+        progress |= self.store()?;
         self.inbox.bytes_ahead.set(self.sending.waiting_bytes);
         self.inbox.relieve();
         Ok(progress)
@@ -589,14 +589,14 @@ impl Connection {
         }
     }
 
-    /// Stores what waits to be stored.
-    fn store(&mut self) -> Result<(), Box<Ending>> {
+    /// Stores what waits to be stored. Progress means that there is a completion to be polled, which wakes nobody before.
+    fn store(&mut self) -> Result<bool, Box<Ending>> {
         if self.sending.submitting.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let operations = self.sending.take_operations();
         if operations.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let after = std::mem::take(&mut self.sending.after);
         match self.engine.committer.try_submit(operations) {
@@ -608,7 +608,7 @@ impl Connection {
             }
             Err(TrySubmitError::Failed(error)) => return Err(Ending::store_failed(&error).into()),
         }
-        Ok(())
+        Ok(true)
     }
 
     fn stored(&mut self, submitted: Submitted, after: Vec<After>) {

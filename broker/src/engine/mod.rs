@@ -40,6 +40,8 @@ use foreshore_store::{
     BrokerClock, BrokerTime, CommitterHandle, Page, ReadRange, ReceiverId, SharedStore, StoreError,
 };
 
+use parking_lot::RwLock;
+
 use self::{
     delivery::Delivery,
     mailbox::Mailbox,
@@ -67,7 +69,8 @@ pub(crate) struct Engine {
     pub(crate) router: Router,
     pub(crate) congestion: Arc<Congestion>,
     pub(crate) shards: Vec<Arc<Mailbox<ShardItem>>>,
-    pub(crate) store: SharedStore,
+    /// The store, until the broker has ended.
+    pub(crate) open_store: RwLock<Option<SharedStore>>,
     pub(crate) committer: CommitterHandle,
     pub(crate) clock: BrokerClock,
     pub(crate) limits: ArcSwap<Limits>,
@@ -88,6 +91,14 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
+    /// The store.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] when the broker has ended.
+    pub(crate) fn store(&self) -> Result<SharedStore, StoreError> {
+        self.open_store.read().clone().ok_or(StoreError::Closed)
+    }
+
     /// Now, on the broker's clock.
     pub(crate) fn now(&self) -> BrokerTime {
         self.clock.now()
@@ -132,9 +143,9 @@ impl Engine {
         receiver: ReceiverId,
         range: ReadRange,
     ) -> tokio::task::JoinHandle<Result<Page, StoreError>> {
-        let (store, now) = (Arc::clone(&self.store), self.now());
+        let (store, now) = (self.store(), self.now());
         self.runtime
-            .spawn_blocking(move || store.read(receiver, range, now))
+            .spawn_blocking(move || store?.read(receiver, range, now))
     }
 
     /// Runs something that may wait for the disk.
@@ -142,7 +153,7 @@ impl Engine {
         &self,
         work: impl FnOnce(&dyn foreshore_store::Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let store = Arc::clone(&self.store);
+        let store = self.store()?;
         match self.runtime.spawn_blocking(move || work(&*store)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(StoreError::Closed),

@@ -181,17 +181,11 @@ impl BrokerPath {
     async fn read_now(&self, range: ReadRange) -> Result<ReadBatch, Error> {
         let receiver = self.path.receiver;
         let now = self.engine.now();
-        let wanted = store::ReadRange {
-            after: range.after,
-            before: range.before,
-            max_entries: range.max_entries as usize,
-            max_bytes: range.max_bytes as usize,
-        };
         let read = move |store: &dyn store::Store| {
             let epoch = store.totals(receiver)?.map(|totals| totals.epoch);
             Ok((
                 epoch,
-                store.read(receiver, wanted, now)?,
+                read_payload(store, receiver, range, now)?,
                 store.position().next_id,
             ))
         };
@@ -262,6 +256,52 @@ impl BrokerPath {
             .await
             .map_err(|error| unavailable(&error))?;
         self.done(applied.first())
+    }
+}
+
+/// Reads so many bytes of payload, where the store counts topics and properties as well.
+fn read_payload(
+    store: &dyn store::Store,
+    receiver: store::ReceiverId,
+    range: ReadRange,
+    now: store::BrokerTime,
+) -> Result<store::Page, StoreError> {
+    let ReadRange {
+        mut after,
+        before,
+        max_entries,
+        max_bytes,
+        wait: _,
+    } = range;
+    let mut all = store::Page::default();
+    let mut left = max_bytes as usize;
+    loop {
+        let max_entries = (max_entries as usize).saturating_sub(all.entries.len());
+        let page = store.read(
+            receiver,
+            store::ReadRange {
+                after,
+                before,
+                max_entries,
+                max_bytes: left,
+            },
+            now,
+        )?;
+        all.expired.extend(page.expired);
+        all.damaged.extend(page.damaged);
+        for entry in page.entries {
+            let bytes = entry.record.payload.len();
+            if bytes > left && !all.entries.is_empty() {
+                return Ok(all);
+            }
+            left = left.saturating_sub(bytes);
+            all.entries.push(entry);
+        }
+        let full = left == 0 || all.entries.len() >= range.max_entries as usize;
+        if page.at_end || full || page.resume_after <= after {
+            return Ok(all);
+        }
+        after = page.resume_after;
     }
 }
 

@@ -60,7 +60,7 @@ impl Engine {
     fn load_retained(&self) -> Result<(), StoreError> {
         let mut after: Option<String> = None;
         loop {
-            let page = self.store.retained(after.as_deref(), PAGE)?;
+            let page = self.store()?.retained(after.as_deref(), PAGE)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.record.topic.to_string());
             for retained in page {
@@ -73,7 +73,7 @@ impl Engine {
     fn load_sources(&self) -> Result<(), StoreError> {
         let mut after: Option<String> = None;
         loop {
-            let page = self.store.sources(after.as_deref(), PAGE)?;
+            let page = self.store()?.sources(after.as_deref(), PAGE)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.source.clone());
             self.sources.load(page);
@@ -84,7 +84,7 @@ impl Engine {
         let mut stored: HashMap<String, Stored> = HashMap::new();
         let mut after: Option<String> = None;
         loop {
-            let page = self.store.sessions(after.as_deref(), PAGE)?;
+            let page = self.store()?.sessions(after.as_deref(), PAGE)?;
             let Some(last) = page.last() else { break };
             after = Some(last.client_id.clone());
             for blob in &page {
@@ -121,7 +121,7 @@ impl Engine {
         changes: &mut Vec<Change>,
         operations: &mut Vec<Operation>,
     ) -> Result<(), StoreError> {
-        let receiver = self.store.find_receiver(&rows::path_name(client_id))?;
+        let receiver = self.store()?.find_receiver(&rows::path_name(client_id))?;
         let (Some(row), Some(receiver)) = (stored.row, receiver) else {
             operations.push(rows::delete(client_id));
             let filters = stored.subscriptions.iter();
@@ -171,7 +171,7 @@ impl Engine {
                     self.groups
                         .join(self, &name, &filter, &session, subscription.clone());
                 let queue = self
-                    .store
+                    .store()?
                     .find_receiver(&shared::path_name(&name, filter.as_str()))?;
                 if let Some(receiver) = queue {
                     group.restore(receiver);
@@ -206,7 +206,7 @@ impl Engine {
         else {
             return Ok(());
         };
-        for (_, inflight) in self.store.inflight(own)? {
+        for (_, inflight) in self.store()?.inflight(own)? {
             let Inflight::Sent { receiver, id } = inflight else {
                 continue;
             };
@@ -236,7 +236,7 @@ impl Engine {
         let now = self.now();
         let mut after: Option<String> = None;
         loop {
-            let page = self.store.wills(after.as_deref(), PAGE)?;
+            let page = self.store()?.wills(after.as_deref(), PAGE)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.client_id.clone());
             for blob in page {
@@ -258,7 +258,7 @@ impl Engine {
     }
 
     fn load_path(&self, name: &str, topics: Vec<TopicFilter>) -> Result<(), StoreError> {
-        if let Some(receiver) = self.store.find_receiver(name)? {
+        if let Some(receiver) = self.store()?.find_receiver(name)? {
             self.restore_path(name, receiver, topics);
         }
         Ok(())
@@ -270,7 +270,7 @@ impl Engine {
         known.sort_unstable();
         let mut after = 0;
         loop {
-            let page = self.store.receivers(after, PAGE)?;
+            let page = self.store()?.receivers(after, PAGE)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.id;
             for receiver in page {

@@ -9,7 +9,11 @@
 
 mod basics;
 mod client;
+mod durable;
+mod paths;
+mod protocol;
 mod sessions;
+mod shared;
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
