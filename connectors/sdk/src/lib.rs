@@ -14,6 +14,8 @@ pub mod observation;
 pub mod plan;
 pub mod runner;
 pub mod schema;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
 
 pub use contract::{Connector, Link, LinkError, LinkErrorClass, Refusal, Subject};
 pub use emitter::{Closed, Emitter, TryEmitError};

@@ -291,3 +291,6 @@ impl Shared {
         self.client.send_replace(Some(client));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,16 +24,20 @@ pub(crate) async fn announce(
     let mut announced: BTreeMap<ActionKey, Arc<ActionSchema>> = BTreeMap::new();
     let mut connection = 0;
     loop {
-        // A broker that began anew may have forgotten.
-        if let ConnectionState::Connected { number, .. } = *state.borrow_and_update()
-            && number != connection
-        {
-            announced.clear();
-            connection = number;
-        }
+        // Nothing is sent into the void: what changes until there is a connection is sent once.
+        let connected = state.wait_for(|state| matches!(state, ConnectionState::Connected { .. }));
+        let number = match shutdown.or_begun(connected).await {
+            Some(Ok(state)) => match *state {
+                ConnectionState::Connected { number, .. } => number,
+                _ => continue,
+            },
+            _ => return,
+        };
+        // A broker that began anew may have forgotten; what we announced is still ours to take back.
+        let anew = number != std::mem::replace(&mut connection, number);
         let wanted = book.all();
         for (key, schema) in &wanted {
-            if announced.get(key).is_some_and(|known| Arc::ptr_eq(known, schema)) {
+            if !anew && announced.get(key).is_some_and(|known| Arc::ptr_eq(known, schema)) {
                 continue;
             }
             let document = Bytes::from(schema.document.to_string());

@@ -1,0 +1,108 @@
+//! The runner with a scripted connector against a broker stand-in.
+
+mod commands;
+mod data;
+mod plans;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use foreshore_record::{Record, value};
+use serde_json::json;
+
+use crate::{
+    plan::{AssetPlan, DevicePlan},
+    runner::RunnerOptions,
+    testkit::{FakeConnector, Harness, asset, device},
+};
+
+/// Generous: a deadline, never a measurement.
+const SOON: Duration = Duration::from_secs(30);
+/// What would come, comes within a few round trips.
+const NOT_NOW: Duration = Duration::from_millis(150);
+
+fn line() -> DevicePlan {
+    device(
+        "line",
+        "fake://line",
+        json!({ "custom": { "type": "fake" }, "reconnect": { "initial": "5ms", "maximum": "20ms" } }),
+    )
+    .unwrap()
+}
+
+fn filler() -> AssetPlan {
+    asset(
+        "filler",
+        "line",
+        json!({
+            "datasets": [{ "name": "fast", "dataPoints": [{ "name": "a", "address": "1" }, { "name": "b", "address": "2" }] }],
+            "actionGroups": [{ "name": "ops", "actions": [
+                { "name": "start", "type": "Call" },
+                { "name": "speed", "type": "Write", "idempotent": true },
+                { "name": "state", "type": "Read" },
+            ]}],
+        }),
+    )
+    .unwrap()
+}
+
+fn options(directory: &Path) -> RunnerOptions {
+    let mut options = RunnerOptions::new(directory.to_owned());
+    options.report_interval = Duration::from_millis(50);
+    options
+}
+
+/// A device with one asset, linked.
+async fn linked(directory: &Path) -> (Harness, FakeConnector) {
+    linked_with(options(directory)).await
+}
+
+async fn linked_with(options: RunnerOptions) -> (Harness, FakeConnector) {
+    let connector = FakeConnector::default();
+    let mut harness = Harness::with(Arc::new(connector.clone()), options, Default::default())
+        .await
+        .unwrap();
+    harness.set(&line()).await.unwrap();
+    harness.set(&filler()).await.unwrap();
+    assert!(
+        connector
+            .wait_until(SOON, |fake| fake
+                .observed()
+                .last()
+                .is_some_and(|assets| assets.len() == 1))
+            .await
+    );
+    assert!(
+        harness
+            .reports
+            .wait_until(SOON, |reports| reports.reason("Device", "line", "Endpoint")
+                == "Healthy")
+            .await
+    );
+    (harness, connector)
+}
+
+/// Data messages, without the request schemas.
+fn data(records: Vec<Record>) -> Vec<Record> {
+    records
+        .into_iter()
+        .filter(|record| record.topic.as_str().starts_with("foreshore/data/"))
+        .collect()
+}
+
+/// The value of point `a` in each message.
+fn values_of_a(records: &[Record]) -> Vec<i64> {
+    let value_of = |record: &Record| {
+        value::decode(&record.payload).unwrap()["a"]
+            .value
+            .as_i64()
+            .unwrap()
+    };
+    records.iter().map(value_of).collect()
+}
+
+fn sequences(records: &[Record]) -> Vec<u64> {
+    records
+        .iter()
+        .map(|record| record.number.as_ref().unwrap().sequence)
+        .collect()
+}
