@@ -3,6 +3,7 @@
 mod commands;
 mod data;
 mod plans;
+mod session;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
