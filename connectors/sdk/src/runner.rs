@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use foreshore_control::{
     Agent,
-    plan::{AssetPlan, ConnectionPlan, SecretPlan},
+    plan::{ConnectionPlan, SecretPlan},
     session::agent,
 };
 use foreshore_mqtt::{Client, ConnectionState};
@@ -35,7 +35,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{counters::ConnectorMetrics, device::Device, reports::ReportSink};
+use self::{book::Book, counters::ConnectorMetrics, device::Device, reports::ReportSink};
 use crate::{
     command::{
         announce::announce,
@@ -115,7 +115,8 @@ pub struct Runner {
     /// By namespace and name.
     secrets: BTreeMap<(String, String), SecretPlan>,
     devices: BTreeMap<(String, String), Device>,
-    assets: BTreeMap<(String, String), Arc<AssetPlan>>,
+    /// Each with what its messages need.
+    assets: BTreeMap<(String, String), Arc<Book>>,
     connection: Option<ConnectionPlan>,
 }
 

@@ -58,7 +58,7 @@ pub(crate) struct DatasetPage {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Book {
     pub(crate) plan: Arc<AssetPlan>,
-    pub(crate) datasets: BTreeMap<Arc<str>, DatasetPage>,
+    pub(crate) datasets: BTreeMap<Arc<str>, Arc<DatasetPage>>,
     /// By group and event.
     pub(crate) events: BTreeMap<(Arc<str>, Arc<str>), Route>,
     pub(crate) streams: BTreeMap<Arc<str>, Route>,
@@ -98,8 +98,10 @@ impl Book {
                 &[dataset.destination.as_ref()],
                 &[("dataset", &dataset.name)],
             ) {
-                book.datasets
-                    .insert(Arc::from(dataset.name.as_str()), DatasetPage::new(route, dataset));
+                book.datasets.insert(
+                    Arc::from(dataset.name.as_str()),
+                    Arc::new(DatasetPage::new(route, dataset)),
+                );
             }
         }
         for (index, group) in asset.spec.event_groups.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! From values as they come to key frames and delta frames.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use foreshore_record::DataValue;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -22,8 +22,8 @@ pub(crate) struct Frame {
 /// The last values of a dataset, and when all of them are due.
 #[derive(Debug)]
 pub(crate) struct Framer {
-    page: DatasetPage,
-    last: BTreeMap<Arc<str>, DataValue>,
+    page: Arc<DatasetPage>,
+    last: HashMap<Arc<str>, DataValue>,
     /// The next message holds all points.
     key_due: bool,
     messages_since_key: u32,
@@ -31,10 +31,10 @@ pub(crate) struct Framer {
 }
 
 impl Framer {
-    pub(crate) fn new(page: DatasetPage) -> Self {
+    pub(crate) fn new(page: Arc<DatasetPage>) -> Self {
         Self {
             page,
-            last: BTreeMap::new(),
+            last: HashMap::new(),
             key_due: true,
             messages_since_key: 0,
             key_at: None,
@@ -42,9 +42,14 @@ impl Framer {
     }
 
     /// Follows a change of the plan; the next message holds all points then.
-    pub(crate) fn replan(&mut self, page: &DatasetPage) {
-        if self.page != *page {
-            self.page = page.clone();
+    pub(crate) fn replan(&mut self, page: &Arc<DatasetPage>) {
+        // Asked with every message: the same page is the usual answer.
+        if Arc::ptr_eq(&self.page, page) {
+            return;
+        }
+        let changed = self.page != *page;
+        self.page = Arc::clone(page);
+        if changed {
             self.last.retain(|point, _| page.points.contains(point));
             self.key_due = true;
         }
@@ -85,9 +90,12 @@ impl Framer {
 
     fn key_frame(&mut self, now: Instant) -> Frame {
         (self.key_due, self.messages_since_key, self.key_at) = (false, 0, Some(now));
-        let values = self
-            .last
+        let known = self
+            .page
+            .points
             .iter()
+            .filter_map(|point| self.last.get_key_value(point));
+        let values = known
             .map(|(point, value)| (Arc::clone(point), value.clone()))
             .collect();
         Frame { key: true, values }
@@ -112,7 +120,7 @@ impl Framer {
 /// Splits values so that no point appears twice in a layer; the nth value of each point is in the nth layer.
 fn layers(values: Vec<PointValue>) -> Vec<Vec<PointValue>> {
     let mut layers: Vec<Vec<PointValue>> = Vec::new();
-    let mut seen: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+    let mut seen: HashMap<Arc<str>, usize> = HashMap::with_capacity(values.len());
     for (point, value) in values {
         let depth = seen.entry(Arc::clone(&point)).or_default();
         if layers.len() == *depth {
@@ -149,7 +157,7 @@ mod tests {
     use super::*;
     use crate::runner::book::Route;
 
-    fn page(key_frames: KeyFrames, points: &[&str]) -> DatasetPage {
+    fn page(key_frames: KeyFrames, points: &[&str]) -> Arc<DatasetPage> {
         let topic = TopicName::new("t").unwrap();
         let route = Route {
             topic,
@@ -157,11 +165,12 @@ mod tests {
             retain: false,
             expiry_seconds: None,
         };
-        DatasetPage {
+        let points = points.iter().map(|point| Arc::from(*point)).collect();
+        Arc::new(DatasetPage {
             route,
             key_frames,
-            points: points.iter().map(|point| Arc::from(*point)).collect(),
-        }
+            points,
+        })
     }
 
     fn value(point: &str, value: i64) -> PointValue {

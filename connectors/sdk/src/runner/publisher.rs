@@ -184,7 +184,7 @@ impl Work {
         let framer = self
             .framers
             .entry(key)
-            .or_insert_with(|| Framer::new(page.clone()));
+            .or_insert_with(|| Framer::new(Arc::clone(page)));
         framer.replan(page);
         let frames = framer.take(seen.values, Instant::now());
         self.due = earlier(self.due, framer.due_at());

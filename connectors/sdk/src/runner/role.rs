@@ -73,9 +73,9 @@ impl Runner {
             }
             DevicePlan::KIND => self.remove_device(&name),
             AssetPlan::KIND => {
-                if let Some(asset) = self.assets.remove(&name) {
-                    self.unlist(&asset);
-                    self.refresh(&(name.0, asset.device.clone()));
+                if let Some(book) = self.assets.remove(&name) {
+                    self.unlist(&book.plan);
+                    self.refresh(&(name.0, book.plan.device.clone()));
                 }
             }
             // The broker is where it was until another connection is planned.
@@ -162,28 +162,20 @@ impl Runner {
     fn set_device(&mut self, plan: DevicePlan) -> Result<(), Nack> {
         let name = (plan.object.namespace.clone(), plan.object.name.clone());
         let plan = Arc::new(plan);
-        let assets = self.assets_of(&name);
-        let refusals: Vec<Refusal> = check_protocol(self.shared.connector.protocol(), &plan)
-            .into_iter()
-            .chain(
-                self.shared
-                    .connector
-                    .check(&plan, &assets)
-                    .err()
-                    .unwrap_or_default(),
-            )
-            .filter(|refusal| refusal.subject == Subject::Device)
-            .collect();
-        nack(&refusals)?;
+        let protocol = check_protocol(self.shared.connector.protocol(), &plan);
+        let Judged {
+            desired,
+            device: refusals,
+            ..
+        } = self.judge(&plan);
+        nack(protocol.into_iter().chain(refusals).collect())?;
         if let Some(device) = self.devices.get_mut(&name) {
             device.plan = plan;
-            self.refresh(&name);
-            return Ok(());
+        } else {
+            let device = self.shared.start_device(&name, &plan, desired.clone());
+            self.devices.insert(name.clone(), device);
         }
-        let desired = self.desired(&plan);
-        let device = self.shared.start_device(&name, &plan, desired);
-        self.devices.insert(name.clone(), device);
-        self.refresh(&name);
+        self.follow(&name, desired);
         Ok(())
     }
 
@@ -191,8 +183,8 @@ impl Runner {
         let Some(device) = self.devices.remove(name) else {
             return;
         };
-        for asset in self.assets_of(name) {
-            self.unlist(&asset);
+        for book in self.assets_of(name) {
+            self.unlist(&book.plan);
         }
         self.shared.end_device(name, device);
     }
@@ -200,39 +192,50 @@ impl Runner {
     fn set_asset(&mut self, plan: AssetPlan) -> Result<(), Nack> {
         let name = (plan.object.namespace.clone(), plan.object.name.clone());
         let plan = Arc::new(plan);
+        let book = Book::new(&plan.device, &plan).map_err(|refusals| refused(&refusals))?;
+        let earlier = self.assets.insert(name.clone(), Arc::new(book));
         let device_name = (name.0.clone(), plan.device.clone());
-        // Without its device nobody can judge it; the device's arrival will.
+        // Without its device nobody can judge it further; the device's arrival will.
         if let Some(device) = self.devices.get(&device_name) {
-            let mut refusals = Book::new(&plan.device, &plan).err().unwrap_or_default();
-            let mut others = self.assets_of(&device_name);
-            others.retain(|other| other.object.name != plan.object.name);
-            others.push(Arc::clone(&plan));
-            let found = self
-                .shared
-                .connector
-                .check(&device.plan, &others)
-                .err()
-                .unwrap_or_default();
-            // Refusals of the device at this moment are refusals of the asset that is too much for it.
-            refusals.extend(found.into_iter().filter(|refusal| match &refusal.subject {
-                Subject::Device => true,
-                Subject::Asset(asset) => *asset == plan.object.name,
-            }));
-            nack(&refusals)?;
+            let Judged {
+                desired,
+                device: mut refusals,
+                assets,
+            } = self.judge(&device.plan);
+            // The device was accepted without this asset: what it is refused for now is the asset's doing.
+            refusals.extend(
+                assets
+                    .into_iter()
+                    .filter(|refusal| refusal.subject == Subject::Asset(name.1.clone())),
+            );
+            if let Err(refusal) = nack(refusals) {
+                match earlier {
+                    Some(earlier) => drop(self.assets.insert(name, earlier)),
+                    None => drop(self.assets.remove(&name)),
+                }
+                return Err(refusal);
+            }
+            self.follow(&device_name, desired);
         }
-        let earlier = self.assets.insert(name, Arc::clone(&plan));
-        if let Some(earlier) = earlier.filter(|earlier| earlier.device != plan.device) {
-            self.unlist(&earlier);
-            self.refresh(&(earlier.object.namespace.clone(), earlier.device.clone()));
+        if let Some(earlier) = earlier.filter(|earlier| earlier.plan.device != plan.device) {
+            let left = (name.0.clone(), earlier.plan.device.clone());
+            self.refresh(&left);
+            if !self.devices.contains_key(&device_name) {
+                self.unlist(&plan);
+            }
         }
-        self.refresh(&device_name);
         Ok(())
     }
 
     /// The assets of a device that are switched on, in the order of their names.
-    fn assets_of(&self, device: &Name) -> Vec<Arc<AssetPlan>> {
-        let of_device = |asset: &&Arc<AssetPlan>| {
-            asset.object.namespace == device.0 && asset.device == device.1 && asset.spec.effective_enabled()
+    fn assets_of(&self, device: &Name) -> Vec<Arc<Book>> {
+        let of_device = |book: &&Arc<Book>| {
+            let AssetPlan {
+                object,
+                device: of,
+                spec,
+            } = &*book.plan;
+            object.namespace == device.0 && *of == device.1 && spec.effective_enabled()
         };
         self.assets.values().filter(of_device).cloned().collect()
     }
@@ -247,33 +250,26 @@ impl Runner {
             .remove(&asset.object.namespace, &asset.object.name);
     }
 
-    /// What a device shall be by the present plan.
-    fn desired(&self, plan: &Arc<DevicePlan>) -> Desired {
+    /// What a device shall be by the present plan, and what of it can't be.
+    fn judge(&self, plan: &Arc<DevicePlan>) -> Judged {
         let name = (plan.object.namespace.clone(), plan.object.name.clone());
-        let all = self.assets_of(&name);
+        let books = self.assets_of(&name);
+        let all: Vec<Arc<AssetPlan>> = books.iter().map(|book| Arc::clone(&book.plan)).collect();
         let found = self.shared.connector.check(plan, &all).err().unwrap_or_default();
-        let mut refused: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for refusal in found {
-            let text = refusal.to_string();
-            if let Subject::Asset(asset) = refusal.subject {
-                refused.entry(asset).or_default().push(text);
-            }
-        }
-        let mut books: BTreeMap<Arc<str>, Arc<Book>> = BTreeMap::new();
-        for asset in &all {
-            match Book::new(&plan.object.name, asset) {
-                Ok(book) => drop(books.insert(Arc::from(asset.object.name.as_str()), Arc::new(book))),
-                Err(refusals) => {
-                    let texts = refusals.iter().map(ToString::to_string);
-                    refused
-                        .entry(asset.object.name.clone())
-                        .or_default()
-                        .extend(texts);
-                }
+        let (device, assets): (Vec<_>, Vec<_>) = found
+            .into_iter()
+            .partition(|refusal| refusal.subject == Subject::Device);
+        let mut refused: BTreeMap<String, String> = BTreeMap::new();
+        for refusal in &assets {
+            if let Subject::Asset(asset) = &refusal.subject {
+                let text = refused.entry(asset.clone()).or_default();
+                let separator = if text.is_empty() { "" } else { "; " };
+                text.push_str(&format!("{separator}{refusal}"));
             }
         }
         let find = |secret: &str| self.secrets.get(&(name.0.clone(), secret.to_owned()));
-        Desired {
+        let name_of = |book: &Arc<Book>| Arc::from(book.plan.object.name.as_str());
+        let desired = Desired {
             device: Arc::clone(plan),
             resolved: resolve::resolve(&plan.spec, find),
             assets: all
@@ -285,20 +281,33 @@ impl Runner {
                 .into_iter()
                 .map(|asset| (asset.object.name.clone(), asset))
                 .collect(),
-            refused: refused
-                .into_iter()
-                .map(|(asset, texts)| (asset, texts.join("; ")))
-                .collect(),
-            books: Arc::new(books),
+            refused,
+            books: Arc::new(
+                books
+                    .iter()
+                    .map(|book| (name_of(book), Arc::clone(book)))
+                    .collect(),
+            ),
+        };
+        Judged {
+            desired,
+            device,
+            assets,
         }
     }
 
     /// Makes a device follow the present plan.
     fn refresh(&self, name: &Name) {
+        if let Some(device) = self.devices.get(name) {
+            self.follow(name, self.judge(&device.plan).desired);
+        }
+    }
+
+    /// Makes a device be what it shall be.
+    fn follow(&self, name: &Name, desired: Desired) {
         let Some(device) = self.devices.get(name) else {
             return;
         };
-        let desired = Arc::new(self.desired(&device.plan));
         device.channel.board().plan(desired.members());
         let planned: BTreeSet<Member> = desired.members().into_iter().collect();
         device.counters.retain(|member| planned.contains(member));
@@ -320,22 +329,37 @@ impl Runner {
             });
         }
         // Assets that were switched off take no commands any more.
-        for asset in self.assets.values() {
-            let object = &asset.object;
-            let of_device = object.namespace == name.0 && asset.device == name.1;
-            if of_device && !desired.known.contains_key(&object.name) {
-                self.unlist(asset);
+        for book in self.assets.values() {
+            let AssetPlan {
+                object, device: of, ..
+            } = &*book.plan;
+            if object.namespace == name.0 && *of == name.1 && !desired.known.contains_key(&object.name) {
+                self.unlist(&book.plan);
             }
         }
-        device.desired.send_replace(desired);
+        device.desired.send_replace(Arc::new(desired));
     }
 }
 
-fn nack(refusals: &[Refusal]) -> Result<(), Nack> {
-    const TOLD: usize = 10;
+/// A device as it shall be, and what of it can't be.
+struct Judged {
+    desired: Desired,
+    /// Refusals of the device.
+    device: Vec<Refusal>,
+    /// Refusals of its assets.
+    assets: Vec<Refusal>,
+}
+
+fn nack(refusals: Vec<Refusal>) -> Result<(), Nack> {
     if refusals.is_empty() {
-        return Ok(());
+        Ok(())
+    } else {
+        Err(refused(&refusals))
     }
+}
+
+fn refused(refusals: &[Refusal]) -> Nack {
+    const TOLD: usize = 10;
     let told: Vec<String> = refusals.iter().take(TOLD).map(ToString::to_string).collect();
     let more = refusals.len().saturating_sub(TOLD);
     let rest = if more > 0 {
@@ -343,5 +367,5 @@ fn nack(refusals: &[Refusal]) -> Result<(), Nack> {
     } else {
         String::new()
     };
-    Err(Nack::new(reasons::INVALID, format!("{}{rest}", told.join("; "))))
+    Nack::new(reasons::INVALID, format!("{}{rest}", told.join("; ")))
 }

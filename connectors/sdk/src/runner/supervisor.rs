@@ -218,7 +218,7 @@ impl Supervisor {
                     if idle(&next).is_some() || !next.dials_like(dialled) {
                         return Left::Changed;
                     }
-                    if next.assets != present.assets || next.refused != present.refused {
+                    if !same(&next.assets, &present.assets) || next.refused != present.refused {
                         if let Err(error) = self.observe(link, &next).await {
                             return Left::Lost(error);
                         }
@@ -359,6 +359,11 @@ async fn dial_changed(desired: &mut watch::Receiver<Arc<Desired>>, dialled: &Arc
             return;
         }
     }
+}
+
+/// Whether two plans hold the very same assets; what a change leaves alone stays where it is in memory.
+fn same(one: &[Arc<AssetPlan>], other: &[Arc<AssetPlan>]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| Arc::ptr_eq(one, other))
 }
 
 /// Why a device is not to be dialled.
