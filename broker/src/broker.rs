@@ -213,17 +213,19 @@ impl Handle {
             .collect()
     }
 
-    /// Opens a listener. One of the same name is closed first, and its connections end; one that is the same already
-    /// stays as it is.
+    /// Opens a listener, or changes the one of that name. As long as it stays at its address, only clients leave that
+    /// could not come in any more; else it is closed and opened anew.
     ///
     /// # Errors
     /// When the address can't be bound; then no listener of that name is open.
     pub fn open_listener(&self, options: ListenerOptions) -> Result<SocketAddr, Error> {
         let mut listeners = self.inner.listeners.lock();
-        if let Some(open) = listeners.iter().find(|open| open.options.is_same(&options)) {
-            return Ok(open.address);
-        }
         let engine = &self.inner.engine;
+        for open in listeners.iter_mut() {
+            if open.change(engine, &options) {
+                return Ok(open.address);
+            }
+        }
         listeners.retain(|open| {
             let stays = open.options.name != options.name;
             if !stays {

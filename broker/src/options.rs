@@ -69,31 +69,6 @@ impl ListenerOptions {
             max_connections: None,
         }
     }
-
-    /// Whether two listeners need not be told apart, so that one can stay open for the other.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        let Self {
-            name,
-            address,
-            protocol,
-            authentication,
-            max_connections,
-        } = self;
-        let same_protocol = match (protocol, &other.protocol) {
-            (Protocol::Tcp, Protocol::Tcp) => true,
-            (Protocol::Tls(own), Protocol::Tls(other)) => Arc::ptr_eq(own, other),
-            _ => false,
-        };
-        *name == other.name
-            && *address == other.address
-            && same_protocol
-            && *max_connections == other.max_connections
-            && authentication.len() == other.authentication.len()
-            && authentication
-                .iter()
-                .zip(&other.authentication)
-                .all(|(own, other)| own.is_same(other))
-    }
 }
 
 /// What a listener speaks below MQTT.

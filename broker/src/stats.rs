@@ -14,6 +14,8 @@ pub(crate) struct Stats {
     pub(crate) connected: Counter,
     /// Connections that were refused, for whatever reason.
     pub(crate) not_connected: Counter,
+    /// Connections that ended by a fault of ours.
+    pub(crate) connection_panics: Counter,
     /// Messages that clients published.
     pub(crate) received: Counter,
     /// Their payloads.
@@ -41,6 +43,10 @@ impl Stats {
             ),
             connected: counter("broker_connected", "Connections that clients made"),
             not_connected: counter("broker_connections_refused", "Connections that were refused"),
+            connection_panics: counter(
+                "broker_connection_panics",
+                "Connections that ended by a fault of the broker",
+            ),
             received: counter("broker_messages_received", "Messages that clients published"),
             received_bytes: counter(
                 "broker_payload_received_bytes",

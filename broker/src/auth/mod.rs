@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use foreshore_crds::v1alpha1::broker::CertificateUserName;
 use foreshore_tls::{CertificateDer, Role, RoleIdentity};
 
+use self::password::User;
 pub use self::password::{PasswordTable, WrongHash};
 use crate::wire::ReasonCode;
 
@@ -24,17 +25,6 @@ pub enum Method {
     Role,
 }
 
-impl Method {
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Anonymous, Self::Anonymous) | (Self::Role, Self::Role) => true,
-            (Self::Passwords(own), Self::Passwords(other)) => Arc::ptr_eq(own, other),
-            (Self::Certificate(own), Self::Certificate(other)) => own == other,
-            _ => false,
-        }
-    }
-}
-
 /// Who a client is, as its listener found out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Principal {
@@ -46,6 +36,8 @@ pub(crate) struct Principal {
     pub(crate) certificate: BTreeMap<String, Vec<String>>,
     /// The role of ours that its certificate names, on our own listener only.
     pub(crate) role: Option<RoleIdentity>,
+    /// The entry of the password table that let it in.
+    user: Option<User>,
 }
 
 /// What a client shows.
@@ -67,6 +59,38 @@ impl Principal {
         self.role
             .as_ref()
             .is_some_and(|identity| own.contains(&identity.role()))
+    }
+
+    /// Judges a client that was let in before by methods that have changed since: whoever has another password now, or
+    /// none, has to prove anew who it is; groups count as they are now.
+    ///
+    /// # Errors
+    /// When the client has to leave.
+    pub(crate) fn renew(&mut self, methods: &[Method]) -> Result<(), ReasonCode> {
+        let tables = || {
+            methods.iter().filter_map(|method| match method {
+                Method::Passwords(table) => Some(table),
+                _ => None,
+            })
+        };
+        let has = |wanted: fn(&Method) -> bool| methods.iter().any(wanted);
+        let still = match (&self.username, &self.user) {
+            (Some(name), Some(known)) => match tables().find_map(|table| table.unchanged(name, known)) {
+                Some(user) => {
+                    self.groups.clone_from(&user.groups);
+                    true
+                }
+                None => false,
+            },
+            (Some(_), None) => has(|method| matches!(method, Method::Certificate(_))),
+            (None, _) if self.role.is_some() => has(|method| matches!(method, Method::Role)),
+            (None, _) => has(|method| matches!(method, Method::Anonymous)),
+        };
+        if still {
+            Ok(())
+        } else {
+            Err(ReasonCode::NotAuthorized)
+        }
     }
 
     /// Values of a fact of the certificate.
@@ -97,10 +121,10 @@ pub(crate) async fn authenticate(
                     if !checks.verify(user, shown.password.unwrap_or_default()).await {
                         return Err(ReasonCode::BadUserNameOrPassword);
                     }
-                    let groups = user.groups.clone();
                     Some(Principal {
                         username: Some(username.to_owned()),
-                        groups,
+                        groups: user.groups.clone(),
+                        user: Some(user.clone()),
                         ..Principal::default()
                     })
                 }
@@ -160,6 +184,18 @@ mod tests {
         assert_eq!(try_with(Some("alice"), None).await, refused);
         assert_eq!(try_with(None, None).await, Ok(Principal::default()));
         assert_eq!(try_with(Some("bob"), Some("x")).await.unwrap().username, None);
+
+        let mut staying = alice.clone();
+        let same = PasswordTable::new([("alice".to_owned(), b"secret".to_vec())], &[]).unwrap();
+        assert_eq!(staying.renew(&[Method::Passwords(Arc::new(same))]), Ok(()));
+        let other = PasswordTable::new([("alice".to_owned(), b"changed".to_vec())], &[]).unwrap();
+        assert!(
+            staying
+                .renew(&[Method::Passwords(Arc::new(other)), Method::Anonymous])
+                .is_err()
+        );
+        assert_eq!(Principal::default().renew(&methods), Ok(()));
+        assert!(Principal::default().renew(&methods[..1]).is_err());
 
         let strict = &methods[..1];
         let bob = shown(Some("bob"), Some("x"));

@@ -22,13 +22,23 @@ const NOBODY: &str =
 pub struct PasswordTable(HashMap<String, User>);
 
 /// A user.
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct User {
     secret: Secret,
     /// Groups that it is in.
     pub(crate) groups: Vec<String>,
 }
 
-#[derive(Clone)]
+impl std::fmt::Debug for User {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("User")
+            .field("groups", &self.groups)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, PartialEq, Eq)]
 enum Secret {
     Plain(Vec<u8>),
     Hash(String),
@@ -81,6 +91,11 @@ impl PasswordTable {
 
     pub(crate) fn user(&self, name: Option<&str>) -> Option<&User> {
         self.0.get(name?)
+    }
+
+    /// The user of that name, if its password is still the one that `known` was let in with.
+    pub(crate) fn unchanged(&self, name: &str, known: &User) -> Option<&User> {
+        self.0.get(name).filter(|user| user.secret == known.secret)
     }
 }
 

@@ -125,7 +125,7 @@ async fn introduce(
         detail,
     };
     let stream = TcpStream::from_std(stream).map_err(|error| (None, broken(error.to_string())))?;
-    let mut transport = match &listener.protocol {
+    let mut transport = match &listener.settings().protocol {
         Protocol::Tcp => Transport::Tcp(stream),
         Protocol::Tls(config) => match TlsAcceptor::from(Arc::clone(config)).accept(stream).await {
             Ok(stream) => Transport::Tls(Box::new(stream)),
@@ -298,7 +298,7 @@ async fn identify(
         password: connect.password.as_deref(),
         certificates,
     };
-    auth::authenticate(&listener.authentication, &shown, &shard.engine.checks).await
+    auth::authenticate(&listener.settings().authentication, &shown, &shard.engine.checks).await
 }
 
 /// Judges what the client asks for by its permissions and the limits.

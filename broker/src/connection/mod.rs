@@ -165,7 +165,14 @@ impl Connection {
             Control::ListenerClosed(listener) if Arc::ptr_eq(&listener, &self.client.listener) => {
                 Err(Ending::refused(ReasonCode::AdministrativeAction, "the listener is closed").into())
             }
-            Control::ListenerClosed(_) => Ok(()),
+            Control::ListenerChanged(listener) if Arc::ptr_eq(&listener, &self.client.listener) => {
+                let authentication = &listener.settings().authentication;
+                self.client.principal.renew(authentication).map_err(|reason| {
+                    Box::new(Ending::refused(reason, "the client has to prove anew who it is"))
+                })?;
+                self.apply_policies()
+            }
+            Control::ListenerClosed(_) | Control::ListenerChanged(_) => Ok(()),
             Control::PolicyChanged => self.apply_policies(),
         }
     }

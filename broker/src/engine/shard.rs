@@ -7,6 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     future::poll_fn,
+    panic::AssertUnwindSafe,
     rc::Rc,
     sync::Arc,
     task::Waker,
@@ -15,6 +16,7 @@ use std::{
 
 use foreshore_record::{Qos, TopicName, topic::InvalidTopic};
 use foreshore_store::EntryId;
+use futures::FutureExt;
 
 use super::{
     Engine,
@@ -74,6 +76,8 @@ pub(crate) enum Control {
     TakeOver,
     /// The connection ends.
     Disconnect(ReasonCode, &'static str),
+    /// A listener changed its ways to prove who a client is.
+    ListenerChanged(Arc<crate::listener::Listener>),
     /// All connections of a listener end.
     ListenerClosed(Arc<crate::listener::Listener>),
     /// Policies changed.
@@ -167,7 +171,12 @@ impl Shard {
                     self.active.set(self.active.get() + 1);
                     let shard = Rc::clone(self);
                     tokio::task::spawn_local(async move {
-                        handshake::serve(Rc::clone(&shard), accepted).await;
+                        let serving = AssertUnwindSafe(handshake::serve(Rc::clone(&shard), accepted));
+                        if serving.catch_unwind().await.is_err() {
+                            // A fault of ours, which costs one connection.
+                            shard.engine.stats.connection_panics.inc();
+                            tracing::error!("a connection panicked");
+                        }
                         shard.active.set(shard.active.get() - 1);
                     });
                 }

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use foreshore_runtime::Task;
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::net::TcpListener;
@@ -35,12 +36,35 @@ const AFTER_FAILURE: Duration = Duration::from_millis(100);
 pub(crate) struct Listener {
     /// Its name.
     pub(crate) name: Arc<str>,
+    settings: ArcSwap<Settings>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// What can change while a listener is open.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
     /// What it speaks below MQTT.
     pub(crate) protocol: Protocol,
     /// Ways to prove who a client is.
     pub(crate) authentication: Vec<Method>,
-    connections: Arc<AtomicUsize>,
     max_connections: Option<u32>,
+}
+
+impl Listener {
+    /// Its settings as they are now.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+}
+
+impl From<&ListenerOptions> for Settings {
+    fn from(options: &ListenerOptions) -> Self {
+        Self {
+            protocol: options.protocol.clone(),
+            authentication: options.authentication.clone(),
+            max_connections: options.max_connections,
+        }
+    }
 }
 
 /// A listener that can't be opened.
@@ -72,7 +96,10 @@ impl ConnectionPermit {
         let all = permit.all.fetch_add(1, Ordering::Relaxed);
         let own = permit.of_listener.fetch_add(1, Ordering::Relaxed);
         let fits = all < engine.limits.load().max_connections
-            && listener.max_connections.is_none_or(|max| own < max as usize);
+            && listener
+                .settings()
+                .max_connections
+                .is_none_or(|max| own < max as usize);
         fits.then_some(permit)
     }
 }
@@ -112,10 +139,8 @@ impl OpenListener {
         let address = socket.local_addr().map_err(failed)?;
         let listener = Arc::new(Listener {
             name: options.name.as_str().into(),
-            protocol: options.protocol.clone(),
-            authentication: options.authentication.clone(),
+            settings: ArcSwap::from_pointee(Settings::from(&options)),
             connections: Arc::default(),
-            max_connections: options.max_connections,
         });
         let accepting = accept(Arc::clone(engine), Arc::clone(&listener), socket);
         let name = format!("listener {}", options.name);
@@ -126,6 +151,21 @@ impl OpenListener {
             listener,
             _accepting: foreshore_runtime::spawn(name, accepting),
         })
+    }
+
+    /// Changes what can be changed without closing it; tells whether that is all. Only clients that could not come in
+    /// any more have to leave.
+    pub(crate) fn change(&mut self, engine: &Engine, options: &ListenerOptions) -> bool {
+        let encrypted = |protocol: &Protocol| matches!(protocol, Protocol::Tls(_));
+        let same_place = self.options.name == options.name
+            && self.options.address == options.address
+            && encrypted(&self.options.protocol) == encrypted(&options.protocol);
+        if same_place {
+            self.listener.settings.store(Arc::new(options.into()));
+            self.options = options.clone();
+            engine.control_all(&Control::ListenerChanged(Arc::clone(&self.listener)));
+        }
+        same_place
     }
 
     /// Ends its connections, beside taking no more.

@@ -9,7 +9,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use rmqtt_codec::{types::QoS, v3, v5};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 use tokio_util::codec::{Decoder, Encoder};
@@ -17,9 +17,14 @@ use tokio_util::codec::{Decoder, Encoder};
 /// Longer than anything takes on a machine that has much else to do.
 pub(crate) const GENEROUS: Duration = Duration::from_secs(60);
 
+/// What carries a connection.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 /// A client of version 5.
 pub(crate) struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     codec: v5::Codec,
     input: BytesMut,
 }
@@ -75,9 +80,12 @@ pub(crate) fn retained(topic: &str, payload: &str, qos: QoS, packet_id: u16) -> 
 impl Client {
     /// Opens a connection without a word.
     pub(crate) async fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
+        Self::over(TcpStream::connect(address).await.unwrap())
+    }
+
+    pub(crate) fn over(stream: impl Stream + 'static) -> Self {
         Self {
-            stream,
+            stream: Box::new(stream),
             codec: v5::Codec::new(0, 0),
             input: BytesMut::new(),
         }

@@ -10,7 +10,11 @@
 mod basics;
 mod client;
 mod durable;
+mod fuzz;
+mod own;
 mod paths;
+mod policy;
+mod pressure;
 mod protocol;
 mod sessions;
 mod shared;
