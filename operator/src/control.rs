@@ -63,6 +63,20 @@ pub struct ControlAccess {
     pub trust: Trust,
 }
 
+#[cfg(test)]
+impl ControlAccess {
+    /// Of a server that does not exist.
+    pub(crate) fn for_tests() -> Self {
+        let authority = CertificateAuthority::create(AuthorityOptions::default(), Timestamp::now());
+        let trust = Trust(Arc::new(authority.expect("random numbers")));
+        Self {
+            addresses: Vec::new(),
+            server_name: SERVER_NAME.to_owned(),
+            trust,
+        }
+    }
+}
+
 /// The roots of the authority, as they are when they are asked for.
 #[derive(Clone)]
 pub struct Trust(Arc<CertificateAuthority>);

@@ -166,7 +166,10 @@ impl Reconciler {
             }
             None => Err(vec![unreadable()]),
         };
-        let earlier = accepted.filter(|accepted| sourced.manifest.is_none() || accepted.meta != sourced.meta);
+        let differs = |accepted: &AcceptedVersion| {
+            accepted.meta != sourced.meta || sourced.manifest.as_ref() != Some(&accepted.manifest)
+        };
+        let earlier = accepted.filter(differs);
         let earlier = earlier.and_then(|AcceptedVersion { meta, manifest }| {
             let judged = self.judge(key, &manifest, None);
             let object = judged.result.clone().ok();
@@ -311,4 +314,4 @@ fn plan(valid: &Valid, queues: &[dataflow::Queues], facts: &Facts) -> Plans {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -121,3 +121,94 @@ enum Due {
     At(Instant),
     Never,
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::object::{Kind, Meta};
+
+    struct Sink {
+        written: mpsc::Sender<(String, i64)>,
+        failures: Mutex<u32>,
+    }
+
+    #[async_trait]
+    impl StatusSink for Sink {
+        async fn write(&self, status: &ObjectStatus) -> Result<(), String> {
+            {
+                let mut failures = self.failures.lock();
+                if *failures > 0 {
+                    *failures -= 1;
+                    return Err("throttled".to_owned());
+                }
+            }
+            self.written
+                .send((status.key.name.clone(), status.declared.generation))
+                .await
+                .map_err(|e| e.to_string())
+        }
+    }
+
+    fn status(name: &str, generation: i64) -> ObjectStatus {
+        ObjectStatus {
+            key: ObjectKey::new(Kind::Device, "plant", name),
+            declared: Meta {
+                uid: "1".into(),
+                generation,
+                created: Timestamp::UNIX_EPOCH,
+            },
+            running: None,
+            place: None,
+            conditions: Vec::new(),
+            evidence: None,
+        }
+    }
+
+    /// Shorter than in earnest.
+    const PACE: Duration = Duration::from_millis(300);
+
+    fn start(failures: u32) -> (StatusUpdates, mpsc::Receiver<(String, i64)>, Shutdown) {
+        let (written, received) = mpsc::channel(16);
+        let sink = Arc::new(Sink {
+            written,
+            failures: Mutex::new(failures),
+        });
+        let (updates, shutdown) = (StatusUpdates::default(), Shutdown::new());
+        let writing = updates.clone().write_to(sink, PACE, shutdown.clone());
+        foreshore_runtime::spawn("writer", writing).detach();
+        (updates, received, shutdown)
+    }
+
+    #[tokio::test]
+    async fn an_object_is_written_once_in_an_interval_and_then_as_it_is_then() {
+        let (updates, mut received, shutdown) = start(0);
+        let began = Instant::now();
+        updates.update(status("a", 1));
+        assert_eq!(received.recv().await.unwrap(), ("a".to_owned(), 1));
+        for generation in 2..100 {
+            updates.update(status("a", generation));
+        }
+        updates.update(status("b", 1));
+        // Another object does not wait for it.
+        assert_eq!(received.recv().await.unwrap(), ("b".to_owned(), 1));
+        assert_eq!(received.recv().await.unwrap(), ("a".to_owned(), 99));
+        assert!(began.elapsed() >= PACE);
+        updates.update(status("a", 100));
+        updates.forget(&status("a", 0).key);
+        assert!(timeout(PACE * 3, received.recv()).await.is_err());
+        shutdown.begin(Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_sink_that_fails_gets_the_newest_later() {
+        let (updates, mut received, shutdown) = start(3);
+        updates.update(status("a", 1));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        updates.update(status("a", 2));
+        assert_eq!(received.recv().await.unwrap(), ("a".to_owned(), 2));
+        shutdown.begin(Duration::ZERO);
+    }
+}

@@ -8,10 +8,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use foreshore_control::enroll::LocalTokens;
+use foreshore_control::enroll::{CredentialSource, LocalTokens};
 use foreshore_crds::conditions::reasons;
 use foreshore_runtime::{Backoff, Shutdown, Task as Spawned, spawn};
-use foreshore_tls::{RoleIdentity, TrustBundle};
+use foreshore_tls::{Role, RoleIdentity, TrustBundle};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::sleep};
@@ -47,6 +47,9 @@ pub struct Start {
     pub identity: RoleIdentity,
     /// Bootstrap credential, good for one enrolment.
     pub credential: String,
+    /// Gives a new one each time that the role has to enroll, as after the machine slept through the lifetime of its
+    /// certificate.
+    pub credentials: Arc<dyn CredentialSource>,
     /// Addresses of the control server, `host:port`.
     pub control: Vec<String>,
     /// Name in the control server's certificate.
@@ -198,17 +201,30 @@ impl Workloads for LocalWorkloads {
     }
 
     async fn end(&self) {
-        let tasks = std::mem::take(&mut *self.tasks.lock());
-        for supervised in tasks.values() {
-            supervised.shutdown.begin(DRAIN);
-        }
-        for (role, supervised) in tasks {
-            if let Err(error) = supervised.task.await {
-                error!(%role, %error, "supervisor of a role failed");
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
+        // In the order of the data's way: what a role has sent, the next one still takes.
+        for phase in END_ORDER {
+            let (now, later): (BTreeMap<_, _>, _) = tasks.into_iter().partition(|(role, _)| phase(role.role));
+            tasks = later;
+            for supervised in now.values() {
+                supervised.shutdown.begin(DRAIN);
+            }
+            for (role, supervised) in now {
+                if let Err(error) = supervised.task.await {
+                    error!(%role, %error, "supervisor of a role failed");
+                }
             }
         }
     }
 }
+
+/// Which roles end together, and after which others.
+const END_ORDER: [fn(Role) -> bool; 4] = [
+    |role| matches!(role, Role::Simulator | Role::Connector),
+    |role| matches!(role, Role::Dataflow),
+    |role| matches!(role, Role::Broker),
+    |_| true,
+];
 
 impl Shared {
     fn update(&self, role: &RoleName, change: impl FnOnce(&mut Instance)) {
@@ -330,6 +346,7 @@ impl Supervisor {
             workload: self.workload.clone(),
             identity: self.identity.clone(),
             credential,
+            credentials: self.tokens.source(self.identity.clone(), TOKEN_LIFETIME),
             control: addresses,
             server_name,
             trust: trust.bundle(),
