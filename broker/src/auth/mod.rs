@@ -37,7 +37,7 @@ pub(crate) struct Principal {
     /// The role of ours that its certificate names, on our own listener only.
     pub(crate) role: Option<RoleIdentity>,
     /// The entry of the password table that let it in.
-    user: Option<User>,
+    pub(crate) user: Option<User>,
 }
 
 /// What a client shows.
