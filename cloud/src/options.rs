@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use foreshore_edgelink::limits::MAX_BATCH_BYTES;
+use foreshore_edgelink::limits::{MAX_BATCH_BYTES, PART_BYTES};
 use foreshore_tls::ServerName;
 use jiff::Timestamp;
 
@@ -268,6 +268,14 @@ impl Options {
                 "link",
                 found,
                 "record <= batch <= buffered, and batch <= 16 MiB are allowed",
+            ));
+        }
+        if self.link.lane_credit < PART_BYTES as u64 {
+            let found = format!("{} bytes", self.link.lane_credit);
+            return Err(invalid(
+                "link.laneCredit",
+                found,
+                "at least a part of 32 KiB is allowed",
             ));
         }
         self.join_tokens.iter().try_for_each(JoinToken::validate)

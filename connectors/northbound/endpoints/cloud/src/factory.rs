@@ -45,29 +45,53 @@ impl CloudSinkFactory {
     /// Makes a factory; links live as long as it does.
     #[must_use]
     pub fn new(surroundings: Surroundings) -> Self {
-        Self { surroundings, links: Mutex::default() }
+        Self {
+            surroundings,
+            links: Mutex::default(),
+        }
     }
 
-    fn settings(&self, setup: &EndpointSetup) -> Result<Settings, Nack> {
-        let EndpointSetup { endpoint, secrets, brokers } = setup;
+    pub(crate) fn settings(&self, setup: &EndpointSetup) -> Result<Settings, Nack> {
+        let EndpointSetup {
+            endpoint,
+            secrets,
+            brokers,
+        } = setup;
         let invalid = |message: String| Nack::new("Invalid", message);
-        let spec = endpoint.spec.cloud.as_ref().ok_or_else(|| invalid("spec.cloud is missing".to_owned()))?;
+        let spec = endpoint
+            .spec
+            .cloud
+            .as_ref()
+            .ok_or_else(|| invalid("spec.cloud is missing".to_owned()))?;
         let address = spec.address.as_ref().map(|address| address.as_str().to_owned());
         let address = address.ok_or_else(|| invalid("spec.cloud.address is missing".to_owned()))?;
         let server_name = server_name(spec, &address)?;
         let token = &spec.join_token_secret_ref;
-        let join_token = secrets.text(token.name.as_str(), token.effective_key(JOIN_TOKEN_KEY))?.to_owned();
+        let join_token = secrets
+            .text(token.name.as_str(), token.effective_key(JOIN_TOKEN_KEY))?
+            .to_owned();
         let trust = match &spec.ca_secret_ref {
             Some(reference) => {
                 let pem = secrets.value(reference.name.as_str(), CA_CERTIFICATE_KEY)?;
-                TrustBundle::from_pem(&pem.0).map_err(|error| Nack::new("SecretInvalid", error.to_string()))?
+                TrustBundle::from_pem(&pem.0)
+                    .map_err(|error| Nack::new("SecretInvalid", error.to_string()))?
             }
-            None => return Err(invalid("spec.cloud.caSecretRef is missing: nobody to trust there".to_owned())),
+            None => {
+                return Err(invalid(
+                    "spec.cloud.caSecretRef is missing: nobody to trust there".to_owned(),
+                ));
+            }
         };
         let directory = self.surroundings.data_directory.clone().ok_or_else(|| {
-            Nack::new("StorageMissing", "the runner has no directory for the key and certificate of the edge")
+            Nack::new(
+                "StorageMissing",
+                "the runner has no directory for the key and certificate of the edge",
+            )
         })?;
-        let edge = spec.edge_id.as_ref().map_or(endpoint.object.namespace.as_str(), |edge| edge.as_str());
+        let edge = spec
+            .edge_id
+            .as_ref()
+            .map_or(endpoint.object.namespace.as_str(), |edge| edge.as_str());
         Ok(Settings {
             namespace: endpoint.object.namespace.clone(),
             edge: edge.to_owned(),
@@ -77,7 +101,12 @@ impl CloudSinkFactory {
             join_token,
             codec: match spec.effective_compression() {
                 Compression::None => Codec::None,
-                _ => Codec::Zstd,
+                Compression::Zstd => Codec::Zstd,
+                Compression::Gzip => {
+                    return Err(invalid(
+                        "spec.cloud.compression is Gzip, None and Zstd are allowed".to_owned(),
+                    ));
+                }
             },
             keep_alive: spec.effective_keep_alive(),
             directory: directory.join("edge").join(&endpoint.object.name),
@@ -102,10 +131,17 @@ impl CloudSinkFactory {
 }
 
 fn server_name(spec: &CloudEndpoint, address: &str) -> Result<ServerName<'static>, Nack> {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    let host = address
+        .rsplit_once(':')
+        .map_or(address, |(host, _)| host)
+        .trim_matches(['[', ']']);
     let name = spec.server_name.as_ref().map_or(host, |name| name.as_str());
-    ServerName::try_from(name.to_owned())
-        .map_err(|_| Nack::new("Invalid", format!("found server name {name:?}; a host name or address is allowed")))
+    ServerName::try_from(name.to_owned()).map_err(|_| {
+        Nack::new(
+            "Invalid",
+            format!("found server name {name:?}; a host name or address is allowed"),
+        )
+    })
 }
 
 #[async_trait]

@@ -8,13 +8,15 @@
 //! | `factory` | one link for each endpoint, sinks on it |
 //! | `sink` | from a batch to its acknowledgement |
 //! | `link` | the stream: opened, kept, opened again |
-//! | `session` | one life of the stream: lanes by urgency and credit |
+//! | `session` | one life of the stream |
+//! | `lanes` | which part goes next: urgency, credit, pace |
 //! | `outbox` | batches that wait for their turn |
 //! | `credentials` | join token, certificate, renewal |
 //! | `relay` | commands to assets |
 
 mod credentials;
 mod factory;
+mod lanes;
 mod link;
 mod outbox;
 mod relay;
@@ -22,3 +24,6 @@ mod session;
 mod sink;
 
 pub use factory::CloudSinkFactory;
+
+#[cfg(test)]
+mod tests;

@@ -6,15 +6,15 @@ use foreshore_edgelink::Codec;
 use foreshore_northbound::{SinkError, Surroundings};
 use foreshore_runtime::{Backoff, Shutdown, Task, spawn};
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use crate::{
     credentials::EdgeCredentials,
     factory::Settings,
     outbox::Outbox,
-    relay::Relay,
-    session::{self, Ended},
+    relay::{Relay, Results},
+    session::{self, Ended, Remedy, Shared},
 };
 
 /// Shortest and longest wait before the stream is opened again.
@@ -47,15 +47,21 @@ impl Link {
         let outbox = Arc::new(Outbox::default());
         let (sender, state) = watch::channel(State::Opening);
         let codec = settings.codec;
+        let (relay, results) = Relay::start(&settings, surroundings);
         let runner = Runner {
-            relay: Relay::start(&settings, surroundings),
+            relay,
             settings,
             outbox: Arc::clone(&outbox),
             state: sender,
             shutdown: surroundings.shutdown.clone(),
         };
-        let task = spawn("edge link", runner.run());
-        Self { outbox, state, codec, task }
+        let task = spawn("edge link", runner.run(results));
+        Self {
+            outbox,
+            state,
+            codec,
+            task,
+        }
     }
 
     pub(crate) fn outbox(&self) -> &Outbox {
@@ -69,18 +75,21 @@ impl Link {
     /// Waits until the link is open.
     ///
     /// # Errors
-    /// Why it is not, at once when that is known.
+    /// Why it is not; at once when someone has to mend it.
     pub(crate) async fn connected(&self, patience: Duration) -> Result<(), SinkError> {
         let mut state = self.state.clone();
-        let known = tokio::time::timeout(patience, state.wait_for(|state| *state != State::Opening)).await;
-        match known {
-            Err(_) => Err(SinkError::retryable("Unreachable", "the link is still being opened")),
-            Ok(Err(_)) => Err(SinkError::retryable("Unreachable", "the link ended")),
-            Ok(Ok(state)) => match &*state {
-                State::Connected => Ok(()),
-                State::Opening => Err(SinkError::retryable("Unreachable", "the link is still being opened")),
-                State::Away(error) => Err(error.clone()),
-            },
+        let is_known =
+            |state: &State| matches!(state, State::Connected | State::Away(SinkError::Fatal { .. }));
+        // When the patience is over, the present state tells why.
+        drop(tokio::time::timeout(patience, state.wait_for(is_known)).await);
+        let state = self.state.borrow();
+        match &*state {
+            State::Connected => Ok(()),
+            State::Opening => Err(SinkError::retryable(
+                "Unreachable",
+                "the link is still being opened",
+            )),
+            State::Away(error) => Err(error.clone()),
         }
     }
 }
@@ -95,13 +104,13 @@ impl Drop for Link {
 struct Runner {
     settings: Settings,
     outbox: Arc<Outbox>,
-    relay: Arc<Relay>,
+    relay: Relay,
     state: watch::Sender<State>,
     shutdown: Shutdown,
 }
 
 impl Runner {
-    async fn run(self) {
+    async fn run(self, mut results: Results) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let credentials = loop {
             match EdgeCredentials::open(&self.settings) {
@@ -113,44 +122,62 @@ impl Runner {
                 }
             }
         };
+        let mut remedy = Remedy::Wait;
         // Batches that are on the way when the role ends are settled still, so the link outlives the beginning of the
         // end; it ends with the last sink.
         loop {
-            let opened = tokio::time::Instant::now();
-            let away = self.open(&credentials).await;
+            let opened = Instant::now();
+            let ended = self.open(&credentials, remedy, &mut results).await;
             if opened.elapsed() > RETRY.1 {
                 backoff.reset();
             }
-            let cause = away.to_string();
-            let wait = match &away {
-                SinkError::Fatal { .. } => REFUSED_RETRY,
+            remedy = ended.remedy;
+            let cause = ended.error.to_string();
+            let wait = match (&ended.error, remedy) {
+                // What can be remedied without anyone's doing is tried soon.
+                (SinkError::Fatal { .. }, Remedy::Wait) => REFUSED_RETRY,
                 _ => backoff.next_delay(),
             };
             if !self.shutdown.is_begun() {
-                warn!(cause, wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "no link to the cloud endpoint");
+                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                warn!(cause, wait_ms, "no link to the cloud endpoint");
             }
-            self.state.send_replace(State::Away(away));
+            self.state.send_replace(State::Away(ended.error));
             self.outbox.fail_all(&cause);
             tokio::time::sleep(wait).await;
         }
     }
 
-    /// One life of the stream.
-    async fn open(&self, credentials: &EdgeCredentials) -> SinkError {
-        loop {
-            if let Err(error) = credentials.ensure(&self.settings, Timestamp::now()).await {
-                return error.to_sink_error();
-            }
-            let connected = || {
-                info!(address = self.settings.address, edge = self.settings.edge, "linked to the cloud endpoint");
-                self.state.send_replace(State::Connected);
+    /// One life of the stream. The certificate is renewed beside it: the cloud follows, so that data flows on.
+    async fn open(&self, credentials: &EdgeCredentials, remedy: Remedy, results: &mut Results) -> Ended {
+        let prepared = match remedy {
+            Remedy::Wait => credentials.ensure(&self.settings, Timestamp::now()).await,
+            Remedy::Renew => credentials.renew_by_possession(&self.settings).await,
+            Remedy::Enroll => credentials.enroll(&self.settings).await,
+        };
+        if let Err(error) = prepared {
+            return Ended {
+                remedy: error.remedy(),
+                error: error.to_sink_error(),
             };
-            let session = session::run(&self.settings, credentials, &self.outbox, &self.relay, connected);
-            match session.await {
-                // A stream opened with the old certificate ends between batches; the next one shows the new.
-                Ended::Renewed => {}
-                Ended::Failed(error) => return error,
-            }
+        }
+        let connected = || {
+            info!(
+                address = self.settings.address,
+                edge = self.settings.edge,
+                "linked to the cloud endpoint"
+            );
+            self.state.send_replace(State::Connected);
+        };
+        let shared = Shared {
+            settings: &self.settings,
+            credentials,
+            outbox: &self.outbox,
+            relay: &self.relay,
+        };
+        tokio::select! {
+            ended = session::run(&shared, results, connected) => ended,
+            never = credentials.keep_renewed(&self.settings) => match never {},
         }
     }
 }

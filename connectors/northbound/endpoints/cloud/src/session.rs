@@ -1,243 +1,266 @@
-//! One life of the stream: lanes by urgency and credit.
+//! One life of the stream.
 
-use std::{collections::HashMap, future::pending, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use foreshore_control::transport::{self, ConnectOptions, Keepalive, channel};
-use foreshore_edgelink::{Lane, Refusal, command, limits, proto};
+use foreshore_edgelink::{Refusal, command, limits, proto};
 use foreshore_northbound::SinkError;
 use jiff::Timestamp;
-use proto::{
-    cloud_frame::Frame as Down, edge_frame::Frame as Up, edge_link_client::EdgeLinkClient,
-};
-use tokio::sync::mpsc;
+use proto::{cloud_frame::Frame as Down, edge_frame::Frame as Up, edge_link_client::EdgeLinkClient};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, warn};
+use uuid::Uuid;
 
 use crate::{
     credentials::EdgeCredentials,
     factory::Settings,
-    outbox::{Failure, Outbox, Outgoing, Reply},
-    relay::Relay,
+    lanes::Sending,
+    outbox::{Failure, Outbox, Reply},
+    relay::{COMMAND_CREDIT, Relay, Results},
 };
 
 /// Frames that are handed to the transport ahead of time: few, so that an alarm overtakes late.
-const AHEAD: usize = 2;
-/// Commands that the edge takes at a time.
-const COMMAND_CREDIT: u32 = 32;
+const AHEAD: usize = 1;
+
 /// Longest wait for the cloud's first frame.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How a stream ended.
-pub(crate) enum Ended {
-    /// The certificate is new; open the stream again with it.
-    Renewed,
-    /// It is gone.
-    Failed(SinkError),
+/// Frames of ours that wait to be sent before everything else; beyond it nothing more is read.
+const MAX_CONTROL: usize = 64;
+
+/// Which process this is: the cloud fences an older one by it, so it is drawn once and shared by all streams.
+static BOOT: LazyLock<Uuid> = LazyLock::new(Uuid::new_v4);
+
+/// Why a stream ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) error: SinkError,
+    pub(crate) remedy: Remedy,
 }
 
-/// Credit and progress of one lane.
-#[derive(Default)]
-struct Progress {
-    sent: u64,
-    received: u64,
-    granted: u64,
-    /// The batch whose parts are on the way.
-    current: Option<Outgoing>,
-    number: u64,
+/// What may help before the next try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// Time.
+    Wait,
+    /// A new certificate: the cloud does not take the one that we show.
+    Renew,
+    /// The join token: the cloud does not know this edge, or its key.
+    Enroll,
 }
 
-struct Session<'a> {
-    lanes: [Progress; Lane::COUNT],
-    outbox: &'a Outbox,
-    /// Batches without an answer, by number.
-    waiting: HashMap<u64, tokio::sync::oneshot::Sender<Reply>>,
-    next_number: u64,
+impl Ended {
+    fn lost(cause: impl std::fmt::Display) -> Self {
+        Self {
+            error: SinkError::retryable("Unreachable", cause),
+            remedy: Remedy::Wait,
+        }
+    }
+
+    fn refused(status: &tonic::Status) -> Self {
+        let refusal = Refusal::of(status);
+        let error = match refusal {
+            Some(refusal) if !refusal.is_transient() => SinkError::fatal(refusal.as_str(), status.message()),
+            Some(refusal) => SinkError::retryable(refusal.as_str(), status.message()),
+            None => SinkError::retryable("Unreachable", status.message()),
+        };
+        let remedy = match refusal {
+            Some(Refusal::EdgeUnknown | Refusal::KeyMismatch) => Remedy::Enroll,
+            _ => Remedy::Wait,
+        };
+        Self { error, remedy }
+    }
+
+    fn unconnected(error: &transport::Error) -> Self {
+        match error {
+            // Our certificate, or our clock.
+            transport::Error::Refused {
+                refusal: foreshore_tls::Refusal::ByPeer { .. },
+                ..
+            } => Self {
+                error: SinkError::fatal("CertificateRefused", error),
+                remedy: Remedy::Renew,
+            },
+            transport::Error::Refused { .. } => Self {
+                error: SinkError::fatal("CertificateUntrusted", error),
+                remedy: Remedy::Wait,
+            },
+            _ => Self::lost(error),
+        }
+    }
 }
 
-/// Opens a stream and keeps it.
-pub(crate) async fn run(
-    settings: &Settings,
-    credentials: &EdgeCredentials,
-    outbox: &Outbox,
-    relay: &Arc<Relay>,
-    connected: impl FnOnce(),
-) -> Ended {
-    let failed = |reason: &'static str, cause: String| Ended::Failed(SinkError::retryable(reason, cause));
+/// What a stream shares with those before and after it.
+pub(crate) struct Shared<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) credentials: &'a EdgeCredentials,
+    pub(crate) outbox: &'a Outbox,
+    pub(crate) relay: &'a Relay,
+}
+
+/// Opens a stream and keeps it until it ends.
+pub(crate) async fn run(shared: &Shared<'_>, results: &mut Results, connected: impl FnOnce()) -> Ended {
+    let settings = shared.settings;
+    let half = settings.keep_alive / 2;
+    let keepalive = Keepalive {
+        interval: half,
+        timeout: half,
+    };
     let options = ConnectOptions {
-        keepalive: Keepalive { interval: settings.keep_alive / 2, timeout: settings.keep_alive / 2 },
+        keepalive,
         ..ConnectOptions::default()
     };
-    let channel =
-        match channel(&settings.address, &credentials.identity, settings.server_name.clone(), &options).await {
-            Ok(channel) => channel,
-            Err(error @ transport::Error::Refused { .. }) => {
-                return Ended::Failed(SinkError::fatal("CertificateUntrusted", error));
-            }
-            Err(error) => return failed("Unreachable", error.to_string()),
-        };
-    let (frames, outgoing) = mpsc::channel(AHEAD);
-    let hello = proto::Hello {
-        edge: settings.edge.clone(),
-        boot: uuid::Uuid::new_v4().as_bytes().to_vec().into(),
-        protocol_min: *limits::PROTOCOLS.start(),
-        protocol_max: *limits::PROTOCOLS.end(),
-        command_credit: COMMAND_CREDIT,
-        software: concat!("foreshore ", env!("CARGO_PKG_VERSION")).to_owned(),
+    let identity = &shared.credentials.identity;
+    let channel = match channel(
+        &settings.address,
+        identity,
+        settings.server_name.clone(),
+        &options,
+    )
+    .await
+    {
+        Ok(channel) => channel,
+        Err(error) => return Ended::unconnected(&error),
     };
-    if frames.send(frame(Up::Hello(hello))).await.is_err() {
-        return failed("Unreachable", "the stream ended at once".to_owned());
+    let (frames, outgoing) = mpsc::channel(AHEAD);
+    if frames.send(frame(Up::Hello(hello(settings)))).await.is_err() {
+        return Ended::lost("the stream ended at once");
     }
     let mut client = EdgeLinkClient::new(channel)
         .max_decoding_message_size(limits::MAX_FRAME_BYTES)
         .max_encoding_message_size(limits::MAX_FRAME_BYTES);
-    let opening = client.connect(ReceiverStream::new(outgoing));
-    let mut incoming = match tokio::time::timeout(WELCOME_TIMEOUT, opening).await {
-        Err(_) => return failed("Unreachable", "the cloud endpoint does not answer".to_owned()),
-        Ok(Err(status)) => return Ended::Failed(refused(&status)),
-        Ok(Ok(response)) => response.into_inner(),
+    let opening = async {
+        let mut incoming = client.connect(ReceiverStream::new(outgoing)).await?.into_inner();
+        let first = incoming.message().await?;
+        Ok::<_, tonic::Status>((incoming, first))
     };
-    let welcome = match tokio::time::timeout(WELCOME_TIMEOUT, incoming.message()).await {
-        Err(_) => return failed("Unreachable", "the cloud endpoint does not welcome us".to_owned()),
-        Ok(Err(status)) => return Ended::Failed(refused(&status)),
-        Ok(Ok(Some(proto::CloudFrame { frame: Some(Down::Welcome(welcome)) }))) => welcome,
-        Ok(Ok(_)) => return failed("ProtocolError", "the cloud endpoint did not begin with a welcome".to_owned()),
+    let (mut incoming, welcome) = match tokio::time::timeout(WELCOME_TIMEOUT, opening).await {
+        Err(_) => return Ended::lost("the cloud endpoint does not answer"),
+        Ok(Err(status)) => return Ended::refused(&status),
+        Ok(Ok((
+            incoming,
+            Some(proto::CloudFrame {
+                frame: Some(Down::Welcome(welcome)),
+            }),
+        ))) => (incoming, welcome),
+        Ok(Ok(_)) => return Ended::lost("the cloud endpoint did not begin with a welcome"),
     };
-    let mut session = Session { lanes: Default::default(), outbox, waiting: HashMap::new(), next_number: 1 };
-    for flow in welcome.credit {
-        session.flow(flow);
+    let mut session = Session {
+        shared,
+        sending: Sending::default(),
+        control: VecDeque::new(),
+        waiting: HashMap::new(),
+        last_heard: Instant::now(),
+    };
+    for flow in &welcome.credit {
+        session.sending.flow(flow, Instant::now());
     }
     connected();
-    let ended = session.carry(settings, credentials, relay, &frames, &mut incoming).await;
-    session.fail(match &ended {
-        Ended::Renewed => "the certificate was renewed",
-        Ended::Failed(_) => "the link was lost",
-    });
+    let ended = session.carry(results, &frames, &mut incoming).await;
+    session.fail(&ended.error.to_string());
     ended
+}
+
+fn hello(settings: &Settings) -> proto::Hello {
+    proto::Hello {
+        edge: settings.edge.clone(),
+        boot: BOOT.as_bytes().to_vec().into(),
+        protocol_min: *limits::PROTOCOLS.start(),
+        protocol_max: *limits::PROTOCOLS.end(),
+        command_credit: u32::try_from(COMMAND_CREDIT).unwrap_or(u32::MAX),
+        software: concat!("foreshore ", env!("CARGO_PKG_VERSION")).to_owned(),
+    }
 }
 
 fn frame(frame: Up) -> proto::EdgeFrame {
     proto::EdgeFrame { frame: Some(frame) }
 }
 
-/// What a refusal of the whole stream means.
-fn refused(status: &tonic::Status) -> SinkError {
-    match Refusal::of(status) {
-        Some(refusal) if !refusal.is_transient() => SinkError::fatal(refusal.as_str(), status.message()),
-        Some(refusal) => SinkError::retryable(refusal.as_str(), status.message()),
-        None => SinkError::retryable("Unreachable", status.message()),
-    }
+struct Session<'a> {
+    shared: &'a Shared<'a>,
+    sending: Sending,
+    /// Frames that go before all lanes.
+    control: VecDeque<Up>,
+    /// Batches without an answer, by number.
+    waiting: HashMap<u64, oneshot::Sender<Reply>>,
+    last_heard: Instant,
 }
 
 impl Session<'_> {
     async fn carry(
         &mut self,
-        settings: &Settings,
-        credentials: &EdgeCredentials,
-        relay: &Arc<Relay>,
+        results: &mut Results,
         frames: &mpsc::Sender<proto::EdgeFrame>,
         incoming: &mut tonic::Streaming<proto::CloudFrame>,
     ) -> Ended {
-        let lost = |cause: &str| Ended::Failed(SinkError::retryable("Unreachable", cause));
-        let (results, mut finished) = mpsc::channel(usize::try_from(COMMAND_CREDIT).unwrap_or(32));
-        let mut control: Option<proto::EdgeFrame> = None;
-        let mut renewed = false;
+        let shared = self.shared;
+        let keep_alive = shared.settings.keep_alive;
+        let mut tick = tokio::time::interval(keep_alive / 3);
+        let mut pings = 0;
         loop {
-            if renewed && self.waiting.is_empty() && self.lanes.iter().all(|lane| lane.current.is_none()) {
-                return Ended::Renewed;
-            }
-            // With a new certificate at hand nothing more begins on this stream.
-            let ready = control.is_some() || self.ready(!renewed).is_some();
+            let has_parts = self.sending.is_ready(|lane| shared.outbox.take(lane));
+            let (has_work, has_room) = (
+                has_parts || !self.control.is_empty(),
+                self.control.len() < MAX_CONTROL,
+            );
             tokio::select! {
                 biased;
-                message = incoming.message() => match message {
-                    Ok(Some(proto::CloudFrame { frame: Some(down) })) => match down {
-                        Down::Command(message) => match command::Command::from_proto(message, Timestamp::now()) {
-                            Ok(command) => relay.carry_out(command, results.clone()),
-                            Err(error) => warn!(%error, "command from the cloud endpoint is malformed"),
-                        },
-                        Down::Ping(ping) => control = Some(frame(Up::Pong(proto::Pong { number: ping.number }))),
-                        Down::Ack(ack) => self.answer(ack.number, Ok(ack)),
-                        Down::Nack(nack) => self.answer(nack.number, Err(Failure::Nack(nack))),
-                        Down::Flow(flow) => self.flow(flow),
-                        Down::Pong(_) | Down::Welcome(_) => {}
-                    },
-                    Ok(Some(proto::CloudFrame { frame: None })) => {}
-                    Ok(None) => return lost("the cloud endpoint closed the link"),
-                    Err(status) => return Ended::Failed(refused(&status)),
+                message = incoming.message(), if has_room => match message {
+                    Ok(Some(proto::CloudFrame { frame })) => self.hear(frame),
+                    Ok(None) => return Ended::lost("the cloud endpoint closed the link"),
+                    Err(status) => return Ended::refused(&status),
                 },
-                Some((id, outcome)) = finished.recv(), if control.is_none() => {
-                    control = Some(frame(Up::CommandResult(command::result_to_proto(id, &outcome))));
+                Some((id, outcome)) = results.recv(), if has_room => {
+                    self.control.push_back(Up::CommandResult(command::result_to_proto(id, &outcome)));
                 }
-                permit = frames.reserve(), if ready => match permit {
-                    Ok(permit) => match control.take().or_else(|| self.next_part(!renewed)) {
-                        Some(next) => permit.send(next),
-                        None => drop(permit),
-                    },
-                    Err(_) => return lost("the stream ended"),
+                permit = frames.reserve(), if has_work => match permit {
+                    Ok(permit) => self.say(permit),
+                    Err(_) => return Ended::lost("the stream ended"),
                 },
-                () = self.outbox.arrived() => {}
-                () = until(credentials.renew_at()), if !renewed => {
-                    match credentials.renew(settings).await {
-                        Ok(()) => renewed = true,
-                        Err(error) => return Ended::Failed(error.to_sink_error()),
+                () = shared.outbox.arrived() => {}
+                _ = tick.tick() => {
+                    if self.last_heard.elapsed() > keep_alive {
+                        return Ended::lost(format!("the cloud endpoint was silent for {keep_alive:?}"));
+                    }
+                    if has_room {
+                        pings += 1;
+                        self.control.push_back(Up::Ping(proto::Ping { number: pings }));
                     }
                 }
             }
         }
     }
 
-    /// The most urgent lane that may send now; fills lanes from the outbox on the way.
-    fn ready(&mut self, begin: bool) -> Option<Lane> {
-        Lane::ALL.into_iter().find(|lane| {
-            let Some(progress) = self.lanes.get_mut(lane.index()) else { return false };
-            if progress.current.is_none() && begin {
-                progress.current = self.outbox.take(*lane);
-                progress.number = 0;
+    fn hear(&mut self, frame: Option<Down>) {
+        self.last_heard = Instant::now();
+        match frame {
+            Some(Down::Command(message)) => match command::Command::from_proto(message, Timestamp::now()) {
+                Ok(command) => self.shared.relay.carry_out(command),
+                Err(error) => warn!(%error, "command from the cloud endpoint is malformed"),
+            },
+            Some(Down::Ping(proto::Ping { number })) => {
+                self.control.push_back(Up::Pong(proto::Pong { number }))
             }
-            let Some(current) = &progress.current else { return false };
-            let length = current.parts.front().map_or(0, |part| part.len() as u64);
-            let rest: u64 = current.parts.iter().map(|part| part.len() as u64).sum();
-            let credit = progress.granted.saturating_sub(progress.received);
-            let fits = progress.sent + length <= progress.granted;
-            // A batch larger than the whole credit goes alone (`Flow.granted`).
-            let alone = rest > credit && (progress.number != 0 || progress.sent == progress.received);
-            fits || alone
-        })
+            Some(Down::Ack(ack)) => self.answer(ack.number, Ok(ack)),
+            Some(Down::Nack(nack)) => self.answer(nack.number, Err(Failure::Nack(nack))),
+            Some(Down::Flow(flow)) => self.sending.flow(&flow, Instant::now()),
+            // A frame of a later version is not for us.
+            Some(Down::Pong(_) | Down::Welcome(_)) | None => {}
+        }
     }
 
-    /// The next part of the most urgent lane that may send.
-    fn next_part(&mut self, begin: bool) -> Option<proto::EdgeFrame> {
-        let lane = self.ready(begin)?;
-        let progress = self.lanes.get_mut(lane.index())?;
-        let mut current = progress.current.take()?;
-        let body = current.parts.pop_front().unwrap_or_default();
-        let more = !current.parts.is_empty();
-        progress.sent += body.len() as u64;
-        let first = progress.number == 0;
-        if first {
-            progress.number = self.next_number;
-            self.next_number += 1;
-        }
-        let number = progress.number;
-        let next = if first {
-            frame(Up::Batch(proto::Batch { number, body, more, ..current.header.clone() }))
-        } else {
-            frame(Up::Part(proto::Part { lane: lane.to_proto(), body, more }))
-        };
-        if more {
-            progress.current = Some(current);
-        } else {
-            progress.number = 0;
-            self.waiting.insert(number, current.reply);
-        }
-        Some(next)
-    }
-
-    fn flow(&mut self, flow: proto::Flow) {
-        let progress = Lane::from_proto(flow.lane).and_then(|lane| self.lanes.get_mut(lane.index()));
-        if let Some(progress) = progress {
-            progress.granted = progress.granted.max(flow.granted);
-            progress.received = progress.received.max(flow.received);
+    fn say(&mut self, permit: mpsc::Permit<'_, proto::EdgeFrame>) {
+        if let Some(next) = self.control.pop_front() {
+            permit.send(frame(next));
+        } else if let Some(next) = self.sending.next(Instant::now()) {
+            // The answer can't come before the last part has gone.
+            self.waiting.extend(next.complete);
+            permit.send(frame(next.frame));
         }
     }
 
@@ -250,23 +273,9 @@ impl Session<'_> {
     }
 
     fn fail(&mut self, cause: &str) {
-        let current = self.lanes.iter_mut().filter_map(|lane| lane.current.take()).map(|current| current.reply);
-        for reply in self.waiting.drain().map(|(_, reply)| reply).chain(current) {
+        let begun = self.sending.give_up();
+        for reply in self.waiting.drain().map(|(_, reply)| reply).chain(begun) {
             drop(reply.send(Err(Failure::LinkLost(cause.to_owned()))));
         }
-    }
-}
-
-/// Resolves at a time of the wall clock.
-async fn until(time: Option<Timestamp>) {
-    let Some(time) = time else { return pending().await };
-    loop {
-        let left = time.duration_since(Timestamp::now());
-        let Ok(left) = Duration::try_from(left) else { return };
-        if left.is_zero() {
-            return;
-        }
-        // Timers stand still while a machine sleeps.
-        tokio::time::sleep(left.min(Duration::from_secs(60))).await;
     }
 }

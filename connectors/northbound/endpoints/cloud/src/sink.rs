@@ -4,8 +4,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use foreshore_edgelink::{Body, BodyError, Entry, Interval, Lane as LinkLane, proto};
-use foreshore_northbound::{Batch, Capabilities, Delivery, Lane, Sink, SinkError};
-use tokio::sync::oneshot;
+use foreshore_northbound::{Batch, Capabilities, Delivery, Lane, Output, Sink, SinkError};
+use tokio::{sync::oneshot, task::spawn_blocking};
 
 use crate::{
     link::Link,
@@ -64,12 +64,24 @@ impl Sink for CloudSink {
                 record: Arc::clone(&output.record),
             })
             .collect();
-        let body = Body::encode(&entries, self.link.codec()).map_err(|error| match error {
-            BodyError::TooLarge { .. } | BodyError::TooManyOutputs => SinkError::Rejected { cause: error.to_string() },
-            error => SinkError::retryable("EncodingFailed", error),
-        })?;
+        let codec = self.link.codec();
+        // Compression takes milliseconds, which other tasks should not wait for.
+        let body = spawn_blocking(move || Body::encode(&entries, codec)).await;
+        let body = body
+            .map_err(|error| SinkError::retryable("EncodingFailed", error))?
+            .map_err(|error| match error {
+                BodyError::TooLarge { .. } | BodyError::TooManyOutputs => SinkError::Rejected {
+                    cause: error.to_string(),
+                },
+                error => SinkError::retryable("EncodingFailed", error),
+            })?;
         let settles = batch.settles.iter().map(|interval| {
-            Interval { store_epoch: interval.store_epoch, first: interval.first, last: interval.last }.to_proto()
+            Interval {
+                store_epoch: interval.store_epoch,
+                first: interval.first,
+                last: interval.last,
+            }
+            .to_proto()
         });
         let lane = lane_of(batch.lane);
         let header = proto::Batch {
@@ -85,21 +97,49 @@ impl Sink for CloudSink {
             more: false,
         };
         let (reply, answer) = oneshot::channel();
-        self.link.outbox().push(lane, Outgoing { header, parts: body.parts().collect(), reply });
-        let answer = answer.await.unwrap_or_else(|_| Err(Failure::LinkLost("the link ended".to_owned())));
+        self.link.outbox().push(
+            lane,
+            Outgoing {
+                header,
+                parts: body.parts().collect(),
+                reply,
+            },
+        );
+        let answer = answer
+            .await
+            .unwrap_or_else(|_| Err(Failure::LinkLost("the link ended".to_owned())));
         let ack = answer.map_err(explain)?;
+        let committed: Vec<Interval> = ack.committed.iter().map(Interval::from).collect();
         let refused: HashMap<(u64, u64, u32), String> = ack
             .refused
             .into_iter()
             .map(|output| ((output.store_epoch, output.id, output.index), output.reason))
             .collect();
+        // Only what the cloud says it holds is settled, whatever it acknowledged.
+        let is_held = |output: &Output| {
+            committed
+                .iter()
+                .any(|interval| interval.contains(output.store_epoch, output.id))
+                || refused.contains_key(&(output.store_epoch, output.id, output.index))
+        };
+        if let Some(output) = batch.outputs.iter().find(|output| !is_held(output)) {
+            let cause = format!(
+                "the cloud endpoint acknowledged a batch without its entry {}",
+                output.id
+            );
+            return Err(SinkError::retryable("ProtocolError", cause));
+        }
         Ok(batch
             .outputs
             .iter()
-            .map(|output| match refused.get(&(output.store_epoch, output.id, output.index)) {
-                Some(reason) => Delivery::DeadLetter { reason: reason.clone() },
-                None => Delivery::Delivered,
-            })
+            .map(
+                |output| match refused.get(&(output.store_epoch, output.id, output.index)) {
+                    Some(reason) => Delivery::DeadLetter {
+                        reason: reason.clone(),
+                    },
+                    None => Delivery::Delivered,
+                },
+            )
             .collect())
     }
 
@@ -120,7 +160,9 @@ fn explain(failure: Failure) -> SinkError {
             Ok(NackReason::Unavailable | NackReason::Unspecified) | Err(_) => SinkError::Retryable {
                 reason: "Unavailable",
                 cause: nack.cause,
-                after: nack.retry_after_ms.map(|after| Duration::from_millis(after.into())),
+                after: nack
+                    .retry_after_ms
+                    .map(|after| Duration::from_millis(after.into())),
             },
         },
     }
