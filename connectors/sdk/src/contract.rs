@@ -65,8 +65,9 @@ pub trait Link: Send + Sync {
     /// Makes what is observed equal to `assets`: begins what is new, ends what is gone, and leaves alone what stays the
     /// same. Called once after connecting and at each change of the plan; never twice at once.
     ///
-    /// Returns when everything was tried, with the health of every dataset, event and stream of `assets`. That some
-    /// data points can't be observed is [`Health::of_points`] of their dataset, not an error; a link goes on trying them, and
+    /// Returns when everything was tried, with the health of every dataset, event and stream of `assets`; of those that
+    /// are left out nothing changes, and a task of the link that speaks meanwhile is believed more. That some data
+    /// points can't be observed is [`Health::of_points`] of their dataset, not an error; a link goes on trying them, and
     /// tells changes through [`Emitter::health`].
     ///
     /// # Errors

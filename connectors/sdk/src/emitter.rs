@@ -71,6 +71,8 @@ struct Kept {
     health: Health,
     /// A trouble on our side of the link, such as a broker that refuses the member's messages.
     trouble: Option<Health>,
+    /// The link's tasks have spoken since [`Board::expect`]: what they say is newer than what `observe` returns.
+    told: bool,
 }
 
 /// An observation with its share of the budget, which is given back when this is dropped.
@@ -216,7 +218,7 @@ impl Emitter {
     /// Says how a member is; never waits, the latest counts. Members that are not planned are ignored.
     pub fn health(&self, member: &Member, health: Health) {
         if !self.is_closed() {
-            self.shared.board.set(member, health);
+            self.shared.board.tell(member, health);
         }
     }
 
@@ -251,6 +253,7 @@ impl Board {
             let unknown = || Kept {
                 health: Health::unknown(),
                 trouble: None,
+                told: false,
             };
             let kept = old.remove(&member).unwrap_or_else(unknown);
             members.insert(member, kept);
@@ -264,6 +267,34 @@ impl Board {
         self.change(member, |kept| {
             let changed = kept.health != health;
             kept.health = health;
+            changed
+        });
+    }
+
+    /// A link's task says how a planned member is.
+    fn tell(&self, member: &Member, health: Health) {
+        self.change(member, |kept| {
+            let changed = kept.health != health;
+            (kept.health, kept.told) = (health, true);
+            changed
+        });
+    }
+
+    /// What `observe` is about to return counts, unless a task of the link speaks meanwhile.
+    pub(crate) fn expect(&self) {
+        self.members
+            .lock()
+            .values_mut()
+            .for_each(|kept| kept.told = false);
+    }
+
+    /// Sets the health that `observe` returned, unless a task of the link has spoken since [`expect`](Self::expect).
+    pub(crate) fn returned(&self, member: &Member, health: Health) {
+        self.change(member, |kept| {
+            let changed = !kept.told && kept.health != health;
+            if changed {
+                kept.health = health;
+            }
             changed
         });
     }
@@ -326,5 +357,57 @@ impl Kept {
             Some(trouble) if trouble.status > self.health.status => trouble,
             _ => &self.health,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_task_says_is_newer_than_what_observe_returns() {
+        let (channel, _items) = channel(1024);
+        let (emitter, closed) = channel.emitter();
+        let member = Member::Stream {
+            asset: "camera".into(),
+            stream: "view".into(),
+        };
+        let board = channel.board();
+        board.plan([Member::Device, member.clone()]);
+        board.expect();
+        emitter.health(&member, Health::healthy());
+        board.returned(&member, Health::unknown());
+        assert_eq!(board.get(&member), Some(Health::healthy()));
+        board.expect();
+        board.returned(&member, Health::unknown());
+        assert_eq!(board.get(&member), Some(Health::unknown()));
+        closed.cancel();
+        emitter.health(&member, Health::healthy());
+        assert_eq!(
+            board.get(&member),
+            Some(Health::unknown()),
+            "a link that is over was heard"
+        );
+    }
+
+    #[test]
+    fn the_worse_of_link_and_delivery_is_shown() {
+        let (channel, _items) = channel(1024);
+        let board = channel.board();
+        board.plan([Member::Device]);
+        board.set(&Member::Device, Health::healthy());
+        board.trouble(&Member::Device, Some(Health::degraded("Backlog", "full")));
+        assert_eq!(
+            board.get(&Member::Device).map(|health| health.reason),
+            Some("Backlog".into())
+        );
+        board.set(&Member::Device, Health::unhealthy("Unreachable", "off"));
+        assert_eq!(
+            board.get(&Member::Device).map(|health| health.reason),
+            Some("Unreachable".into())
+        );
+        board.trouble(&Member::Device, None);
+        board.set(&Member::Device, Health::healthy());
+        assert_eq!(board.get(&Member::Device), Some(Health::healthy()));
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     contract::{Connector, Link, LinkError, LinkErrorClass},
     emitter::{Channel, Item},
     endpoint::Endpoint,
-    health::{Health, HealthStatus, Member},
+    health::{Health, Member},
     plan::{AssetPlan, DevicePlan},
 };
 
@@ -196,12 +196,14 @@ impl Supervisor {
     /// Keeps what is observed equal to the plan.
     async fn serve(&mut self, link: &Arc<dyn Link>, dialled: &Arc<Desired>, shutdown: &Shutdown) -> Left {
         let mut present = Arc::clone(&self.desired.borrow_and_update());
+        // What was so without a link is not so any more.
+        self.channel.board().set_all(|_| Health::unknown());
         if let Err(error) = self.observe(link, &present).await {
             return Left::Lost(error);
         }
         self.slot.set(Some(Arc::clone(link)));
         self.counters.connected(true);
-        self.channel.board().set(&Member::Device, healthy(&present));
+        self.channel.board().returned(&Member::Device, healthy(&present));
         self.channel
             .tell(Item::LinkUp(link.source_uri().map(Arc::from)))
             .await;
@@ -232,31 +234,22 @@ impl Supervisor {
     }
 
     async fn observe(&self, link: &Arc<dyn Link>, desired: &Desired) -> Result<(), LinkError> {
+        let board = self.channel.board();
+        board.expect();
         let observe = link.observe(&desired.assets);
         let healths = tokio::time::timeout(PATIENCE, observe)
             .await
             .unwrap_or_else(|_| Err(no_answer("observe")))?;
-        let board = self.channel.board();
-        for asset in &desired.assets {
-            // What the link says nothing of works as far as it knows: actions are not observed.
-            for member in desired
-                .books
-                .get(asset.object.name.as_str())
-                .into_iter()
-                .flat_map(|book| book.members())
-            {
-                if !healths.iter().any(|told| told.member == member) {
-                    let down = |health: Health| {
-                        health.status == HealthStatus::Unknown || health.reason == reasons::UNREACHABLE
-                    };
-                    if matches!(member, Member::Action { .. }) || board.get(&member).is_some_and(down) {
-                        board.set(&member, Health::healthy());
-                    }
-                }
-            }
-        }
         for told in healths {
-            board.set(&told.member, told.health);
+            board.returned(&told.member, told.health);
+        }
+        // Actions are not observed: with a link they can be tried.
+        for member in desired
+            .members()
+            .iter()
+            .filter(|member| matches!(member, Member::Action { .. }))
+        {
+            board.returned(member, Health::healthy());
         }
         self.tell_refused(desired);
         Ok(())
