@@ -32,6 +32,8 @@ mod parcel;
 pub mod role;
 pub mod sink;
 pub mod stage;
+#[cfg(test)]
+mod tests;
 mod trip;
 
 pub use factory::{EndpointSetup, Secrets, SinkFactory, SinkSetup, Surroundings};
