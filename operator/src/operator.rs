@@ -143,7 +143,10 @@ impl Operator {
 
         let snapshot = first(&mut snapshots, &mut source, &shutdown).await?;
         let reconciler = Reconciler::new(platform, accepted);
-        let (reconciler, outcome) = driver::pass(reconciler, Arc::clone(&snapshot), Facts::default()).await?;
+        // A start that is refused accepts nothing, or the next one would find something accepted.
+        let starts = move |outcome: &Outcome| !nothing_accepted || outcome.all_problems().next().is_none();
+        let (reconciler, outcome) =
+            driver::pass(reconciler, Arc::clone(&snapshot), Facts::default(), starts).await?;
         let problems: Vec<_> = outcome.all_problems().cloned().collect();
         if nothing_accepted && !problems.is_empty() {
             source_shutdown.begin(Duration::ZERO);

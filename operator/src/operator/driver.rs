@@ -74,15 +74,18 @@ struct Desired {
     updates: Option<StatusUpdates>,
 }
 
-/// Takes a pass, and keeps what it accepted, away from tasks that must not wait.
+/// Takes a pass, and keeps what it accepted where `keep` says so, away from tasks that must not wait.
 pub(super) async fn pass(
     mut reconciler: Reconciler,
     snapshot: Arc<Snapshot>,
     facts: Facts,
+    keep: impl FnOnce(&Outcome) -> bool + Send + 'static,
 ) -> Result<(Reconciler, Outcome), Error> {
     let taken = tokio::task::spawn_blocking(move || {
         let mut outcome = reconciler.reconcile(&snapshot, &facts);
-        if let Err(error) = reconciler.accepted().save() {
+        if keep(&outcome)
+            && let Err(error) = reconciler.accepted().save()
+        {
             warn!(%error, "accepted manifests can't be kept");
             outcome
                 .problems
@@ -185,7 +188,7 @@ impl Driver {
             return Ok(());
         };
         let (snapshot, facts) = (Arc::clone(&self.parts.snapshot), self.parts.facts.clone());
-        let (reconciler, outcome) = pass(reconciler, snapshot, facts).await?;
+        let (reconciler, outcome) = pass(reconciler, snapshot, facts, |_| true).await?;
         self.reconciler = Some(reconciler);
         self.parts.take_outcome(outcome).await;
         Ok(())

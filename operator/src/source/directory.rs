@@ -176,28 +176,29 @@ impl Directory {
         }
     }
 
-    /// Looks at all files, away from the tasks that must not wait.
-    async fn scan(mut self, watch: Watch) -> Result<(Self, Watch, Scan, bool), Error> {
-        let looked = move || {
+    /// Looks at all files, away from the tasks that must not wait. The `first` look checks the paths that were given.
+    async fn scan(mut self, mut watch: Watch, first: bool) -> Result<(Self, Watch, Scan, bool), Error> {
+        let look = move || {
             let mut scan = self
                 .catalogue
                 .scan(&|path| watch.is_being_written(path), Timestamp::now());
-            let mut watch = watch;
             let watched = watch.set(&scan.folders);
             // What changed before a folder was watched told nobody.
             scan.unsettled |= watched.new;
             if let Some(snapshot) = &mut scan.snapshot {
+                if first {
+                    self.check_roots(snapshot, true)?;
+                }
                 self.keep(snapshot);
             }
-            (self, watch, scan, watched.all)
+            Ok((self, watch, scan, watched.all))
         };
-        let name = "manifests";
-        tokio::task::spawn_blocking(looked).await.map_err(|error| {
+        tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| {
             let message = error.to_string();
-            Error::Task(foreshore_runtime::TaskError::Panicked {
-                name: name.into(),
+            Err(Error::Task(foreshore_runtime::TaskError::Panicked {
+                name: "manifests".into(),
                 message,
-            })
+            }))
         })
     }
 }
@@ -207,13 +208,9 @@ impl ResourceSource for Directory {
     async fn run(self: Box<Self>, snapshots: Snapshots, shutdown: Shutdown) -> Result<(), Error> {
         let (mut directory, mut watch, mut first) = (*self, Watch::new(), true);
         loop {
-            let (scanned, watching, scan, all_watched) = directory.scan(watch).await?;
-            (directory, watch) = (scanned, watching);
+            let (scanned, watching, scan, all_watched) = directory.scan(watch, first).await?;
+            (directory, watch, first) = (scanned, watching, false);
             if let Some(snapshot) = scan.snapshot {
-                if first {
-                    directory.check_roots(&snapshot, true)?;
-                    first = false;
-                }
                 info!(
                     objects = snapshot.objects.len(),
                     problems = snapshot.problems.len(),

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
-    object::{Meta, ObjectKey},
+    object::{Kind, Meta, ObjectKey},
     reconcile::Outcome,
     role::RoleName,
     workloads::Running,
@@ -145,6 +145,11 @@ impl Index {
                     self.dirty.extend(users.into_iter().flatten().cloned());
                 }
                 Change::Role => self.mark_role(&role),
+                // A connector is as healthy as its devices.
+                Change::Devices => {
+                    let connector = ObjectKey::new(Kind::Connector, &role.namespace, &role.name);
+                    self.dirty.insert(connector);
+                }
             }
         }
     }

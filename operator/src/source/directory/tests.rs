@@ -283,6 +283,28 @@ async fn a_folder_that_vanishes_removes_nothing() {
 }
 
 #[tokio::test]
+async fn a_folder_that_vanished_while_nobody_looked_removes_nothing() {
+    let plant = Plant::new();
+    let root = plant.path("root");
+    fs::create_dir(&root).unwrap();
+    plant.write("root/a.yaml", &map("a", "1"));
+    let options = Options {
+        paths: vec![root.clone()],
+        ..plant.options()
+    };
+    // One look only: what it saw must be kept at once.
+    let mut running = start(options.clone());
+    running.until(|snapshot| object(snapshot, "a").is_some()).await;
+    running.end().await;
+    fs::remove_dir_all(&root).unwrap();
+    let mut running = start(options);
+    let snapshot = running.until(|_| true).await;
+    assert!(object(&snapshot, "a").unwrap().manifest.is_none());
+    assert_eq!(snapshot.problems.len(), 1);
+    running.end().await;
+}
+
+#[tokio::test]
 async fn a_root_that_was_never_there_is_a_mistake() {
     let plant = Plant::new();
     let missing = Options {

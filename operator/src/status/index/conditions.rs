@@ -341,7 +341,10 @@ fn healthy(index: &Index, key: &ObjectKey, carried: &Carried) -> (Finding, Optio
         return unknown(reasons::DISABLED, message.clone());
     }
     let Some(worst) = worst(index.sessions.parts(key)) else {
-        return unknown(reasons::NOT_YET_KNOWN, String::new());
+        return match key.kind {
+            Kind::Connector => (healthy_connector(index, key), None),
+            _ => unknown(reasons::NOT_YET_KNOWN, String::new()),
+        };
     };
     let stale = index.sessions.parts(key).find_map(|part| {
         let session = index.sessions.get(&part.role).filter(|session| session.stale)?;
@@ -374,6 +377,31 @@ fn healthy(index: &Index, key: &ObjectKey, carried: &Carried) -> (Finding, Optio
         finding(types::HEALTHY, status, reason, describe(index, key, worst)),
         evidence,
     )
+}
+
+/// A connector reports its devices, not itself.
+fn healthy_connector(index: &Index, key: &ObjectKey) -> Finding {
+    let role = RoleName::new(foreshore_tls::Role::Connector, &key.namespace, &key.name);
+    let (mut all, mut bad): (usize, Vec<&str>) = (0, Vec::new());
+    for (device, part) in index.sessions.devices_of(&role) {
+        all += 1;
+        if matches!(part.report.health, Health::Degraded | Health::Unavailable) {
+            bad.push(&device.name);
+        }
+    }
+    let shown = bad.iter().take(5).copied().collect::<Vec<_>>().join(", ");
+    let message = format!("{} of {all} devices do not work: {shown}", bad.len());
+    match (all, bad.len()) {
+        (0, _) => finding(
+            types::HEALTHY,
+            truth::UNKNOWN,
+            reasons::NOT_YET_KNOWN,
+            "it has reported no device yet",
+        ),
+        (_, 0) => finding(types::HEALTHY, truth::TRUE, reasons::HEALTHY, ""),
+        (all, bad) if bad == all => finding(types::HEALTHY, truth::FALSE, reasons::UNREACHABLE, message),
+        _ => finding(types::HEALTHY, truth::FALSE, reasons::DEGRADED, message),
+    }
 }
 
 /// Reasons are part of the API: one that only a role knows goes into the message.

@@ -121,6 +121,8 @@ pub(super) enum Change {
     Resource(ResourceKey),
     /// Everything about a role.
     Role,
+    /// How well a role does: one of its devices changed its health.
+    Devices,
 }
 
 /// All sessions.
@@ -142,6 +144,19 @@ impl Sessions {
 
     pub(super) fn parts(&self, object: &ObjectKey) -> impl Iterator<Item = &Part> {
         self.parts.get(object).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// What a workload reports of its devices.
+    pub(super) fn devices_of<'a>(
+        &'a self,
+        role: &'a RoleName,
+    ) -> impl Iterator<Item = (&'a ObjectKey, &'a Part)> {
+        let devices = self
+            .parts
+            .iter()
+            .filter(|(object, _)| object.kind == Kind::Device);
+        let parts = devices.flat_map(|(object, parts)| parts.values().map(move |part| (object, part)));
+        parts.filter(move |(_, part)| RoleName::of(&part.role) == *role)
     }
 
     /// Forgets instances that are not wanted any more; tells which objects they reported.
@@ -263,9 +278,14 @@ impl Sessions {
         let Some(object) = object_of(&report.object) else {
             return Vec::new();
         };
+        let health = report.health;
         let parts = self.parts.entry(object.clone()).or_default();
-        match parts.get_mut(&(role.clone(), report.aspect.clone())) {
-            Some(part) => part.update(report, now),
+        let before = match parts.get_mut(&(role.clone(), report.aspect.clone())) {
+            Some(part) => {
+                let before = part.report.health;
+                part.update(report, now);
+                Some(before)
+            }
             None => {
                 let baseline = (now, report.counters.clone());
                 let key = (role.clone(), report.aspect.clone());
@@ -279,9 +299,12 @@ impl Sessions {
                         rates: BTreeMap::new(),
                     },
                 );
+                None
             }
-        }
-        vec![Change::Object(object)]
+        };
+        let turned = object.kind == Kind::Device && before != Some(health);
+        let devices = turned.then_some(Change::Devices);
+        [Change::Object(object)].into_iter().chain(devices).collect()
     }
 
     fn retract(&mut self, role: &RoleIdentity, object: &ResourceKey, aspect: Aspect) -> Vec<Change> {
@@ -295,7 +318,8 @@ impl Sessions {
         if parts.is_empty() {
             self.parts.remove(&object);
         }
-        vec![Change::Object(object)]
+        let devices = (object.kind == Kind::Device).then_some(Change::Devices);
+        [Change::Object(object)].into_iter().chain(devices).collect()
     }
 
     /// Whatever an instance reported in an earlier session is void.

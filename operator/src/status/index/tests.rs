@@ -259,6 +259,20 @@ fn health_is_the_worst_of_its_parts_and_no_part_of_ready() {
 }
 
 #[test]
+fn a_connector_is_as_healthy_as_its_devices() {
+    let mut fixture = Fixture::new();
+    let own = ObjectKey::new(Kind::Connector, "plant", "opcua");
+    fixture.connect(&connector());
+    fixture.is(&own, types::HEALTHY, "Unknown", reasons::NOT_YET_KNOWN);
+    fixture.report(Health::Available, reasons::HEALTHY, Aspect::endpoint(), 0);
+    fixture.is(&own, types::HEALTHY, "True", reasons::HEALTHY);
+    fixture.report(Health::Unavailable, reasons::UNREACHABLE, Aspect::endpoint(), 0);
+    fixture.is(&own, types::HEALTHY, "False", reasons::UNREACHABLE);
+    let message = fixture.condition(&own, types::HEALTHY).unwrap().2;
+    assert_eq!(message, "1 of 1 devices do not work: plc");
+}
+
+#[test]
 fn a_lost_session_makes_health_unknown_after_a_while_and_leaves_ready() {
     let mut fixture = Fixture::new();
     fixture.connect(&connector());
