@@ -13,6 +13,7 @@ mod durable;
 mod fuzz;
 mod own;
 mod paths;
+mod peers;
 mod policy;
 mod pressure;
 mod protocol;
