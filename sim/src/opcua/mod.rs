@@ -25,7 +25,7 @@ use crate::{
 mod event;
 mod nodes;
 
-pub use nodes::NAMESPACE;
+pub use nodes::{APPLICATION_URI, NAMESPACE};
 
 /// How the simulated line is set up.
 #[derive(Clone, Debug)]
@@ -247,7 +247,7 @@ impl Plant {
         let host = self.address.ip().to_string();
         let mut builder = ServerBuilder::new()
             .application_name("Foreshore bottling line")
-            .application_uri(NAMESPACE)
+            .application_uri(APPLICATION_URI)
             .product_uri("urn:foreshore:sim")
             .host(&host)
             .port(self.address.port())

@@ -18,8 +18,12 @@ use parking_lot::Mutex;
 use super::event::PendingAlarms;
 use crate::line::{Kind, Line};
 
-/// Namespace of everything that the line shows, and its application URI.
+/// Namespace of everything that the line shows. Not the application URI, whose namespace is the server's own
+/// (OPC 10000-5, 6.3.1: index 1 of the `NamespaceArray`).
 pub const NAMESPACE: &str = "urn:foreshore:sim:bottling-line";
+
+/// Application URI of the server.
+pub const APPLICATION_URI: &str = "urn:foreshore:sim:server";
 
 /// A variable of the line and how it is read from the model.
 pub(super) struct Reading {

@@ -57,11 +57,6 @@ impl Authentication {
         self.learned.lock().skew = skew;
     }
 
-    /// How far the camera's clock is ahead of ours.
-    pub(crate) fn skew(&self) -> SignedDuration {
-        self.learned.lock().skew
-    }
-
     /// Value of the `Authorization` header for a request.
     pub(crate) fn header(&self, post: bool, uri: &str) -> Option<String> {
         let user = self.user.as_ref()?;

@@ -65,12 +65,6 @@ impl Error {
         };
         LinkError::new(class, self.to_string())
     }
-
-    /// Whether the camera has no such operation.
-    pub(crate) fn is_not_supported(&self) -> bool {
-        matches!(self, Self::Fault { code, .. }
-            if ["ActionNotSupported", "NotImplemented", "OptionalActionNotImplemented", "UnknownAction"].iter().any(|known| code.contains(known)))
-    }
 }
 
 impl Client {

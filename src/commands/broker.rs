@@ -1,0 +1,82 @@
+//! `foreshore broker`: the MQTT broker alone, without an operator.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use foreshore_broker::{Broker, ListenerOptions, Method, Options as BrokerOptions, Storage};
+use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, serve_http};
+use tracing::info;
+
+use super::DRAIN;
+
+/// How the broker is set up.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Address to listen on, for MQTT 3.1, 3.1.1 and 5.0.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:1883")]
+    listen: Vec<SocketAddr>,
+    /// Directory that messages and sessions are kept in.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where messages are kept: in the data directory (fjall), or in memory, gone with the process.
+    #[arg(long, value_enum, default_value = "fjall")]
+    store: Store,
+    /// Let in clients without a user name. The only method that needs no manifests.
+    #[arg(long)]
+    anonymous: bool,
+    /// Address of /metrics and /healthz.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http: Option<SocketAddr>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Store {
+    Fjall,
+    Memory,
+}
+
+/// Runs the broker until it is told to end.
+pub(crate) async fn run(options: Options) -> Result<()> {
+    if !options.anonymous {
+        bail!(
+            "nobody could connect: without manifests only --anonymous is there; `foreshore up DIR` has the others"
+        );
+    }
+    let storage = match (options.store, options.data) {
+        (Store::Memory, _) => Storage::Memory,
+        (Store::Fjall, Some(path)) => Storage::Directory {
+            path,
+            options: foreshore_store::StoreOptions::default(),
+        },
+        (Store::Fjall, None) => bail!("--data DIR is missing; --store memory needs none"),
+    };
+    let listeners = options.listen.iter().enumerate().map(|(index, address)| {
+        ListenerOptions::tcp(format!("listener-{index}"), *address, vec![Method::Anonymous])
+    });
+    let (health, metrics, shutdown) = (HealthRegistry::new(), Metrics::new(), Shutdown::new());
+    shutdown.begin_on_signals(DRAIN).context("listen for signals")?;
+    let component = health.component("broker");
+    let broker = Broker::start(BrokerOptions {
+        listeners: listeners.collect(),
+        storage,
+        metrics: metrics.clone(),
+        ..BrokerOptions::default()
+    })
+    .await?;
+    component.ok();
+    for (name, address) in broker.addresses() {
+        info!(name, %address, "listening");
+    }
+    if let Some(address) = options.http {
+        let server = serve_http(address, health, metrics, shutdown.clone()).await?;
+        info!(address = %server.address, "metrics and health");
+    }
+    tokio::select! {
+        () = shutdown.begun() => {}
+        error = broker.failed() => {
+            component.failed(error.to_string());
+            return Err(error).context("the broker ends");
+        }
+    }
+    broker.stop(DRAIN).await.context("end the broker")
+}

@@ -1,0 +1,37 @@
+//! The sub-commands, one file each.
+
+use std::{future::Future, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+
+pub(crate) mod broker;
+pub(crate) mod check;
+pub(crate) mod crds;
+pub(crate) mod invoke;
+pub(crate) mod sim;
+pub(crate) mod status;
+pub(crate) mod up;
+
+/// How long a role may take to end in order.
+pub(crate) const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs a command to its end on a runtime of its own.
+pub(crate) fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(command)
+}
+
+/// Where state is kept unless the user says otherwise: `$XDG_STATE_HOME/foreshore`, or `~/.local/state/foreshore`.
+pub(crate) fn default_data_directory() -> Result<PathBuf> {
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let state = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
+    let state = state.context("neither XDG_STATE_HOME nor HOME is set: name a directory with --data")?;
+    Ok(state.join("foreshore"))
+}

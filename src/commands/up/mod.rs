@@ -1,0 +1,191 @@
+//! `foreshore up`: the whole system on one machine, from a directory of manifests.
+
+use std::{
+    fs::File,
+    io::IsTerminal,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use foreshore_control::{ControlOptions, enroll::LocalTokens};
+use foreshore_operator::{
+    Operator, Platform,
+    control::{ControlPlane, Options as ControlPlaneOptions},
+    source::directory::{Directory as ManifestDirectory, Options as ManifestOptions},
+    workloads::local::LocalWorkloads,
+};
+use foreshore_runtime::Shutdown;
+use tracing::info;
+
+use crate::roles::{Directory, Roles};
+
+mod admin;
+mod closing;
+mod example;
+mod live;
+
+pub(crate) use admin::{Request, ask};
+
+/// How long everything may take to end in order.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// What to run.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Files or folders of manifests; the built-in bottling line where none is given.
+    paths: Vec<PathBuf>,
+    /// Directory of everything that is kept; `$XDG_STATE_HOME/foreshore` where it is left out.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Folder of secrets: files NAME/KEY of mode 0600.
+    #[arg(long, value_name = "DIR")]
+    secrets: Option<PathBuf>,
+    /// End by itself after this time, such as 30s or 5m.
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
+    duration: Option<Duration>,
+    /// Print the closing ledger as one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let duration = text.parse::<foreshore_crds::types::Duration>();
+    duration
+        .map(foreshore_crds::types::Duration::get)
+        .map_err(|error| error.to_string())
+}
+
+/// Runs until it is told to end, or the time is over.
+pub(crate) async fn run(options: Options) -> Result<()> {
+    foreshore_tls::install_provider();
+    let data = options
+        .data
+        .clone()
+        .map_or_else(super::default_data_directory, Ok)?;
+    let _lock = lock(&data)?;
+    let shutdown = Shutdown::new();
+    shutdown.begin_on_signals(DRAIN).context("listen for signals")?;
+
+    let manifests = ManifestOptions {
+        paths: options.paths.clone(),
+        embedded: if options.paths.is_empty() {
+            example::files()
+        } else {
+            Vec::new()
+        },
+        secrets: options.secrets.clone(),
+        state: Some(data.join("operator")),
+        ..ManifestOptions::default()
+    };
+    let source = ManifestDirectory::open(manifests).context("manifests")?;
+    let tokens = LocalTokens::new();
+    let control = ControlPlane::bind(ControlPlaneOptions {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        authority: data.join("authority"),
+        certificates: foreshore_tls::AuthorityOptions::default(),
+        authenticator: Arc::new(tokens.clone()),
+        server: ControlOptions::default(),
+        uid: uuid::Uuid::new_v4().to_string(),
+    })
+    .await
+    .context("control server")?;
+    let directory = Arc::new(Directory::default());
+    let roles = Roles::new(data.join("roles"), Arc::clone(&directory));
+    let workloads = LocalWorkloads::new(Arc::new(roles), control.access(), tokens);
+    let operator = Operator::start(
+        foreshore_operator::Options {
+            source: Box::new(source),
+            workloads: Arc::new(workloads),
+            control,
+            platform: Platform::standalone(),
+            state: Some(data.join("operator")),
+            status: None,
+        },
+        shutdown.clone(),
+    )
+    .await?;
+    admin::serve(&data, operator.clone(), Arc::clone(&directory), &shutdown)?;
+    announce(&options, &data);
+
+    let live = live::show(
+        operator.clone(),
+        Arc::clone(&directory),
+        std::io::stderr().is_terminal(),
+    );
+    tokio::select! {
+        () = shutdown.begun() => {}
+        ended = operator.ended() => {
+            if let Err(error) = ended.as_ref() {
+                bail!("the operator ended: {error}");
+            }
+        }
+        () = after(options.duration) => info!("the time is over"),
+        () = live => {}
+    }
+    operator.shutdown(DRAIN);
+    let ended = operator.ended().await;
+    closing::print(&directory, options.json).await?;
+    if let Err(error) = ended.as_ref() {
+        bail!("the operator ended: {error}");
+    }
+    Ok(())
+}
+
+async fn after(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Takes the data directory for this process alone.
+fn lock(data: &Path) -> Result<File> {
+    foreshore_tls::create_private_directory(data)
+        .with_context(|| format!("data directory {}", data.display()))?;
+    let path = data.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    let file = file.with_context(|| format!("data directory {} can't be written", data.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => bail!(
+            "data directory {} is in use by another foreshore: end it, or choose another with --data",
+            data.display()
+        ),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("lock {}", path.display()))
+        }
+    }
+}
+
+/// Says what runs and where to look.
+fn announce(options: &Options, data: &Path) {
+    let what = if options.paths.is_empty() {
+        "the built-in bottling line".to_owned()
+    } else {
+        let paths: Vec<String> = options
+            .paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        paths.join(", ")
+    };
+    eprintln!("foreshore runs {what}");
+    eprintln!("  data      {}", data.display());
+    let at = options
+        .data
+        .as_ref()
+        .map(|data| format!(" --data {}", data.display()))
+        .unwrap_or_default();
+    eprintln!("  status    foreshore status{at}");
+    eprintln!(
+        "  command   foreshore invoke{at} bottling/filler control/set-speed '{{\"BottlesPerMinute\":300}}'"
+    );
+    eprintln!("  end       Ctrl-C");
+}

@@ -1,0 +1,74 @@
+//! `foreshore`: one binary, many roles.
+//!
+//! `foreshore up` runs them all as tasks of one process; in a cluster the operator runs each in pods of its own.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use foreshore_runtime::logging;
+
+mod commands;
+mod roles;
+
+use commands::{broker, check, crds, invoke, sim, status, up};
+
+/// What is logged unless somebody asks otherwise: the OPC UA library tells every session and certificate at `info` and
+/// every lost connection, which the connector tells itself, as an error.
+const DEFAULT_LOG: &str = "info,opcua_server=off,opcua_client=off,opcua_core=off,opcua_crypto=off,opcua_types=off,lsm_tree=warn,fjall=warn";
+
+/// An operator, an MQTT broker, connectors and a cloud endpoint for industrial assets.
+#[derive(Parser)]
+#[command(name = "foreshore", version, propagate_version = true)]
+struct Arguments {
+    /// What is logged to standard error: a level, or target=level pairs separated by commas.
+    #[arg(long, global = true, env = "FORESHORE_LOG", default_value = DEFAULT_LOG)]
+    log: String,
+    /// Form of log lines: human or json.
+    #[arg(long, global = true, env = "FORESHORE_LOG_FORMAT", default_value = "human")]
+    log_format: logging::Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the whole system on one machine, from manifests.
+    Up(up::Options),
+    /// Show how everything stands: what is wrong, why, and what to do.
+    Status(status::Options),
+    /// Judge manifests without running anything.
+    Check(check::Options),
+    /// Send a command to an asset.
+    Invoke(invoke::Options),
+    /// Run the MQTT broker alone.
+    Broker(broker::Options),
+    /// Run a simulated asset, with faults on demand.
+    #[command(subcommand)]
+    Sim(sim::Device),
+    /// Print the custom resource definitions.
+    Crds(crds::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(error) = logging::init(arguments.log_format, &arguments.log) {
+        eprintln!("error: {error}");
+        return ExitCode::from(2);
+    }
+    let result = match arguments.command {
+        Command::Up(options) => commands::block_on(up::run(options)),
+        Command::Status(options) => commands::block_on(status::run(options)),
+        Command::Check(options) => check::run(options),
+        Command::Invoke(options) => commands::block_on(invoke::run(options)),
+        Command::Broker(options) => commands::block_on(broker::run(options)),
+        Command::Sim(device) => commands::block_on(sim::run(device)),
+        Command::Crds(options) => crds::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

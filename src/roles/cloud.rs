@@ -1,0 +1,306 @@
+//! The cloud endpoint, as its plan says.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use foreshore_cloud::{
+    Cloud, CommandOptions, Handle, HistoryOptions, HttpOptions, JoinToken, ListenOptions, Options, Secret,
+    TlsFiles,
+};
+use foreshore_control::{
+    Aspect, Change, Health, Nack, PlanResource, Report, Reporter, ResourceKey,
+    plan::{CloudPlan, SecretPlan},
+    session::agent::Role,
+};
+use foreshore_crds::{
+    conditions::reasons,
+    refs::{SecretRef, TLS_CERTIFICATE_KEY, TLS_PRIVATE_KEY_KEY},
+    types::Host,
+};
+use foreshore_operator::{
+    RoleName,
+    facts::{self, RoleFacts},
+    workloads::local::{FactsHandle, RoleError, Start},
+};
+use foreshore_runtime::{Shutdown, Task};
+
+use super::{CloudAccess, DRAIN, Directory, Observability, Roles};
+
+/// Key of the API token in its Secret where the manifest names none.
+const API_TOKEN_KEY: &str = "token";
+
+/// Runs a cloud endpoint until its shutdown begins.
+pub(super) async fn run(roles: &Roles, start: Start, observability: Observability) -> Result<(), RoleError> {
+    let agent = roles.agent(&start)?;
+    let role = CloudRole {
+        reporter: agent.reporter(),
+        facts: start.facts.clone(),
+        data: roles.directory(&start).join("data"),
+        observability,
+        directory: Arc::clone(&roles.directory),
+        name: start.workload.role.clone(),
+        shutdown: start.shutdown.clone(),
+        secrets: BTreeMap::new(),
+        plan: None,
+        serving: None,
+    };
+    let ended = agent.run(role, start.shutdown.clone()).await;
+    start.shutdown.begin(DRAIN);
+    ended.map_err(RoleError::new)
+}
+
+struct CloudRole {
+    reporter: Reporter,
+    facts: FactsHandle,
+    data: PathBuf,
+    observability: Observability,
+    directory: Arc<Directory>,
+    name: RoleName,
+    shutdown: Shutdown,
+    secrets: BTreeMap<String, SecretPlan>,
+    plan: Option<CloudPlan>,
+    serving: Option<Serving>,
+}
+
+/// A cloud endpoint that serves.
+struct Serving {
+    handle: Handle,
+    shutdown: Shutdown,
+    task: Task<Result<(), foreshore_cloud::Error>>,
+}
+
+#[async_trait]
+impl Role for CloudRole {
+    async fn apply(&mut self, change: Change) -> Result<(), Nack> {
+        match change {
+            Change::Set(resource) if resource.key().kind == SecretPlan::KIND => {
+                let secret: SecretPlan = resource.decode().map_err(undecodable)?;
+                self.secrets.insert(secret.name.clone(), secret);
+                self.set_join_tokens().await
+            }
+            Change::Set(resource) => {
+                let plan: CloudPlan = resource.decode().map_err(undecodable)?;
+                self.serve(plan).await
+            }
+            Change::Remove(ResourceKey { kind, name, .. }) if kind == SecretPlan::KIND => {
+                self.secrets.remove(&name);
+                Ok(())
+            }
+            Change::Remove(_) => {
+                self.plan = None;
+                self.stop().await;
+                self.facts.tell(RoleFacts::default());
+                Ok(())
+            }
+            Change::SnapshotComplete => Ok(()),
+        }
+    }
+}
+
+fn undecodable(error: impl std::fmt::Display) -> Nack {
+    Nack::new(reasons::INVALID, error.to_string())
+}
+
+impl CloudRole {
+    fn secret(&self, name: &str) -> Result<&SecretPlan, Nack> {
+        let missing = || {
+            Nack::new(
+                reasons::SECRET_NOT_FOUND,
+                format!("secret {name:?} was not received"),
+            )
+        };
+        self.secrets.get(name).ok_or_else(missing)
+    }
+
+    /// Tokens that admit edges: each key of the Secret is an edge.
+    fn join_tokens(&self, plan: &CloudPlan) -> Result<Vec<JoinToken>, Nack> {
+        let secret = self.secret(plan.spec.join_tokens_secret_ref.name.as_str())?;
+        let tokens = secret.data.iter().map(|(edge, value)| {
+            let not_text = || {
+                Nack::new(
+                    reasons::SECRET_INVALID,
+                    format!("join token of edge {edge:?} is not text"),
+                )
+            };
+            let token = value.as_text().ok_or_else(not_text)?;
+            Ok(JoinToken {
+                edge: edge.clone(),
+                token: Secret::new(token),
+                expires_at: None,
+            })
+        });
+        tokens.collect()
+    }
+
+    fn tls(&self, reference: Option<&SecretRef>) -> Result<Option<TlsFiles>, Nack> {
+        let Some(reference) = reference else {
+            return Ok(None);
+        };
+        let name = reference.name.as_str();
+        let secret = self.secret(name)?;
+        let value = |key: &str| {
+            let missing = || {
+                Nack::new(
+                    reasons::SECRET_KEY_MISSING,
+                    format!("secret {name:?} has no key {key:?}"),
+                )
+            };
+            secret
+                .data
+                .get(key)
+                .map(|value| value.0.clone())
+                .ok_or_else(missing)
+        };
+        Ok(Some(TlsFiles {
+            certificate: value(TLS_CERTIFICATE_KEY)?,
+            key: value(TLS_PRIVATE_KEY_KEY)?,
+        }))
+    }
+
+    async fn set_join_tokens(&self) -> Result<(), Nack> {
+        let (Some(plan), Some(serving)) = (&self.plan, &self.serving) else {
+            return Ok(());
+        };
+        let tokens = self.join_tokens(plan)?;
+        serving
+            .handle
+            .set_join_tokens(&tokens)
+            .await
+            .map_err(|error| Nack::new(reasons::FAILING, error.to_string()))
+    }
+
+    /// Serves as the plan says, in place of what was served before.
+    async fn serve(&mut self, plan: CloudPlan) -> Result<(), Nack> {
+        let (options, token) = self.options(&plan)?;
+        self.stop().await;
+        let shutdown = self.shutdown.child();
+        let Observability { health, metrics } = &self.observability;
+        let started = Cloud::start(options, health, metrics, shutdown.clone()).await;
+        let (handle, task) = started.map_err(|error| {
+            let reason = match &error {
+                foreshore_cloud::Error::Listen { .. } => reasons::PORT_IN_USE,
+                foreshore_cloud::Error::Store(_) => reasons::STORAGE_FAILED,
+                _ => reasons::FAILING,
+            };
+            Nack::new(reason, error.to_string())
+        })?;
+        let scheme = if plan.spec.http.tls_secret_ref.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let url = format!("{scheme}://{}", handle.http_address());
+        let edges = handle.edge_link_address().to_string();
+        let mut told = RoleFacts::default()
+            .with(facts::EDGE_LINK, &edges)
+            .with(facts::HTTP, &url);
+        told.authority = Some(handle.trust_bundle().to_pem());
+        self.facts.tell(told);
+        self.directory.clouds.lock().insert(
+            self.name.clone(),
+            CloudAccess {
+                url: url.clone(),
+                token,
+            },
+        );
+        let report = Report::new(
+            CloudPlan::KIND,
+            &plan.object,
+            Aspect::endpoint(),
+            Health::Available,
+            reasons::HEALTHY,
+        );
+        self.reporter
+            .report(report.message(format!("edges connect to {edges}, the api answers at {url}")));
+        self.serving = Some(Serving {
+            handle,
+            shutdown,
+            task,
+        });
+        self.plan = Some(plan);
+        Ok(())
+    }
+
+    async fn stop(&mut self) {
+        if let Some(Serving { shutdown, task, .. }) = self.serving.take() {
+            shutdown.begin(DRAIN);
+            if let Ok(Err(error)) = task.await {
+                tracing::warn!(%error, "cloud endpoint ended");
+            }
+        }
+    }
+
+    fn options(&self, plan: &CloudPlan) -> Result<(Options, String), Nack> {
+        let spec = &plan.spec;
+        let reference = &spec.api_token_secret_ref;
+        let (name, key) = (reference.name.as_str(), reference.effective_key(API_TOKEN_KEY));
+        let missing = || {
+            Nack::new(
+                reasons::SECRET_KEY_MISSING,
+                format!("secret {name:?} has no text {key:?}"),
+            )
+        };
+        let token = self
+            .secret(name)?
+            .data
+            .get(key)
+            .and_then(|value| value.as_text())
+            .ok_or_else(missing)?;
+        let certificates = spec.certificates.clone().unwrap_or_default();
+        let history = spec.history.clone().unwrap_or_default();
+        let commands = spec.commands.clone().unwrap_or_default();
+        let options = Options {
+            namespace: plan.object.namespace.clone(),
+            name: plan.object.name.clone(),
+            edge_link: ListenOptions {
+                address: listen(spec.edge_link.bind_address.as_ref(), spec.edge_link.port)?,
+                tls: self.tls(spec.edge_link.tls_secret_ref.as_ref())?,
+                host_names: spec
+                    .edge_link
+                    .host_names
+                    .iter()
+                    .map(|name| name.as_str().to_owned())
+                    .collect(),
+            },
+            http: HttpOptions {
+                address: listen(spec.http.bind_address.as_ref(), spec.http.port)?,
+                tls: self.tls(spec.http.tls_secret_ref.as_ref())?,
+                allow_plain: false,
+            },
+            join_tokens: self.join_tokens(plan)?,
+            certificate_lifetime: certificates.effective_lifetime(),
+            renewal_grace: certificates.effective_renewal_grace(),
+            history: HistoryOptions {
+                max_age: history.effective_max_age(),
+                max_bytes: history.max_bytes.map(|size| size.get()),
+                ..HistoryOptions::default()
+            },
+            commands: CommandOptions {
+                timeout: commands.effective_timeout(),
+                max_timeout: commands.effective_max_timeout(),
+                audit_max_age: commands.effective_audit_max_age(),
+            },
+            ..Options::new(&self.data, Secret::new(token))
+        };
+        Ok((options, token.to_owned()))
+    }
+}
+
+fn listen(address: Option<&Host>, port: u16) -> Result<SocketAddr, Nack> {
+    let host = address.map_or("127.0.0.1", |host| host.as_str());
+    let ip: IpAddr = match host {
+        "localhost" => Ipv4Addr::LOCALHOST.into(),
+        host => host.parse().map_err(|_| {
+            Nack::new(
+                reasons::INVALID,
+                format!("found address {host:?}, an IP address is allowed"),
+            )
+        })?,
+    };
+    Ok(SocketAddr::new(ip, port))
+}

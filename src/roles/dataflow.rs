@@ -1,0 +1,32 @@
+//! A dataflow runner: from the durable queues of a namespace's broker to the endpoints of its dataflows.
+
+use std::sync::Arc;
+
+use foreshore_endpoint_cloud::CloudSinkFactory;
+use foreshore_northbound::{DataflowRole, RemoteQueues, RunnerOptions, SinkFactory, Surroundings};
+use foreshore_operator::workloads::local::{RoleError, Start};
+
+use super::{DRAIN, Observability, Roles};
+
+/// Runs dataflows until its shutdown begins, then until what is under way is settled.
+pub(super) async fn run(roles: &Roles, start: Start, observability: Observability) -> Result<(), RoleError> {
+    let agent = roles.agent(&start)?;
+    let surroundings = Surroundings {
+        identity: agent.identity(),
+        data_directory: Some(roles.directory(&start).join("state")),
+        metrics: observability.metrics,
+        reporter: Some(agent.reporter()),
+        shutdown: start.shutdown.clone(),
+    };
+    let factories: Vec<Arc<dyn SinkFactory>> = vec![Arc::new(CloudSinkFactory::new(surroundings.clone()))];
+    let queues = Arc::new(RemoteQueues::new(agent.identity()));
+    let (role, runner) = DataflowRole::new(RunnerOptions {
+        queues,
+        factories,
+        surroundings,
+    });
+    let ended = agent.run(role, start.shutdown.clone()).await;
+    start.shutdown.begin(DRAIN);
+    runner.ended().await;
+    ended.map_err(RoleError::new)
+}
