@@ -25,3 +25,6 @@ pub use options::{
 };
 pub use service::{Cloud, Error, Handle};
 pub use store::StoreError;
+
+#[cfg(test)]
+mod tests;
