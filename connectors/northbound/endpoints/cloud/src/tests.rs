@@ -5,7 +5,7 @@ mod delivery;
 mod identity;
 mod proxy;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use foreshore_cloud::{Cloud, Handle, JoinToken, Options, Secret};
 use foreshore_control::plan::{ConnectionPlan, EndpointPlan, ObjectRef, SecretPlan, SecretValue};
@@ -134,19 +134,18 @@ impl Plant {
         &self,
         cloud: &Running,
         address: SocketAddr,
-        change: impl FnOnce(&mut EndpointSetup, &mut PathBuf),
+        change: impl FnOnce(&mut EndpointSetup, &mut Surroundings),
     ) -> CloudSink {
         let trust = cloud.handle.trust_bundle();
         let mut setup = setup(address, &trust.to_pem());
-        let mut directory = self.edge.path().to_owned();
-        change(&mut setup, &mut directory);
-        let surroundings = Surroundings {
+        let mut surroundings = Surroundings {
             identity: Identity::anonymous(trust).unwrap(),
-            data_directory: Some(directory),
+            data_directory: Some(self.edge.path().to_owned()),
             metrics: Metrics::new(),
             reporter: None,
             shutdown: Shutdown::new(),
         };
+        change(&mut setup, &mut surroundings);
         let settings = CloudSinkFactory::new(surroundings.clone())
             .settings(&setup)
             .unwrap();

@@ -1,4 +1,12 @@
-use super::*;
+use foreshore_mqtt::{
+    Client, Options as MqttOptions, ReasonCode, Security, Target,
+    testing::{Behaviour, StandIn},
+};
+use foreshore_record::{Qos, TopicFilter, property};
+use foreshore_tls::{AuthorityOptions, CertificateAuthority, ClientAuth, Role, RoleIdentity, ServerName};
+use tokio::sync::watch;
+
+use super::{proxy::Proxy, *};
 
 const START: &str = "/api/assets/bottling/filler/commands/control/start";
 
@@ -88,5 +96,189 @@ async fn requests_that_make_no_sense_are_told_what_is_allowed() {
             "{method} {path} {body}: {answer}"
         );
     }
+    cloud.stop().await;
+}
+
+/// A broker of the namespace, and a connector that answers every command with its input once it is allowed to.
+struct Field {
+    broker: StandIn,
+    identity: Identity,
+    answers: watch::Sender<bool>,
+    _connector: (Task<()>, Task<()>),
+}
+
+impl Field {
+    async fn start() -> Self {
+        foreshore_tls::install_provider();
+        let now = Timestamp::now();
+        let authority = CertificateAuthority::create(AuthorityOptions::default(), now).unwrap();
+        let identity = |role, names: &[ServerName<'static>]| {
+            let role = RoleIdentity::new(role, "bottling", "it", "uid").unwrap();
+            let credentials = authority.issue_credentials(&role, names, now).unwrap();
+            Identity::new(&credentials, authority.bundle()).unwrap()
+        };
+        let names = [ServerName::try_from("localhost".to_owned()).unwrap()];
+        let tls = Arc::new(
+            identity(Role::Broker, &names)
+                .server_config(ClientAuth::Required)
+                .unwrap(),
+        );
+        let broker = StandIn::start(Behaviour {
+            tls: Some(tls),
+            ..Behaviour::default()
+        })
+        .await
+        .unwrap();
+        let identity = identity(Role::Dataflow, &[]);
+        let security = Security::mutual(&identity, names[0].clone()).unwrap();
+        let target = Target {
+            addresses: vec![broker.address().to_owned()],
+            security,
+        };
+        let (client, service) = Client::new(MqttOptions::new("connector", target));
+        let serving = foreshore_runtime::spawn("connector client", service.run(Shutdown::new()));
+        let mut commands = client.subscriber().await.unwrap();
+        commands
+            .add(
+                TopicFilter::new("foreshore/commands/#").unwrap(),
+                Qos::AtLeastOnce,
+            )
+            .await
+            .unwrap();
+        let answers = watch::Sender::new(true);
+        let mut may_answer = answers.subscribe();
+        let connector = foreshore_runtime::spawn("connector", async move {
+            while let Some(delivery) = commands.next().await {
+                let request = delivery.acknowledge();
+                may_answer.wait_for(|may| *may).await.unwrap();
+                let topic = TopicName::new(request.properties.response_topic.unwrap()).unwrap();
+                let mut response = Record::new(topic, request.payload);
+                response.properties.correlation_data = request.properties.correlation_data;
+                response.properties.push_user(property::COMMAND_STATUS, "ok");
+                client.publish(&response).await.unwrap().await.unwrap();
+            }
+        });
+        Self {
+            broker,
+            identity,
+            answers,
+            _connector: (serving, connector),
+        }
+    }
+
+    fn link(&self, plant: &Plant, cloud: &Running, address: SocketAddr) -> CloudSink {
+        plant.link_with(cloud, address, |setup, surroundings| {
+            surroundings.identity = self.identity.clone();
+            let connection = ConnectionPlan {
+                namespace: "bottling".to_owned(),
+                broker: "broker".to_owned(),
+                mqtt_addresses: vec![self.broker.address().to_owned()],
+                queue_addresses: Vec::new(),
+                server_name: "localhost".to_owned(),
+            };
+            setup.brokers = Arc::new(BTreeMap::from([("broker".to_owned(), connection)]));
+        })
+    }
+
+    /// Commands that arrived at the broker.
+    fn commands(&self) -> Vec<Record> {
+        let received = self.broker.received().into_iter().map(|received| received.record);
+        received
+            .filter(|record| record.topic.as_str().starts_with("foreshore/commands/"))
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn a_command_is_carried_out_once_for_each_key() {
+    let (plant, field) = (Plant::new(), Field::start().await);
+    let cloud = Running::start(plant.options()).await;
+    let sink = field.link(&plant, &cloud, cloud.handle.edge_link_address());
+    deliver_surely(&sink, Lane::Live, &outputs(1, 1)).await;
+
+    let body = json!({ "input": { "speed": 5 }, "idempotencyKey": "key-1" });
+    let (status, first) = cloud.post(START, &body).await;
+    assert_eq!(
+        (status, &first["output"], &first["repeated"]),
+        (200, &json!({ "speed": 5 }), &json!(false))
+    );
+    let (status, again) = cloud.post(START, &body).await;
+    assert_eq!(
+        (status, &again["id"], &again["repeated"]),
+        (200, &first["id"], &json!(true))
+    );
+    let (status, other) = cloud
+        .post(START, &json!({ "input": 6, "idempotencyKey": "key-1" }))
+        .await;
+    assert_eq!((status, &other["code"]), (409, &json!("IdempotencyKeyReused")));
+
+    let commands = field.commands();
+    assert_eq!(commands.len(), 1);
+    assert_eq!(
+        commands[0].topic.as_str(),
+        "foreshore/commands/bottling/filler/control/start"
+    );
+    assert_eq!(
+        commands[0].user_property(property::IDEMPOTENCY_KEY),
+        Some("key-1")
+    );
+    let deadline = commands[0]
+        .user_property(property::DEADLINE)
+        .unwrap()
+        .parse::<Timestamp>()
+        .unwrap();
+    assert!(deadline > Timestamp::now());
+    cloud.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_policy_forbids_is_forbidden_and_audited() {
+    let (plant, field) = (Plant::new(), Field::start().await);
+    let cloud = Running::start(plant.options()).await;
+    let sink = field.link(&plant, &cloud, cloud.handle.edge_link_address());
+    deliver_surely(&sink, Lane::Live, &outputs(1, 1)).await;
+    field.broker.judge(
+        |record| match record.topic.as_str().starts_with("foreshore/commands/") {
+            true => ReasonCode::NOT_AUTHORIZED,
+            false => ReasonCode::SUCCESS,
+        },
+    );
+    let (status, answer) = cloud.post(START, &json!({})).await;
+    assert_eq!((status, &answer["code"]), (403, &json!("Forbidden")), "{answer}");
+    let audit = cloud.get("/api/audit?asset=filler").await;
+    let record = &audit["items"][0];
+    assert_eq!(
+        (&record["outcome"], &record["edge"]),
+        (&json!("Forbidden"), &json!("plant"))
+    );
+    cloud.stop().await;
+}
+
+#[tokio::test]
+async fn a_command_outlives_its_stream_but_not_its_deadline() {
+    let (plant, field) = (Plant::new(), Field::start().await);
+    let cloud = Running::start(plant.options()).await;
+    let proxy = Proxy::to(cloud.handle.edge_link_address()).await;
+    let sink = field.link(&plant, &cloud, proxy.address);
+    deliver_surely(&sink, Lane::Live, &outputs(1, 1)).await;
+
+    field.answers.send_replace(false);
+    let (status, late) = cloud.post(START, &json!({ "timeout": 1 })).await;
+    assert_eq!((status, &late["code"]), (504, &json!("Unknown")), "{late}");
+
+    let http_address = cloud.handle.http_address();
+    let body = json!({ "input": 7, "timeout": 60 }).to_string();
+    let asked = tokio::spawn(async move { http(http_address, API_TOKEN, "POST", START, &body).await });
+    until(async || field.commands().len() == 2).await;
+    proxy.cut();
+    deliver_surely(&sink, Lane::Live, &outputs(2, 2)).await;
+    field.answers.send_replace(true);
+    let (status, answer) = asked.await.unwrap();
+    assert_eq!((status, &answer["output"]), (200, &json!(7)), "{answer}");
+    assert_eq!(
+        field.commands().len(),
+        2,
+        "what was sent again was not carried out again"
+    );
     cloud.stop().await;
 }

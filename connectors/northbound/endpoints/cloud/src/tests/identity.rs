@@ -79,8 +79,8 @@ async fn a_revoked_edge_is_cut_off_until_a_new_token_admits_it() {
 
     // The token that it used does not help, not even another edge directory with a new key.
     let elsewhere = TempDir::new().unwrap();
-    let sink = plant.link_with(&cloud, address, |_, directory| {
-        *directory = elsewhere.path().to_owned()
+    let sink = plant.link_with(&cloud, address, |_, surroundings| {
+        surroundings.data_directory = Some(elsewhere.path().to_owned());
     });
     assert_eq!(fatal(&sink).await, "JoinTokenUsed");
     drop(sink);
@@ -91,12 +91,12 @@ async fn a_revoked_edge_is_cut_off_until_a_new_token_admits_it() {
         expires_at: None,
     };
     cloud.handle.set_join_tokens(&[token]).await.unwrap();
-    let sink = plant.link_with(&cloud, address, |setup, directory| {
+    let sink = plant.link_with(&cloud, address, |setup, surroundings| {
         let mut secrets = BTreeMap::clone(&setup.secrets.0);
         let data = BTreeMap::from([("token".to_owned(), SecretValue(new.as_bytes().to_vec()))]);
         secrets.get_mut("join").unwrap().data = data;
         setup.secrets = Secrets(Arc::new(secrets));
-        *directory = elsewhere.path().to_owned();
+        surroundings.data_directory = Some(elsewhere.path().to_owned());
     });
     deliver_surely(&sink, Lane::Live, &outputs(5, 20)).await;
     assert_eq!(cloud.counts().await, (20, 6));
@@ -113,8 +113,8 @@ async fn strangers_are_refused_with_the_reason() {
         async move {
             cloud.handle.set_join_tokens(token.as_slice()).await.unwrap();
             let elsewhere = TempDir::new().unwrap();
-            let sink = plant.link_with(cloud, address, |_, directory| {
-                *directory = elsewhere.path().to_owned()
+            let sink = plant.link_with(cloud, address, |_, surroundings| {
+                surroundings.data_directory = Some(elsewhere.path().to_owned());
             });
             fatal(&sink).await
         }
