@@ -33,8 +33,8 @@
 //! - There are no protobuf messages, type values and optional values.
 //!
 //! Syntax is the `cel` crate's; evaluation is our own. That crate's interpreter has no budget, panics on some
-//! expressions, finds `1 == 1.0` false and `'text'.field` false, and takes ten times as long. Where it follows the
-//! language, a test holds our results against its.
+//! expressions, finds `1 == 1.0` false and `'text'.field` false, and takes six times as long for a simple filter. Where
+//! it follows the language, a test holds our results against its.
 
 mod budget;
 mod call;
