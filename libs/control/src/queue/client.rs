@@ -96,7 +96,12 @@ impl RemotePaths {
             // Of several callers that fail at a time, only the first moves on.
             let next = present.wrapping_add(1);
             let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-            if self.shared.present.compare_exchange(present, next, set, fetch).is_ok() {
+            if self
+                .shared
+                .present
+                .compare_exchange(present, next, set, fetch)
+                .is_ok()
+            {
                 debug!(%answer, "broker does not answer, its next address is tried");
             }
         }
