@@ -21,6 +21,7 @@
 //! | [`path`] | queues of dataflows |
 //! | [`auth`], [`policy`] | who a client is and what it may do |
 //! | [`stats`], [`sys`], [`inspect`] | what can be seen from outside |
+//! | [`role`] | putting a plan in force |
 //!
 //! What makes it safe is in the store (see `foreshore_store`): an acknowledgement leaves after the commit that holds
 //! what it acknowledges. What makes it quick is in the engine: publishing takes no lock, a message is encoded once for
@@ -38,6 +39,7 @@ pub mod options;
 pub mod path;
 pub mod policy;
 mod retained;
+pub mod role;
 pub mod session;
 mod shared;
 mod stats;
@@ -50,3 +52,4 @@ pub use broker::{Broker, Handle};
 pub use error::Error;
 pub use options::{Limits, ListenerOptions, Options, Protocol, Storage};
 pub use path::BrokerPaths;
+pub use role::{BrokerRole, RoleOptions, Served};

@@ -1,5 +1,7 @@
 //! Listeners: they take connections, bound their number and rate, and hand each to a shard.
 
+pub(crate) mod manifest;
+
 use std::{
     io,
     net::SocketAddr,

@@ -17,6 +17,7 @@ mod peers;
 mod policy;
 mod pressure;
 mod protocol;
+mod role;
 mod sessions;
 mod shared;
 

@@ -241,3 +241,37 @@ async fn message_expiry_counts_down_while_a_message_waits() {
     assert!(line.balances() && line.delivered == 1, "{line:?}");
     assert_eq!(line.dropped.get("expired"), Some(&1));
 }
+
+#[tokio::test]
+async fn a_session_that_returns_without_an_expiry_still_has_its_subscriptions() {
+    let broker = TestBroker::start().await;
+    let connect = v5::Connect {
+        session_expiry_interval_secs: 99_999,
+        ..hello("c")
+    };
+    let (mut client, _) = Client::connect(broker.address, connect).await;
+    client.subscribe("a", QoS::ExactlyOnce).await;
+    client.disconnect().await;
+    let connect = v5::Connect {
+        clean_start: false,
+        ..hello("c")
+    };
+    let (mut client, ack) = Client::connect(broker.address, connect).await;
+    assert!(ack.session_present);
+    client
+        .send_publish(publish("a", "to itself", QoS::AtLeastOnce, 3))
+        .await;
+    let (mut message, mut acknowledged) = (None, false);
+    while message.is_none() || !acknowledged {
+        match client.receive().await {
+            v5::Packet::Publish(publish) => message = Some(publish),
+            v5::Packet::PublishAck(_) => acknowledged = true,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(&message.unwrap().payload[..], b"to itself");
+    // It ends with this connection.
+    client.disconnect().await;
+    let (_, ack) = Client::connect(broker.address, back("c")).await;
+    assert!(!ack.session_present);
+}

@@ -1,0 +1,158 @@
+//! Listeners as manifests describe them.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use foreshore_control::{Nack, plan::SecretValue};
+use foreshore_crds::{
+    conditions::reasons,
+    refs::{CA_CERTIFICATE_KEY, TLS_CERTIFICATE_KEY, TLS_PRIVATE_KEY_KEY},
+    v1alpha1::broker::{Listener, ListenerAuthentication, ListenerProtocol, TlsVersion},
+};
+use foreshore_tls::{ClientAuth, Credentials, Identity, TrustBundle};
+
+use crate::{
+    auth::{Method, PasswordTable},
+    options::{ListenerOptions, Protocol},
+};
+
+/// What a listener's manifest refers to.
+pub(crate) struct Surroundings<'a> {
+    /// Values of Secrets, by name.
+    pub(crate) secrets: &'a BTreeMap<String, BTreeMap<String, SecretValue>>,
+    /// Our own certificate, for listeners that name none.
+    pub(crate) identity: &'a Identity,
+    /// Address to bind where the manifest names none.
+    pub(crate) default_address: IpAddr,
+}
+
+/// Makes options of a manifest's listener.
+///
+/// # Errors
+/// When it asks for what is not built in, or refers to what is missing or malformed.
+pub(crate) fn options(listener: &Listener, around: &Surroundings<'_>) -> Result<ListenerOptions, Nack> {
+    let refused =
+        |reason, message: String| Nack::new(reason, format!("listener {}: {message}", listener.name));
+    let address = match listener.bind_address.as_deref() {
+        None => around.default_address,
+        Some(host) => host.parse().map_err(|_| {
+            refused(
+                reasons::INVALID,
+                format!("found address {host:?}, an IP address is allowed"),
+            )
+        })?,
+    };
+    let mut authentication = Vec::new();
+    for way in &listener.authentication {
+        authentication.push(method(way, around).map_err(|(reason, message)| refused(reason, message))?);
+    }
+    let protocol = match listener.protocol {
+        ListenerProtocol::Tcp => Protocol::Tcp,
+        ListenerProtocol::Tls => {
+            tls(listener, around).map_err(|(reason, message)| refused(reason, message))?
+        }
+        other => {
+            let message = format!("protocol {other:?} is not built in yet, Tcp and Tls are");
+            return Err(refused(reasons::UNSUPPORTED_HERE, message));
+        }
+    };
+    Ok(ListenerOptions {
+        name: listener.name.to_string(),
+        address: SocketAddr::new(address, listener.port),
+        protocol,
+        authentication,
+        max_connections: listener.max_connections,
+    })
+}
+
+type Refusal = (&'static str, String);
+
+fn method(way: &ListenerAuthentication, around: &Surroundings<'_>) -> Result<Method, Refusal> {
+    if way.anonymous.is_some() {
+        return Ok(Method::Anonymous);
+    }
+    if let Some(passwords) = &way.username_password {
+        let name = passwords.secret_ref.name.as_str();
+        let secret = secret(around, name)?;
+        let users = secret.iter().map(|(user, value)| (user.clone(), value.0.clone()));
+        let table = PasswordTable::new(users, &passwords.groups)
+            .map_err(|error| (reasons::SECRET_INVALID, format!("secret {name:?}: {error}")))?;
+        return Ok(Method::Passwords(Arc::new(table)));
+    }
+    if let Some(certificate) = &way.x509 {
+        return Ok(Method::Certificate(certificate.effective_username_from()));
+    }
+    let message = "only anonymous, usernamePassword and x509 are built in yet";
+    Err((reasons::UNSUPPORTED_HERE, message.to_owned()))
+}
+
+fn tls(listener: &Listener, around: &Surroundings<'_>) -> Result<Protocol, Refusal> {
+    let tls = listener.tls.clone().unwrap_or_default();
+    if tls.effective_min_version() == TlsVersion::Tls13 {
+        let message = "minVersion Tls13 is not built in yet, Tls12 is";
+        return Err((reasons::UNSUPPORTED_HERE, message.to_owned()));
+    }
+    let authority = listener.authentication.iter().find_map(|way| way.x509.as_ref());
+    let client_auth = match authority {
+        None => ClientAuth::None,
+        // Whoever shows no certificate may have another way in.
+        Some(_) if listener.authentication.len() > 1 => ClientAuth::Optional,
+        Some(_) => ClientAuth::Required,
+    };
+    let bundle = match authority {
+        None => around.identity.bundle(),
+        Some(certificate) => {
+            let name = certificate.ca_secret_ref.name.as_str();
+            TrustBundle::from_pem(value(around, name, CA_CERTIFICATE_KEY)?)
+                .map_err(|error| invalid(name, error))?
+        }
+    };
+    let identity = match (&tls.secret_ref, authority) {
+        (Some(secret), _) => {
+            let name = secret.name.as_str();
+            let chain = value(around, name, TLS_CERTIFICATE_KEY)?;
+            let key = value(around, name, TLS_PRIVATE_KEY_KEY)?;
+            let credentials = Credentials::from_pem(chain, key).map_err(|error| invalid(name, error))?;
+            Identity::new(&credentials, bundle).map_err(|error| invalid(name, error))?
+        }
+        (None, None) => around.identity.clone(),
+        (None, Some(_)) => {
+            let message = "x509 without tls.secretRef is not built in yet";
+            return Err((reasons::UNSUPPORTED_HERE, message.to_owned()));
+        }
+    };
+    let config = identity
+        .server_config(client_auth)
+        .map_err(|error| (reasons::INVALID, error.to_string()))?;
+    Ok(Protocol::Tls(Arc::new(config)))
+}
+
+fn secret<'a>(around: &Surroundings<'a>, name: &str) -> Result<&'a BTreeMap<String, SecretValue>, Refusal> {
+    let missing = || {
+        (
+            reasons::SECRET_NOT_FOUND,
+            format!("secret {name:?} was not received"),
+        )
+    };
+    around.secrets.get(name).ok_or_else(missing)
+}
+
+fn value<'a>(around: &Surroundings<'a>, name: &str, key: &str) -> Result<&'a [u8], Refusal> {
+    let missing = || {
+        (
+            reasons::SECRET_KEY_MISSING,
+            format!("secret {name:?} has no key {key:?}"),
+        )
+    };
+    secret(around, name)?
+        .get(key)
+        .map(|value| value.0.as_slice())
+        .ok_or_else(missing)
+}
+
+fn invalid(name: &str, error: impl std::fmt::Display) -> Refusal {
+    (reasons::SECRET_INVALID, format!("secret {name:?}: {error}"))
+}
