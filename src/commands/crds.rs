@@ -1,5 +1,7 @@
 //! `foreshore crds`: the custom resource definitions, for `kubectl apply -f -`.
 
+use std::io::Write as _;
+
 use anyhow::{Context, Result};
 use foreshore_crds::generate;
 
@@ -15,15 +17,25 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let manifests = generate::manifests().context("generate the definitions")?;
     if options.json {
-        let files: Vec<(String, String)> = manifests
+        let mut files: Vec<(String, String)> = manifests
             .into_iter()
             .map(|(file, text)| (format!("crds/manifests/{file}"), text))
             .collect();
-        println!("{}", serde_json::to_string(&files)?);
-        return Ok(());
+        let rules = generate::rules_page().context("generate the page of rules")?;
+        files.push(("docs/errors/rules.md".to_owned(), rules));
+        return print(&serde_json::to_string(&files)?);
     }
-    for (_, text) in manifests {
-        print!("---\n{text}");
+    let texts: String = manifests
+        .into_iter()
+        .map(|(_, text)| format!("---\n{text}"))
+        .collect();
+    print(&texts)
+}
+
+/// Prints; whoever reads may have enough before the end.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("print"),
+        _ => Ok(()),
     }
-    Ok(())
 }

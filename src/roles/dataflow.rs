@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use foreshore_endpoint_cloud::CloudSinkFactory;
+use foreshore_endpoint_file::FileSinks;
+use foreshore_endpoint_mqtt::MqttSinks;
 use foreshore_northbound::{DataflowRole, RemoteQueues, RunnerOptions, SinkFactory, Surroundings};
 use foreshore_operator::workloads::local::{RoleError, Start};
 
@@ -18,7 +20,11 @@ pub(super) async fn run(roles: &Roles, start: Start, observability: Observabilit
         reporter: Some(agent.reporter()),
         shutdown: start.shutdown.clone(),
     };
-    let factories: Vec<Arc<dyn SinkFactory>> = vec![Arc::new(CloudSinkFactory::new(surroundings.clone()))];
+    let factories: Vec<Arc<dyn SinkFactory>> = vec![
+        Arc::new(CloudSinkFactory::new(surroundings.clone())),
+        Arc::new(FileSinks::new(surroundings.data_directory.clone())),
+        Arc::new(MqttSinks::new(surroundings.clone())),
+    ];
     let queues = Arc::new(RemoteQueues::new(agent.identity()));
     let (role, runner) = DataflowRole::new(RunnerOptions {
         queues,

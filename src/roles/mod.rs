@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use foreshore_control::{Agent, AgentOptions, enroll::StaticCredential};
+use foreshore_control::{Agent, AgentOptions};
 use foreshore_operator::{
     role::RoleName,
     workloads::{
@@ -135,7 +135,7 @@ impl Roles {
 
     /// A role's end of the control session.
     fn agent(&self, start: &Start) -> Result<Agent, RoleError> {
-        let credential = Arc::new(StaticCredential(start.credential.clone()));
+        let credential = Arc::clone(&start.credentials);
         let directory = self.directory(start).join("session");
         let server_name = ServerName::try_from(start.server_name.clone()).map_err(RoleError::new)?;
         let options = AgentOptions {

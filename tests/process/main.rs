@@ -1,5 +1,7 @@
 //! Tests of the real binary: `foreshore up` and who speaks to it.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 mod plant;
 
 use std::{fs, time::Duration};

@@ -7,7 +7,6 @@ use anyhow::Result;
 use crate::arrows;
 
 /// Prints the diagram.
-#[expect(clippy::unnecessary_wraps, reason = "all tasks have one signature")]
 pub(crate) fn print() -> Result<()> {
     println!("{}", mermaid()?);
     Ok(())

@@ -158,7 +158,7 @@ async fn ptz(shared: &Shared, onvif: &OnvifAction, input: &Value) -> CommandOutc
 fn content(onvif: &OnvifAction, input: &Value) -> Result<String, CommandError> {
     let preset = || {
         let given = input.get("preset").and_then(Value::as_str);
-        given.or(onvif.preset_token.as_ref().map(|token| token.as_str()))
+        given.or_else(|| onvif.preset_token.as_ref().map(|token| token.as_str()))
     };
     let token = |token: &str| format!("<PresetToken>{}</PresetToken>", escape(token));
     Ok(match onvif.operation {

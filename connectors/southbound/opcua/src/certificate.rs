@@ -135,7 +135,12 @@ mod tests {
     fn a_listed_certificate_is_trusted_whatever_name_comes_first() {
         let der = certificate("urn:plant");
         assert_eq!(
-            judge(&der, "urn:plant", &trust(std::slice::from_ref(&der)), Timestamp::now()),
+            judge(
+                &der,
+                "urn:plant",
+                &trust(std::slice::from_ref(&der)),
+                Timestamp::now()
+            ),
             Ok(())
         );
     }
