@@ -259,7 +259,9 @@ impl BrokerRole {
         for listener in &plan.spec.listeners {
             let opened = self.open_listener(&broker, listener);
             self.report(plan, listener, &opened);
-            first = first.and(opened.map(drop));
+            if let Err(nack) = opened {
+                first = first.and(Err(nack));
+            }
         }
         let planned = |name: &String| {
             plan.spec

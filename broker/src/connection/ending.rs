@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, future::poll_fn, sync::Arc, time::
 use foreshore_record::{DropReason, Outcome, Qos};
 use foreshore_store::StoreError;
 
-use super::Connection;
+use super::{Connection, outgoing::Outgoing, transport::Transport};
 use crate::{
     engine::delivery::{Delivery, Origin},
     session::state::{Held, Phase},
@@ -91,7 +91,9 @@ impl Connection {
             detail = %ending.detail,
             "connection ends"
         );
-        self.say_farewell(&ending).await;
+        if let Some(reason) = ending.reason {
+            encode::disconnect(self.client.version, reason, &ending.detail, self.out.tail());
+        }
         // From here on nothing new arrives.
         self.session.leave(self.location);
         self.session.pressure.clear();
@@ -107,20 +109,11 @@ impl Connection {
         self.engine
             .disconnected(&self.client, had_will, self.state, will)
             .await;
-    }
-
-    async fn say_farewell(&mut self, ending: &Ending) {
-        if let Some(reason) = ending.reason {
-            encode::disconnect(self.client.version, reason, &ending.detail, self.out.tail());
-        }
-        let (out, transport) = (&mut self.out, &mut self.transport);
-        let farewell = async {
-            poll_fn(|context| out.poll_write(context, transport)).await?;
-            poll_fn(|context| transport.poll_shutdown(context)).await
-        };
-        if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, farewell).await {
-            tracing::trace!(client = %self.client.id, %error, "farewell was not sent");
-        }
+        // An end of the broker must not wait for its clients.
+        let unexpected = ending
+            .reason
+            .is_some_and(|reason| reason != ReasonCode::ServerShuttingDown);
+        say_farewell(self.out, self.transport, unexpected).await;
     }
 
     /// What was taken in goes its way, though nobody is left to be told.
@@ -203,5 +196,20 @@ impl Connection {
         if let Err(error) = self.sending.finish(&self.engine).await {
             tracing::warn!(client = %self.client.id, %error, "settlements are lost, messages will be repeated");
         }
+    }
+}
+
+/// Sends what is left to be sent. If the client does not expect the end, what it still sends is read and forgotten for a
+/// while: closing at once would make its system discard what it has not read, our farewell included.
+async fn say_farewell(mut out: Outgoing, mut transport: Transport, unexpected: bool) {
+    let farewell = async {
+        poll_fn(|context| out.poll_write(context, &mut transport)).await?;
+        poll_fn(|context| transport.poll_shutdown(context)).await?;
+        let mut forgotten = [0; 1024];
+        while unexpected && poll_fn(|context| transport.poll_read(context, &mut forgotten)).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, farewell).await {
+        tracing::trace!(%error, "farewell was not sent");
     }
 }

@@ -62,26 +62,48 @@ struct Introduced {
 
 /// Carries a connection from its beginning to its end.
 pub(crate) async fn serve(shard: Rc<Shard>, accepted: Box<Accepted>) {
+    let engine = Arc::clone(&shard.engine);
+    // Boxed, so that its memory is given back when the client is let in.
+    let let_in = Box::pin(let_in(&shard, *accepted)).await;
+    drop(shard);
+    match let_in {
+        Some(connection) => {
+            engine.stats.connected.inc();
+            engine.stats.connections.inc();
+            connection.run().await;
+            engine.stats.connections.dec();
+        }
+        None => drop(engine.stats.not_connected.inc()),
+    }
+}
+
+/// Finds out who the client is, and lets it in or tells it why not.
+async fn let_in(shard: &Rc<Shard>, accepted: Accepted) -> Option<Box<Connection>> {
     let Accepted {
         stream,
         peer,
         listener,
         permit,
-    } = *accepted;
-    let engine = Arc::clone(&shard.engine);
-    let timeout = engine.limits.load().connect_timeout;
+    } = accepted;
+    let timeout = shard.engine.limits.load().connect_timeout;
+    let refuse_with = async |transport: Option<Transport>, client: &str, refused: Refused| {
+        tracing::info!(
+            listener = %listener.name,
+            %peer,
+            client,
+            reason = refused.reason.text(),
+            detail = refused.detail,
+            "connection refused"
+        );
+        refuse(transport, &refused).await;
+        None
+    };
     let introduced = match tokio::time::timeout(timeout, introduce(stream, &listener)).await {
         Ok(Ok(introduced)) => introduced,
-        Ok(Err((transport, refused))) => {
-            engine.stats.not_connected.inc();
-            tracing::info!(listener = %listener.name, %peer, reason = refused.reason.text(), detail = refused.detail,
-                "connection refused");
-            return refuse(transport, &refused).await;
-        }
+        Ok(Err((transport, refused))) => return refuse_with(transport, "", refused).await,
         Err(_) => {
-            engine.stats.not_connected.inc();
             tracing::debug!(listener = %listener.name, %peer, "no CONNECT arrived in time");
-            return;
+            return None;
         }
     };
     let Introduced {
@@ -90,27 +112,9 @@ pub(crate) async fn serve(shard: Rc<Shard>, accepted: Box<Accepted>) {
         rest,
     } = introduced;
     let client_id = connect.client_id.clone();
-    match welcome(&shard, &mut transport, connect, &listener, peer).await {
-        Ok(welcomed) => {
-            engine.stats.connected.inc();
-            engine.stats.connections.inc();
-            let connection = welcomed.connection(&shard, transport, rest, permit);
-            // Boxed, so that the memory of the handshake is given back.
-            Box::pin(connection.run()).await;
-            engine.stats.connections.dec();
-        }
-        Err(refused) => {
-            engine.stats.not_connected.inc();
-            tracing::info!(
-                listener = %listener.name,
-                %peer,
-                client = client_id,
-                reason = refused.reason.text(),
-                detail = refused.detail,
-                "connection refused"
-            );
-            refuse(Some(transport), &refused).await;
-        }
+    match welcome(shard, &mut transport, connect, &listener, peer).await {
+        Ok(welcomed) => Some(Box::new(welcomed.connection(shard, transport, rest, permit))),
+        Err(refused) => refuse_with(Some(transport), &client_id, refused).await,
     }
 }
 

@@ -110,9 +110,10 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Carries the connection to its end.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(mut self: Box<Self>) {
         let ending = poll_fn(|context| self.poll(context)).await;
-        self.end(ending).await;
+        // Boxed, so that a connection does not hold the memory of its end all its life.
+        Box::pin((*self).end(ending)).await;
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Ending> {

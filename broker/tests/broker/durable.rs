@@ -156,3 +156,50 @@ async fn a_port_in_use_is_named() {
     assert_eq!(error.source.kind(), std::io::ErrorKind::AddrInUse);
     assert!(error.to_string().contains(&broker.address.to_string()), "{error}");
 }
+
+#[tokio::test]
+async fn below_the_watermark_publishes_are_refused_and_settlements_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = start(&directory).await;
+    let (mut reader, _) = Client::connect(broker.address, back("reader")).await;
+    reader.subscribe("t", QoS::AtLeastOnce).await;
+    reader.disconnect().await;
+    let mut publisher = Client::clean(broker.address, "p").await;
+    publisher.publish("t", "before").await;
+    broker.stop().await;
+
+    // No disk has so much room.
+    let full = foreshore_store::StoreOptions {
+        free_space_watermark: u64::MAX,
+        ..Default::default()
+    };
+    let storage = foreshore_broker::Storage::Directory {
+        path: directory.path().to_owned(),
+        options: full,
+    };
+    let broker = TestBroker::start_with(foreshore_broker::Options {
+        storage,
+        ..crate::options()
+    })
+    .await;
+    let mut publisher = Client::clean(broker.address, "p").await;
+    assert_eq!(
+        publisher.publish("t", "refused").await,
+        v5::PublishAckReason::QuotaExceeded
+    );
+    let twice = publish("t", "refused", QoS::ExactlyOnce, 4);
+    assert_eq!(
+        publisher.publish_packet(twice).await,
+        v5::PublishAckReason::QuotaExceeded
+    );
+    let (mut reader, ack) = Client::connect(broker.address, back("reader")).await;
+    assert!(ack.session_present);
+    assert_eq!(reader.take().await, "before");
+    reader.disconnect().await;
+    let ledger = broker.handle.ledger().await.unwrap();
+    let line = ledger.iter().find(|line| line.path == "session/reader").unwrap();
+    assert!(
+        line.balances() && (line.delivered, line.waiting) == (1, 0),
+        "{line:?}"
+    );
+}
