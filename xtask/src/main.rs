@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod arrows;
-mod bench;
 mod generate;
 mod graph;
 mod shell;
@@ -28,8 +27,6 @@ enum Task {
     Generate(generate::Options),
     /// Draw the crate arrows as a Mermaid diagram.
     Graph,
-    /// Measure against a peer and print the ratios.
-    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -37,7 +34,6 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Generate(options) => generate::run(&options),
         Task::Graph => graph::print(),
-        Task::Bench(options) => bench::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

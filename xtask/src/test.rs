@@ -39,8 +39,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 
     tools::debian()?;
-    let python = tools::python()?;
-    let node = tools::node()?;
     let oracle = tools::oracle()?;
 
     // The process tests start the binary; building it first shows a broken build before any test runs.
@@ -51,8 +49,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     generate::check()?;
     let mut tests = shell::cargo(&["test", "--workspace", "--locked", "--quiet"]);
     tests
-        .env("FORESHORE_TEST_PYTHON", &python)
-        .env("FORESHORE_TEST_NODE", &node)
         .env("FORESHORE_ORACLE", &oracle)
         .env("FORESHORE_TEST_FULL", if options.full { "1" } else { "" });
     shell::run("tests", &mut tests)

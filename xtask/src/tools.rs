@@ -7,23 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell;
 
 /// Debian packages by the program that shows that they are installed.
-const DEBIAN: &[(&str, &str)] = &[
-    ("mosquitto", "mosquitto"),
-    ("mosquitto_pub", "mosquitto-clients"),
-    ("cmake", "cmake"),
-    ("lighttpd", "lighttpd"),
-];
-
-/// Python peers that others wrote, each pinned to the version that the tests were written against.
-const PYTHON: &[&str] = &[
-    "asyncua==2.1.0",
-    "ipycam==1.3.0",
-    "paho-mqtt==2.1.0",
-    "onvif-zeep-async==4.2.1",
-];
-
-/// Node.js peers that others wrote.
-const NODE: &[&str] = &["node-opcua@2.186.4"];
+const DEBIAN: &[(&str, &str)] = &[("mosquitto", "mosquitto"), ("mosquitto_pub", "mosquitto-clients")];
 
 /// Version of cargo-deny that `deny.toml` was written for.
 const CARGO_DENY: &str = "0.20.2";
@@ -59,52 +43,6 @@ pub(crate) fn debian() -> Result<()> {
 
 fn installed_anywhere(program: &str) -> bool {
     shell::is_installed(program) || PathBuf::from("/usr/sbin").join(program).is_file()
-}
-
-/// Makes the Python environment of the test peers and returns its interpreter.
-pub(crate) fn python() -> Result<PathBuf> {
-    let environment = shell::cache()?.join("python");
-    let stamp = environment.join(".installed");
-    let interpreter = environment.join("bin/python");
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == PYTHON.join("\n")) {
-        return Ok(interpreter);
-    }
-    let directory = environment.to_string_lossy().into_owned();
-    shell::run(
-        "python environment",
-        &mut shell::command("python3", &["-m", "venv", &directory]),
-    )?;
-    let mut arguments = vec!["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-    arguments.extend(PYTHON);
-    shell::run(
-        "python peers",
-        &mut shell::command(&interpreter.to_string_lossy(), &arguments),
-    )?;
-    fs::write(&stamp, PYTHON.join("\n")).context("python environment: stamp")?;
-    Ok(interpreter)
-}
-
-/// Installs the Node.js peers and returns the directory that holds `node_modules`.
-pub(crate) fn node() -> Result<PathBuf> {
-    let directory = shell::cache()?.join("node");
-    let stamp = directory.join(".installed");
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == NODE.join("\n")) {
-        return Ok(directory);
-    }
-    fs::create_dir_all(&directory).context("node peers: directory")?;
-    let prefix = directory.to_string_lossy().into_owned();
-    let mut arguments = vec![
-        "install",
-        "--no-audit",
-        "--no-fund",
-        "--silent",
-        "--prefix",
-        &prefix,
-    ];
-    arguments.extend(NODE);
-    shell::run("node peers", &mut shell::command("npm", &arguments))?;
-    fs::write(&stamp, NODE.join("\n")).context("node peers: stamp")?;
-    Ok(directory)
 }
 
 /// Builds cargo-deny into the cache and returns the program.
