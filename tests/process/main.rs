@@ -10,7 +10,7 @@ use plant::{Plant, wait_until};
 use serde_json::Value;
 
 /// Long enough for a loaded machine to start everything.
-const START: Duration = Duration::from_secs(90);
+const START: Duration = Duration::from_secs(180);
 
 #[test]
 fn a_bottling_line_flows_from_its_opc_ua_server_to_the_cloud_and_every_path_balances() {

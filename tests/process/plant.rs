@@ -6,6 +6,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,11 +17,16 @@ use serde_json::Value;
 /// Token of the example's JSON API.
 const API_TOKEN: &str = "example-api-token-0123456789abcdef";
 
+/// One plant at a time: each is a whole system, and a small machine starts several very slowly.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// A running `foreshore up`.
 pub(crate) struct Plant {
     folder: tempfile::TempDir,
     child: Option<Child>,
     http: u16,
+    /// Given back last.
+    _turn: MutexGuard<'static, ()>,
 }
 
 #[derive(Deserialize)]
@@ -55,6 +61,8 @@ fn foreshore() -> Command {
 impl Plant {
     /// Starts the example on free ports.
     pub(crate) fn start() -> Self {
+        // A test that failed has left nothing that this one uses.
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
         let manifests = folder.path().join("manifests");
         fs::create_dir(&manifests).unwrap();
@@ -76,6 +84,7 @@ impl Plant {
             folder,
             child: None,
             http: ports[2].1,
+            _turn: turn,
         };
         plant.run();
         plant

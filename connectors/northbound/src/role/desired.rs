@@ -136,7 +136,9 @@ impl Scene<'_> {
         let in_namespace = |plan: &&ConnectionPlan| plan.namespace == namespace;
         let brokers = self.held.connections.values().filter(in_namespace);
         let named = references(&document, &|field| field == "brokerRef");
-        let brokers = brokers.filter(|plan| named.contains(&plan.broker));
+        // A link to a cloud brings commands to the assets of any broker of the namespace.
+        let all = endpoint.spec.cloud.is_some();
+        let brokers = brokers.filter(|plan| all || named.contains(&plan.broker));
         let setup = EndpointSetup {
             endpoint: endpoint.clone(),
             secrets: Secrets(Arc::new(secrets.collect())),
