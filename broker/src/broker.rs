@@ -350,10 +350,30 @@ impl Handle {
             Some(committer) => blocking(move || committer.stop().map_err(Error::from)).await,
             None => Ok(()),
         };
-        // From here on another process may open the store.
-        self.inner.engine.open_store.write().take();
+        let store = self.inner.engine.open_store.write().take();
+        if let Some(store) = store {
+            // A read that is under way holds the store too; whoever is last to
+            // let go closes it, so wait to be the last.
+            let closed = tokio::time::timeout(within, close(store)).await;
+            if closed.is_err() {
+                tracing::warn!("the store is still being read and stays locked until that ends");
+            }
+        }
         stopped
     }
+}
+
+/// Waits until `store` has no other owner, then closes it: when this returns,
+/// another broker can open the directory.
+async fn close(mut store: SharedStore) -> Result<(), Error> {
+    while Arc::get_mut(&mut store).is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    blocking(move || {
+        drop(store);
+        Ok(())
+    })
+    .await
 }
 
 impl Inner {
