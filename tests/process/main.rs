@@ -57,9 +57,13 @@ fn a_command_writes_a_value_and_calls_a_method() {
     assert!(called.status.success(), "{called:?}");
     let written = plant.invoke("bottling/filler", "control/write-speed", "275.5");
     assert!(written.status.success(), "{written:?}");
-    let read = plant.invoke("bottling/filler", "control/read-speed", "null");
-    let output = String::from_utf8_lossy(&read.stdout).into_owned();
-    assert!(read.status.success() && output.contains("275.5"), "{read:?}");
+    // The machine shows a new speed with its next scan, like a controller.
+    let shown = wait_until(Duration::from_secs(30), || {
+        let read = plant.invoke("bottling/filler", "control/read-speed", "null");
+        assert!(read.status.success(), "{read:?}");
+        String::from_utf8_lossy(&read.stdout).contains("275.5")
+    });
+    assert!(shown);
     let refused = plant.invoke("bottling/filler", "control/write-speed", "100000");
     let why =
         String::from_utf8_lossy(&refused.stdout).into_owned() + &String::from_utf8_lossy(&refused.stderr);

@@ -1,4 +1,6 @@
 //! The bottling line as an OPC UA server.
+//!
+//! Like a controller with a scan cycle, it shows what was written or called with its next step, not at once.
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
