@@ -73,9 +73,9 @@ const LAYERS: &[Layer] = &[
         within: &[],
     },
     Layer {
-        name: "the binary",
-        crates: &["foreshore", "xtask"],
-        within: &[],
+        name: "the binary and tools",
+        crates: &["foreshore", "foreshore-peers", "xtask"],
+        within: &[("xtask", "foreshore-peers")],
     },
 ];
 

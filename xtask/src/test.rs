@@ -40,6 +40,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     tools::debian()?;
     let oracle = tools::oracle()?;
+    foreshore_peers::python();
+    foreshore_peers::node();
 
     // The process tests start the binary; building it first shows a broken build before any test runs.
     shell::run(

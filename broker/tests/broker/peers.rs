@@ -1,13 +1,10 @@
 //! Clients that others wrote: Debian's mosquitto clients, and paho-mqtt from PyPI.
 
-use std::{path::PathBuf, process::Stdio};
+use std::process::Stdio;
 
 use tokio::process::Command;
 
 use crate::{TestBroker, client::GENEROUS};
-
-/// Version of paho-mqtt that the tests are written for.
-const PAHO: &str = "paho-mqtt==2.1.0";
 
 async fn run(mut command: Command) -> String {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
@@ -75,28 +72,6 @@ async fn mosquittos_clients_speak_with_it_in_all_versions() {
     assert_eq!(run(mosquitto("mosquitto_sub", &broker, &all)).await, "0\n1\n2\n");
 }
 
-/// A Python with paho-mqtt, installed at the first use.
-async fn python() -> PathBuf {
-    let cache = std::env::var_os("FORESHORE_CACHE")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            PathBuf::from(std::env::var_os("HOME").expect("a home directory")).join(".cache/foreshore")
-        });
-    let environment = cache.join("python-paho");
-    let python = environment.join("bin/python");
-    let ready = environment.join(PAHO);
-    if !ready.exists() {
-        let mut venv = Command::new("python3");
-        venv.args(["-m", "venv"]).arg(&environment);
-        run(venv).await;
-        let mut install = Command::new(&python);
-        install.args(["-m", "pip", "install", "--quiet", PAHO]);
-        run(install).await;
-        std::fs::write(ready, "").unwrap();
-    }
-    python
-}
-
 const SCRIPT: &str = r#"
 import sys, queue
 import paho.mqtt.client as mqtt
@@ -157,7 +132,9 @@ print("done")
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pahos_client_speaks_version_five_with_it() {
-    let python = python().await;
+    let python = tokio::task::spawn_blocking(foreshore_peers::python)
+        .await
+        .unwrap();
     let broker = TestBroker::start().await;
     let mut script = Command::new(python);
     script.args(["-c", SCRIPT, &broker.address.port().to_string()]);

@@ -1,0 +1,102 @@
+//! Installs peers into the cache.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use ring::digest;
+
+/// A Python interpreter that has every package of `requirements.txt`.
+///
+/// # Panics
+/// When it can't be installed.
+#[must_use]
+pub fn python() -> PathBuf {
+    let requirements = folder().join("requirements.txt");
+    let environment = installed("python", &requirements, |environment| {
+        run(Command::new("python3").args(["-m", "venv"]).arg(environment));
+        run(Command::new(environment.join("bin/python"))
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "-r",
+            ])
+            .arg(&requirements));
+    });
+    environment.join("bin/python")
+}
+
+/// A folder with the `node_modules` of `package.json`: the working directory of scripts for Node.
+///
+/// # Panics
+/// When they can't be installed.
+#[must_use]
+pub fn node() -> PathBuf {
+    let package = folder().join("package.json");
+    installed("node", &package, |environment| {
+        fs::create_dir_all(environment).expect("the cache can be written");
+        fs::copy(&package, environment.join("package.json")).expect("the cache can be written");
+        run(Command::new("npm")
+            .args([
+                "install",
+                "--no-package-lock",
+                "--no-audit",
+                "--no-fund",
+                "--silent",
+            ])
+            .current_dir(environment));
+    })
+}
+
+/// The path of a script in `scripts/`.
+#[must_use]
+pub fn script(name: &str) -> PathBuf {
+    folder().join("scripts").join(name)
+}
+
+fn folder() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The folder of what a file asks for; installed under a lock, since tests of several crates may come at once.
+fn installed(kind: &str, asked: &Path, install: impl FnOnce(&Path)) -> PathBuf {
+    let text = fs::read(asked).expect("the list of packages can be read");
+    let name = hex::encode(&digest::digest(&digest::SHA256, &text).as_ref()[..6]);
+    let cache = std::env::var_os("FORESHORE_CACHE").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").expect("a home directory")).join(".cache/foreshore"),
+        PathBuf::from,
+    );
+    let environment = cache.join(format!("{kind}-peers-{name}"));
+    let ready = environment.join("ready");
+    fs::create_dir_all(&cache).expect("the cache can be written");
+    let lock = fs::File::create(cache.join(format!("{kind}-peers.lock"))).expect("the cache can be written");
+    lock.lock().expect("the cache can be locked");
+    if !ready.exists() {
+        eprintln!("    installing peers of tests: {}", asked.display());
+        // What an interrupted installation left is not trusted.
+        if environment.exists() {
+            fs::remove_dir_all(&environment).expect("the cache can be written");
+        }
+        install(&environment);
+        fs::write(&ready, "").expect("the cache can be written");
+    }
+    environment
+}
+
+fn run(command: &mut Command) {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
