@@ -40,8 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     tools::debian()?;
     let oracle = tools::oracle()?;
-    foreshore_peers::python();
-    foreshore_peers::node();
+    drop((foreshore_peers::python(), foreshore_peers::node()));
 
     // The process tests start the binary; building it first shows a broken build before any test runs.
     shell::run(
