@@ -1,7 +1,7 @@
 //! Who may ask: HTTP Digest (RFC 7616) and WS-UsernameToken (password digest).
 
 use axum::{
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -40,8 +40,9 @@ pub(super) struct Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         match self.challenge {
+            // A client of either kind finds what it looks for (ONVIF Core, 5.9.2).
             Some(challenge) => {
-                (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)]).into_response()
+                ([(header::WWW_AUTHENTICATE, challenge)], Fault::not_authorized()).into_response()
             }
             None => Fault::not_authorized().into_response(),
         }
@@ -109,8 +110,8 @@ impl Verifier {
         if field("username") != user || field("nonce") != self.nonce || !uri.ends_with(path) {
             return false;
         }
-        let first = hex(Md5::digest(format!("{user}:camera:{password}")).as_slice());
-        let second = hex(Md5::digest(format!("{method}:{uri}")).as_slice());
+        let first = hex::encode(Md5::digest(format!("{user}:camera:{password}")));
+        let second = hex::encode(Md5::digest(format!("{method}:{uri}")));
         let expected = Md5::digest(format!(
             "{first}:{}:{}:{}:{}:{second}",
             self.nonce,
@@ -118,7 +119,7 @@ impl Verifier {
             field("cnonce"),
             field("qop")
         ));
-        hex(expected.as_slice()) == field("response")
+        hex::encode(expected) == field("response")
     }
 }
 
@@ -137,8 +138,4 @@ fn token_fits(token: &UsernameToken, user: &str, password: &str, now: Timestamp)
     digest.update(token.created.as_bytes());
     digest.update(password.as_bytes());
     STANDARD.encode(digest.finalize()) == token.password
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -39,7 +39,7 @@ pub(super) fn answer(camera: &Camera, request: &Request) -> Result<String, Fault
         "GetHostname" => Ok("<tds:GetHostnameResponse><tds:HostnameInformation><tt:FromDHCP>false</tt:FromDHCP>\
              <tt:Name>line-camera</tt:Name></tds:HostnameInformation></tds:GetHostnameResponse>"
             .to_owned()),
-        "GetNetworkInterfaces" => Ok("<tds:GetNetworkInterfacesResponse/>".to_owned()),
+        "GetNetworkInterfaces" => Ok(network_interfaces(camera)),
         operation => Err(Fault::not_supported(operation)),
     }
 }
@@ -60,6 +60,19 @@ fn date_and_time(camera: &Camera) -> String {
         "<tds:GetSystemDateAndTimeResponse><tds:SystemDateAndTime><tt:DateTimeType>NTP</tt:DateTimeType>\
          <tt:DaylightSavings>false</tt:DaylightSavings><tt:TimeZone><tt:TZ>UTC0</tt:TZ></tt:TimeZone>\
          <tt:UTCDateTime>{stamp}</tt:UTCDateTime></tds:SystemDateAndTime></tds:GetSystemDateAndTimeResponse>"
+    )
+}
+
+/// The one interface, with a locally administered hardware address that the seed makes its own.
+fn network_interfaces(camera: &Camera) -> String {
+    let [.., a, b, c, d, e] = camera.options.seed.to_be_bytes();
+    let address = camera.address.ip();
+    format!(
+        "<tds:GetNetworkInterfacesResponse><tds:NetworkInterfaces token=\"eth0\"><tt:Enabled>true</tt:Enabled>\
+         <tt:Info><tt:Name>eth0</tt:Name><tt:HwAddress>02:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}</tt:HwAddress>\
+         <tt:MTU>1500</tt:MTU></tt:Info><tt:IPv4><tt:Enabled>true</tt:Enabled><tt:Config><tt:Manual>\
+         <tt:Address>{address}</tt:Address><tt:PrefixLength>8</tt:PrefixLength></tt:Manual><tt:DHCP>false</tt:DHCP>\
+         </tt:Config></tt:IPv4></tds:NetworkInterfaces></tds:GetNetworkInterfacesResponse>"
     )
 }
 

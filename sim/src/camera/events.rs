@@ -105,24 +105,26 @@ impl Hub {
     }
 }
 
-fn later(now: Timestamp, duration: Duration) -> Timestamp {
+/// A time after another.
+pub(super) fn later(now: Timestamp, duration: Duration) -> Timestamp {
     let duration = SignedDuration::try_from(duration).unwrap_or(SignedDuration::from_secs(60));
     now.saturating_add(duration).unwrap_or(now)
 }
 
-/// Reads an XML duration such as `PT60S`, or an absolute time.
+/// Reads an XML duration such as `PT60S`.
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    let span: Span = text.parse().ok()?;
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+    Duration::try_from(duration).ok()
+}
+
+/// Reads an XML duration, or an absolute time.
 fn lifetime(text: Option<&str>, now: Timestamp) -> Duration {
-    let parse = |text: &str| {
-        let span: Result<Span, _> = text.parse();
-        let relative = span
-            .ok()
-            .and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
-        let absolute = || text.parse::<Timestamp>().ok().map(|at| at.duration_since(now));
-        relative
-            .or_else(absolute)
-            .and_then(|duration| Duration::try_from(duration).ok())
+    let absolute = |text: &str| {
+        let at: Timestamp = text.parse().ok()?;
+        Duration::try_from(at.duration_since(now)).ok()
     };
-    text.and_then(parse)
+    text.and_then(|text| duration(text).or_else(|| absolute(text)))
         .unwrap_or(DEFAULT_LIFETIME)
         .min(Duration::from_secs(3600))
 }
@@ -198,7 +200,13 @@ const PROPERTIES: &str = "<tev:GetEventPropertiesResponse>\
     <tns1:VideoSource><MotionAlarm wstop:topic=\"true\"><tt:MessageDescription IsProperty=\"true\">\
     <tt:Source><tt:SimpleItemDescription Name=\"Source\" Type=\"tt:ReferenceToken\"/></tt:Source>\
     <tt:Data><tt:SimpleItemDescription Name=\"State\" Type=\"xs:boolean\"/></tt:Data></tt:MessageDescription>\
-    </MotionAlarm></tns1:VideoSource></wstop:TopicSet></tev:GetEventPropertiesResponse>";
+    </MotionAlarm></tns1:VideoSource></wstop:TopicSet>\
+    <wsnt:TopicExpressionDialect>http://www.onvif.org/ver10/tev/topicExpression/ConcreteSet</wsnt:TopicExpressionDialect>\
+    <wsnt:TopicExpressionDialect>http://docs.oasis-open.org/wsn/t-1/TopicExpression/Concrete</wsnt:TopicExpressionDialect>\
+    <tev:MessageContentFilterDialect>http://www.onvif.org/ver10/tev/messageContentFilter/ItemFilter\
+    </tev:MessageContentFilterDialect>\
+    <tev:MessageContentSchemaLocation>http://www.onvif.org/onvif/ver10/schema/onvif.xsd</tev:MessageContentSchemaLocation>\
+    </tev:GetEventPropertiesResponse>";
 
 async fn pull(camera: &Camera, request: &Request, point: u64) -> Result<String, Fault> {
     let wait = lifetime(request.value("Timeout"), camera.now()).min(MAX_WAIT);

@@ -8,6 +8,7 @@ use axum::{
 };
 use quick_xml::{
     XmlVersion,
+    escape::{escape, resolve_predefined_entity},
     events::{BytesStart, Event},
     name::ResolveResult,
     reader::NsReader,
@@ -26,6 +27,8 @@ pub(super) const NOTIFICATION: &str = "http://docs.oasis-open.org/wsn/b-2";
 
 /// Elements deeper than this are refused.
 const MAX_DEPTH: usize = 64;
+/// Attributes of an element beyond these are not looked at.
+const MAX_ATTRIBUTES: usize = 64;
 
 /// What a client asked.
 #[derive(Debug, Default)]
@@ -54,26 +57,34 @@ impl Request {
     pub(super) fn parse(body: &[u8]) -> Result<Self, String> {
         let body = std::str::from_utf8(body).map_err(|error| format!("request is not UTF-8: {error}"))?;
         let mut reader = NsReader::from_str(body);
-        reader.config_mut().trim_text(true);
         let mut request = Self::default();
         let mut path: Vec<String> = Vec::new();
+        // Comes in pieces, around references.
+        let mut text = String::new();
         loop {
             match reader.read_resolved_event() {
                 Err(error) => return Err(format!("request is not well-formed XML: {error}")),
                 Ok((namespace, Event::Start(element))) => {
                     request.enter(&mut path, &namespace, &element)?;
+                    text.clear();
                 }
                 Ok((namespace, Event::Empty(element))) => {
                     request.enter(&mut path, &namespace, &element)?;
                     path.pop();
                 }
                 Ok((_, Event::End(_))) => {
+                    if !text.trim().is_empty() {
+                        request.text(&path, text.trim());
+                    }
+                    text.clear();
                     path.pop();
                 }
-                Ok((_, Event::Text(text))) => {
-                    let text = text.xml_content(XmlVersion::Implicit1_0);
-                    request.text(&path, &text);
-                }
+                Ok((_, Event::Text(part))) => text.push_str(&part.xml_content(XmlVersion::Implicit1_0)),
+                Ok((_, Event::CData(part))) => text.push_str(&part),
+                Ok((_, Event::GeneralRef(reference))) => match reference.resolve_char_ref() {
+                    Ok(Some(character)) => text.push(character),
+                    _ => text.push_str(resolve_predefined_entity(&reference).unwrap_or_default()),
+                },
                 Ok((_, Event::Eof)) => break,
                 Ok(_) => {}
             }
@@ -108,10 +119,13 @@ impl Request {
             }
             ["Envelope", "Body", _, inner @ ..] => {
                 let key = inner.join("/");
-                for attribute in element.attributes().flatten() {
+                let mut attributes = element.attributes();
+                for attribute in attributes.with_checks(false).flatten().take(MAX_ATTRIBUTES) {
                     let name = attribute.key.local_name().as_ref().to_owned();
-                    let value = attribute.value.into_owned();
-                    self.values.insert(format!("{key}@{name}"), value);
+                    let value = attribute.normalized_value(XmlVersion::Implicit1_0);
+                    let value =
+                        value.map_err(|error| format!("request has a malformed attribute: {error}"))?;
+                    self.values.insert(format!("{key}@{name}"), value.into_owned());
                 }
             }
             _ => {}
@@ -202,15 +216,10 @@ impl IntoResponse for Fault {
              <s:Reason><s:Text xml:lang=\"en\">{}</s:Text></s:Reason></s:Fault>",
             self.code,
             self.subcode,
-            escape(&self.reason)
+            escape(self.reason.as_str())
         );
         (self.status, envelope(&body)).into_response()
     }
-}
-
-/// Escapes text for an element or attribute.
-pub(super) fn escape(text: &str) -> String {
-    quick_xml::escape::escape(text).into_owned()
 }
 
 /// Wraps a body.
@@ -218,7 +227,7 @@ pub(super) fn envelope(body: &str) -> impl IntoResponse + use<> {
     let envelope = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?><s:Envelope xmlns:s=\"http://www.w3.org/2003/05/soap-envelope\" \
          xmlns:wsa=\"http://www.w3.org/2005/08/addressing\" xmlns:ter=\"http://www.onvif.org/ver10/error\" \
-         xmlns:tt=\"http://www.onvif.org/ver10/schema\" xmlns:tds=\"{DEVICE}\" xmlns:trt=\"{MEDIA}\" \
+         xmlns:xs=\"http://www.w3.org/2001/XMLSchema\" xmlns:tt=\"http://www.onvif.org/ver10/schema\" xmlns:tds=\"{DEVICE}\" xmlns:trt=\"{MEDIA}\" \
          xmlns:tptz=\"{PTZ}\" xmlns:tev=\"{EVENTS}\" xmlns:wsnt=\"{NOTIFICATION}\" \
          xmlns:tns1=\"http://www.onvif.org/ver10/topics\"><s:Body>{body}</s:Body></s:Envelope>"
     );
