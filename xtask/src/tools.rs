@@ -7,7 +7,12 @@ use anyhow::{Context, Result, bail};
 use crate::shell;
 
 /// Debian packages by the program that shows that they are installed.
-const DEBIAN: &[(&str, &str)] = &[("mosquitto", "mosquitto"), ("mosquitto_pub", "mosquitto-clients")];
+const DEBIAN: &[(&str, &str)] = &[
+    ("faketime", "faketime"),
+    ("lighttpd", "lighttpd"),
+    ("mosquitto", "mosquitto"),
+    ("mosquitto_pub", "mosquitto-clients"),
+];
 
 /// Version of cargo-deny that `deny.toml` was written for.
 const CARGO_DENY: &str = "0.20.2";

@@ -1,32 +1,31 @@
-//! Commands: PTZ, and what a camera tells about itself.
+//! Commands: which there are, what they take, and those that are no movements.
 
 use foreshore_connector_sdk::{Invocation, plan::AssetPlan};
 use foreshore_crds::v1alpha1::asset::{Action, OnvifAction, OnvifOperation};
 use foreshore_record::{CommandError, CommandErrorCode, CommandOutcome};
+use quick_xml::escape::escape;
 use reqwest::Url;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, map::Entry};
 
 use crate::{
-    camera::{DEVICE, IMAGING, PTZ},
+    camera::{DEVICE, IMAGING, Profile},
     client::Error,
     link::Shared,
-    xml::{Element, escape},
+    ptz::{self, AXES},
+    xml::Element,
 };
 
-/// Members of a request that move the head.
-const AXES: [&str; 3] = ["pan", "tilt", "zoom"];
+/// Namespace of ONVIF's common types.
+pub(crate) const SCHEMA: &str = "http://www.onvif.org/ver10/schema";
 
-/// Operations that [`invoke`] carries out.
-pub(crate) fn is_supported(operation: OnvifOperation) -> bool {
-    !matches!(
-        operation,
-        OnvifOperation::SetImagingSettings
-            | OnvifOperation::SetRelayOutputState
-            | OnvifOperation::GetProfiles
-            | OnvifOperation::GetStreamUri
-            | OnvifOperation::SendAuxiliaryCommand
-    )
-}
+/// Settings of a picture that are numbers, in the order of the schema, with the members of a request that set them;
+/// `IrCutFilter` stands before the last.
+const IMAGING_NUMBERS: [(&str, &str); 4] = [
+    ("brightness", "Brightness"),
+    ("colorSaturation", "ColorSaturation"),
+    ("contrast", "Contrast"),
+    ("sharpness", "Sharpness"),
+];
 
 /// The schema of an operation's request.
 pub(crate) fn request_schema(operation: OnvifOperation) -> Value {
@@ -40,6 +39,7 @@ pub(crate) fn request_schema(operation: OnvifOperation) -> Value {
         axes.collect::<Map<_, _>>()
     };
     let object = |properties: Map<String, Value>| json!({ "type": ["object", "null"], "properties": properties, "additionalProperties": false });
+    let needs = |name: &str, properties: Value| json!({ "type": "object", "properties": properties, "required": [name], "additionalProperties": false });
     let preset = || json!({ "type": "string", "minLength": 1, "maxLength": 64 });
     match operation {
         OnvifOperation::AbsoluteMove => object(axes([-1.0, -1.0, 0.0])),
@@ -59,6 +59,23 @@ pub(crate) fn request_schema(operation: OnvifOperation) -> Value {
             ("preset".to_owned(), preset()),
             ("name".to_owned(), preset()),
         ])),
+        OnvifOperation::SendAuxiliaryCommand => needs("command", json!({ "command": preset() })),
+        OnvifOperation::SetRelayOutputState => {
+            let mut schema = needs(
+                "relay",
+                json!({ "relay": preset(), "active": { "type": "boolean" } }),
+            );
+            schema["required"] = json!(["relay", "active"]);
+            schema
+        }
+        OnvifOperation::SetImagingSettings => {
+            let numbers = IMAGING_NUMBERS.iter();
+            let mut properties: Map<_, _> = numbers
+                .map(|(member, _)| ((*member).to_owned(), json!({ "type": "number" })))
+                .collect();
+            properties.insert("irCutFilter".to_owned(), json!({ "enum": ["ON", "OFF", "AUTO"] }));
+            json!({ "type": "object", "properties": properties, "minProperties": 1, "additionalProperties": false })
+        }
         _ => json!({ "type": ["object", "null"], "maxProperties": 0 }),
     }
 }
@@ -70,25 +87,39 @@ pub(crate) async fn invoke(shared: &Shared, invocation: &Invocation) -> CommandO
     let onvif = action.onvif.as_ref().ok_or_else(|| {
         CommandError::new(CommandErrorCode::Internal, "the action names no onvif operation")
     })?;
+    let input = &invocation.input;
     match onvif.operation {
         OnvifOperation::GetDeviceInformation => Ok(to_json(&shared.camera.information)),
-        OnvifOperation::GetSystemDateAndTime => device(shared, "GetSystemDateAndTime").await,
-        OnvifOperation::SystemReboot => device(shared, "SystemReboot").await,
-        OnvifOperation::GetImagingSettings => imaging(shared, onvif).await,
-        OnvifOperation::GetSnapshotUri => {
-            let profile = profile(shared, onvif, false)?;
-            let address = shared
-                .camera
-                .snapshot_address(&shared.client, &profile)
-                .await
-                .map_err(outcome)?;
-            Ok(json!({ "uri": address.as_str() }))
+        OnvifOperation::GetSystemDateAndTime => device(shared, "GetSystemDateAndTime", "").await,
+        OnvifOperation::SystemReboot => device(shared, "SystemReboot", "").await,
+        OnvifOperation::SetRelayOutputState => set_relay(shared, input).await,
+        OnvifOperation::GetImagingSettings | OnvifOperation::SetImagingSettings => {
+            imaging(shared, onvif, input).await
         }
-        operation if is_supported(operation) => ptz(shared, onvif, &invocation.input).await,
-        operation => Err(CommandError::new(
-            CommandErrorCode::InvalidInput,
-            format!("operation {operation:?} is not supported yet"),
-        )),
+        OnvifOperation::GetProfiles => {
+            let profiles = shared.camera.profiles.iter().map(Profile::to_json);
+            Ok(json!({ "profiles": profiles.collect::<Vec<_>>() }))
+        }
+        OnvifOperation::GetSnapshotUri | OnvifOperation::GetStreamUri => {
+            let profile = profile(shared, onvif, false)?;
+            let address = match onvif.operation {
+                OnvifOperation::GetStreamUri => shared.camera.stream_address(&shared.client, &profile).await,
+                _ => shared.camera.snapshot_address(&shared.client, &profile).await,
+            };
+            Ok(json!({ "uri": address.map_err(outcome)?.as_str() }))
+        }
+        OnvifOperation::AbsoluteMove
+        | OnvifOperation::RelativeMove
+        | OnvifOperation::ContinuousMove
+        | OnvifOperation::Stop
+        | OnvifOperation::GetStatus
+        | OnvifOperation::GetPresets
+        | OnvifOperation::GotoPreset
+        | OnvifOperation::SetPreset
+        | OnvifOperation::RemovePreset
+        | OnvifOperation::GotoHomePosition
+        | OnvifOperation::SetHomePosition
+        | OnvifOperation::SendAuxiliaryCommand => ptz::invoke(shared, onvif, input).await,
     }
 }
 
@@ -104,8 +135,8 @@ pub(crate) fn find<'a>(asset: &'a AssetPlan, group: &str, action: &str) -> Optio
         .find(|candidate| candidate.name.as_str() == action)
 }
 
-async fn device(shared: &Shared, operation: &str) -> CommandOutcome {
-    let body = format!("<{operation} xmlns=\"{DEVICE}\"/>");
+async fn device(shared: &Shared, operation: &str, content: &str) -> CommandOutcome {
+    let body = format!("<{operation} xmlns=\"{DEVICE}\">{content}</{operation}>");
     let answer = shared
         .client
         .call(&shared.camera.device, DEVICE, operation, &body)
@@ -114,144 +145,87 @@ async fn device(shared: &Shared, operation: &str) -> CommandOutcome {
     Ok(to_json(&answer))
 }
 
-async fn imaging(shared: &Shared, onvif: &OnvifAction) -> CommandOutcome {
+async fn set_relay(shared: &Shared, input: &Value) -> CommandOutcome {
+    let relay = input.get("relay").and_then(Value::as_str);
+    let relay = relay.ok_or_else(|| invalid("found no relay; the token of one is allowed"))?;
+    let state = match input.get("active").and_then(Value::as_bool) {
+        Some(true) => "active",
+        Some(false) => "inactive",
+        None => return Err(invalid("found no active; true and false are allowed")),
+    };
+    let content = format!(
+        "<RelayOutputToken>{}</RelayOutputToken><LogicalState>{state}</LogicalState>",
+        escape(relay)
+    );
+    device(shared, "SetRelayOutputState", &content)
+        .await
+        .map(|_| Value::Null)
+}
+
+async fn imaging(shared: &Shared, onvif: &OnvifAction, input: &Value) -> CommandOutcome {
     let service = service(shared.camera.imaging.as_ref(), "imaging")?;
     let token = profile(shared, onvif, false)?;
     let profile = shared.camera.profile(Some(&token), false);
     let source = profile.and_then(|profile| profile.video_source.as_deref());
     let source = source.ok_or_else(|| invalid(format!("profile {token:?} has no video source")))?;
+    let (operation, settings) = match onvif.operation {
+        OnvifOperation::SetImagingSettings => ("SetImagingSettings", imaging_settings(input)),
+        _ => ("GetImagingSettings", String::new()),
+    };
     let body = format!(
-        "<GetImagingSettings xmlns=\"{IMAGING}\"><VideoSourceToken>{}</VideoSourceToken></GetImagingSettings>",
+        "<{operation} xmlns=\"{IMAGING}\"><VideoSourceToken>{}</VideoSourceToken>{settings}</{operation}>",
         escape(source)
     );
     let answer = shared
         .client
-        .call(service, IMAGING, "GetImagingSettings", &body)
-        .await
-        .map_err(outcome)?;
-    Ok(to_json(&answer))
-}
-
-async fn ptz(shared: &Shared, onvif: &OnvifAction, input: &Value) -> CommandOutcome {
-    let service = service(shared.camera.ptz.as_ref(), "PTZ")?;
-    let profile = profile(shared, onvif, true)?;
-    let operation = format!("{:?}", onvif.operation);
-    let content = content(onvif, input)?;
-    let body = format!(
-        "<{operation} xmlns=\"{PTZ}\"><ProfileToken>{}</ProfileToken>{content}</{operation}>",
-        escape(&profile)
-    );
-    let answer = shared
-        .client
-        .call(service, PTZ, &operation, &body)
+        .call(service, IMAGING, operation, &body)
         .await
         .map_err(outcome)?;
     Ok(match onvif.operation {
-        OnvifOperation::GetPresets => presets(&answer),
-        OnvifOperation::GetStatus => status(&answer),
-        OnvifOperation::SetPreset => json!({ "preset": answer.text_at(&["PresetToken"]) }),
-        _ => Value::Null,
+        OnvifOperation::SetImagingSettings => Value::Null,
+        _ => to_json(&answer),
     })
 }
 
-/// What stands in the request of a PTZ operation besides the profile.
-fn content(onvif: &OnvifAction, input: &Value) -> Result<String, CommandError> {
-    let preset = || {
-        let given = input.get("preset").and_then(Value::as_str);
-        given.or_else(|| onvif.preset_token.as_ref().map(|token| token.as_str()))
-    };
-    let token = |token: &str| format!("<PresetToken>{}</PresetToken>", escape(token));
-    Ok(match onvif.operation {
-        OnvifOperation::AbsoluteMove => vector("Position", input)?,
-        OnvifOperation::RelativeMove => vector("Translation", input)?,
-        OnvifOperation::ContinuousMove => {
-            // Always with an end: a camera that loses the Stop would turn for ever.
-            let seconds = input.get("seconds").and_then(Value::as_f64);
-            let seconds = seconds.unwrap_or_else(|| onvif.effective_move_timeout().as_secs_f64());
-            format!("{}<Timeout>PT{seconds}S</Timeout>", vector("Velocity", input)?)
+fn imaging_settings(input: &Value) -> String {
+    let mut settings = String::new();
+    for (member, element) in IMAGING_NUMBERS {
+        // The order is that of the schema, which some cameras insist on.
+        if element == "Sharpness"
+            && let Some(filter) = input.get("irCutFilter").and_then(Value::as_str)
+        {
+            settings.push_str(&format!("<tt:IrCutFilter>{}</tt:IrCutFilter>", escape(filter)));
         }
-        OnvifOperation::Stop => "<PanTilt>true</PanTilt><Zoom>true</Zoom>".to_owned(),
-        OnvifOperation::GotoPreset | OnvifOperation::RemovePreset => {
-            token(preset().ok_or_else(|| invalid("neither the request nor the action names a preset"))?)
+        if let Some(value) = input.get(member).and_then(Value::as_f64) {
+            settings.push_str(&format!("<tt:{element}>{value}</tt:{element}>"));
         }
-        OnvifOperation::SetPreset => {
-            let name = input.get("name").and_then(Value::as_str);
-            let name = name
-                .map(|name| format!("<PresetName>{}</PresetName>", escape(name)))
-                .unwrap_or_default();
-            name + &preset().map(token).unwrap_or_default()
-        }
-        _ => String::new(),
-    })
-}
-
-/// A vector of the generic spaces; pan and tilt go together.
-fn vector(element: &str, input: &Value) -> Result<String, CommandError> {
-    const SCHEMA: &str = "http://www.onvif.org/ver10/schema";
-    let [pan, tilt, zoom] = AXES.map(|axis| input.get(axis).and_then(Value::as_f64));
-    if pan.is_none() && tilt.is_none() && zoom.is_none() {
-        return Err(invalid(
-            "found no movement; pan, tilt and zoom are allowed, at least one of them",
-        ));
     }
-    let mut parts = String::new();
-    if pan.is_some() || tilt.is_some() {
-        let (x, y) = (pan.unwrap_or(0.0), tilt.unwrap_or(0.0));
-        parts.push_str(&format!("<PanTilt xmlns=\"{SCHEMA}\" x=\"{x}\" y=\"{y}\"/>"));
-    }
-    if let Some(x) = zoom {
-        parts.push_str(&format!("<Zoom xmlns=\"{SCHEMA}\" x=\"{x}\"/>"));
-    }
-    Ok(format!("<{element}>{parts}</{element}>"))
+    format!("<ImagingSettings xmlns:tt=\"{SCHEMA}\">{settings}</ImagingSettings>")
 }
 
-fn presets(answer: &Element) -> Value {
-    let presets = answer
-        .children
-        .iter()
-        .filter(|child| child.name == "Preset")
-        .map(|preset| json!({ "preset": preset.attribute("token"), "name": preset.text_at(&["Name"]) }));
-    json!({ "presets": presets.collect::<Vec<_>>() })
-}
-
-fn status(answer: &Element) -> Value {
-    let number = |element: Option<&Element>, name: &str| {
-        element
-            .and_then(|element| element.attribute(name))
-            .and_then(|text| text.parse::<f64>().ok())
-    };
-    let position = answer.descendant("Position");
-    let (pan_tilt, zoom) = (
-        position.and_then(|at| at.child("PanTilt")),
-        position.and_then(|at| at.child("Zoom")),
-    );
-    json!({
-        "pan": number(pan_tilt, "x"),
-        "tilt": number(pan_tilt, "y"),
-        "zoom": number(zoom, "x"),
-        "moving": answer.descendant("MoveStatus").map(|moving| {
-            moving.children.iter().any(|part| part.text == "MOVING")
-        }),
-    })
-}
-
-/// An answer as JSON, for operations whose answer is told as it is.
+/// An answer as JSON, for operations whose answer is told as it is. Elements of one name become a list.
 fn to_json(element: &Element) -> Value {
     if element.children.is_empty() && element.attributes.is_empty() {
         return json!(element.text);
     }
-    let attributes = element
-        .attributes
-        .iter()
-        .map(|(name, value)| (name.clone(), json!(value)));
-    let children = element
-        .children
-        .iter()
-        .map(|child| (child.name.clone(), to_json(child)));
-    Value::Object(attributes.chain(children).collect())
+    let attributes = element.attributes.iter();
+    let mut object: Map<_, _> = attributes
+        .map(|(name, value)| (name.clone(), json!(value)))
+        .collect();
+    for child in &element.children {
+        let value = to_json(child);
+        match object.entry(child.name.as_str()) {
+            Entry::Vacant(entry) => drop(entry.insert(value)),
+            Entry::Occupied(mut entry) => match entry.get_mut() {
+                Value::Array(values) => values.push(value),
+                single => *single = json!([single.take(), value]),
+            },
+        }
+    }
+    Value::Object(object)
 }
 
-fn profile(shared: &Shared, onvif: &OnvifAction, needs_ptz: bool) -> Result<String, CommandError> {
+pub(crate) fn profile(shared: &Shared, onvif: &OnvifAction, needs_ptz: bool) -> Result<String, CommandError> {
     let token = onvif.profile_token.as_ref().map(|token| token.as_str());
     let profile = shared.camera.profile(token, needs_ptz);
     profile
@@ -262,7 +236,7 @@ fn profile(shared: &Shared, onvif: &OnvifAction, needs_ptz: bool) -> Result<Stri
         })
 }
 
-fn service<'a>(address: Option<&'a Url>, name: &str) -> Result<&'a Url, CommandError> {
+pub(crate) fn service<'a>(address: Option<&'a Url>, name: &str) -> Result<&'a Url, CommandError> {
     address.ok_or_else(|| {
         CommandError::new(
             CommandErrorCode::DeviceFailed,
@@ -271,11 +245,11 @@ fn service<'a>(address: Option<&'a Url>, name: &str) -> Result<&'a Url, CommandE
     })
 }
 
-fn invalid(message: impl Into<String>) -> CommandError {
+pub(crate) fn invalid(message: impl Into<String>) -> CommandError {
     CommandError::new(CommandErrorCode::InvalidInput, message)
 }
 
-fn outcome(error: Error) -> CommandError {
+pub(crate) fn outcome(error: Error) -> CommandError {
     let code = match &error {
         // The request may have arrived and its answer not.
         Error::Unreachable(_) => CommandErrorCode::Unknown,
@@ -295,25 +269,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_movement_always_has_an_end() {
-        let onvif = OnvifAction {
-            operation: OnvifOperation::ContinuousMove,
-            ..OnvifAction::default()
-        };
-        let content = content(&onvif, &json!({ "pan": 0.5 })).unwrap();
-        assert!(
-            content.contains("x=\"0.5\" y=\"0\"") && content.contains("<Timeout>PT1S</Timeout>"),
-            "{content}"
+    fn elements_of_one_name_become_a_list() {
+        let element = Element::parse("<a><b>1</b><b>2</b><b>3</b><c d='4'/></a>").unwrap();
+        assert_eq!(
+            to_json(&element),
+            json!({ "b": ["1", "2", "3"], "c": { "d": "4" } })
         );
     }
 
     #[test]
-    fn names_cannot_break_out_of_the_request() {
-        let onvif = OnvifAction {
-            operation: OnvifOperation::SetPreset,
-            ..OnvifAction::default()
-        };
-        let content = content(&onvif, &json!({ "name": "</PresetName><x/>" })).unwrap();
-        assert!(!content.contains("<x/>"), "{content}");
+    fn settings_of_the_picture_keep_the_order_of_the_schema() {
+        let settings = imaging_settings(&json!({ "sharpness": 1, "irCutFilter": "AUTO", "brightness": 50 }));
+        let order =
+            ["Brightness>50<", "IrCutFilter>AUTO<", "Sharpness>1<"].map(|part| settings.find(part).unwrap());
+        assert!(order.is_sorted(), "{settings}");
     }
 }

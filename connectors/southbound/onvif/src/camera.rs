@@ -1,13 +1,17 @@
 //! What a camera offers: its services, profiles, clock and pictures.
 
 use foreshore_crds::v1alpha1::device::{OnvifDevice, OnvifMediaService};
-use jiff::{SignedDuration, Timestamp, civil};
+use jiff::{Timestamp, civil};
+use quick_xml::escape::escape;
 use reqwest::Url;
-use tracing::{debug, warn};
+use serde_json::{Value, json};
+use tracing::debug;
 
 use crate::{
-    client::{Client, Error},
-    xml::{Element, escape},
+    action::SCHEMA,
+    client::{Client, Error, quote},
+    reach::Reach,
+    xml::Element,
 };
 
 /// Namespace of the device service.
@@ -21,13 +25,11 @@ pub(crate) const EVENTS: &str = "http://www.onvif.org/ver10/events/wsdl";
 /// Namespace of the imaging service.
 pub(crate) const IMAGING: &str = "http://www.onvif.org/ver20/imaging/wsdl";
 
-/// A clock that is further off than this is worth a warning: events and pictures carry its time.
-const NOTABLE_SKEW: SignedDuration = SignedDuration::from_secs(30);
-
 /// What a camera told about itself.
 #[derive(Debug)]
 pub(crate) struct Camera {
     pub(crate) device: Url,
+    pub(crate) reach: Reach,
     pub(crate) media: Option<(Url, &'static str)>,
     pub(crate) ptz: Option<Url>,
     pub(crate) events: Option<Url>,
@@ -52,12 +54,12 @@ impl Camera {
     pub(crate) async fn ask(client: &Client, address: &Url, settings: &OnvifDevice) -> Result<Self, Error> {
         learn_clock(client, address).await?;
         let services = services(client, address).await?;
-        let find = |namespace: &str| {
-            services
-                .iter()
-                .find(|(known, _)| known == namespace)
-                .map(|(_, address)| address.clone())
+        let told = |namespace: &str| {
+            let mut known = services.iter().filter(|(known, _)| known == namespace);
+            known.next().map(|(_, address)| address.clone())
         };
+        let reach = Reach::new(address.clone(), told(DEVICE));
+        let find = |namespace: &str| told(namespace).map(|address| reach.here(&address));
         let media1 = || find(MEDIA1).map(|address| (address, MEDIA1));
         let media2 = || find(MEDIA2).map(|address| (address, MEDIA2));
         let media = match settings.effective_media_service() {
@@ -71,6 +73,7 @@ impl Camera {
             .await?;
         let mut camera = Self {
             device: address.clone(),
+            reach: reach.clone(),
             media,
             ptz: find(PTZ),
             events: find(EVENTS),
@@ -127,24 +130,58 @@ impl Camera {
 
     /// Where pictures of a profile are; asked for each time, since some cameras change it with every start.
     pub(crate) async fn snapshot_address(&self, client: &Client, profile: &str) -> Result<Url, Error> {
-        let none = || Error::Protocol("the camera has no media service".to_owned());
-        let (address, namespace) = self.media.as_ref().ok_or_else(none)?;
+        let (address, namespace) = self.media.as_ref().ok_or_else(no_media)?;
         let token = escape(profile);
         let body = format!(
             "<GetSnapshotUri xmlns=\"{namespace}\"><ProfileToken>{token}</ProfileToken></GetSnapshotUri>"
         );
         let answer = client.call(address, namespace, "GetSnapshotUri", &body).await?;
-        let uri = answer
-            .descendant("Uri")
-            .map(|uri| uri.text.trim())
-            .unwrap_or_default();
+        self.address_in(&answer)
+    }
+
+    /// Where the moving pictures of a profile are.
+    pub(crate) async fn stream_address(&self, client: &Client, profile: &str) -> Result<Url, Error> {
+        let (address, namespace) = self.media.as_ref().ok_or_else(no_media)?;
+        let setup = if *namespace == MEDIA2 {
+            "<Protocol>RtspUnicast</Protocol>".to_owned()
+        } else {
+            format!(
+                "<StreamSetup><Stream xmlns=\"{SCHEMA}\">RTP-Unicast</Stream><Transport xmlns=\"{SCHEMA}\">\
+                 <Protocol>RTSP</Protocol></Transport></StreamSetup>"
+            )
+        };
+        let token = escape(profile);
+        let body = format!(
+            "<GetStreamUri xmlns=\"{namespace}\">{setup}<ProfileToken>{token}</ProfileToken></GetStreamUri>"
+        );
+        let answer = client.call(address, namespace, "GetStreamUri", &body).await?;
+        self.address_in(&answer)
+    }
+
+    fn address_in(&self, answer: &Element) -> Result<Url, Error> {
+        let uri = answer.descendant("Uri").map(|uri| uri.text.as_str());
+        let uri = uri.unwrap_or_default();
         let url =
-            Url::parse(uri).map_err(|error| Error::Protocol(format!("snapshot address {uri:?}: {error}")))?;
-        Ok(from_here(&self.device, url))
+            Url::parse(uri).map_err(|error| Error::Protocol(format!("address {:?}: {error}", quote(uri))))?;
+        Ok(self.reach.here(&url))
     }
 }
 
+fn no_media() -> Error {
+    Error::Protocol("the camera has no media service".to_owned())
+}
+
 impl Profile {
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "profile": self.token,
+            "name": self.name,
+            "width": self.size.map(|(width, _)| width),
+            "height": self.size.map(|(_, height)| height),
+            "ptz": self.has_ptz,
+        })
+    }
+
     fn read(element: &Element) -> Option<Self> {
         let resolution = element.descendant("Resolution");
         let number = |name: &str| {
@@ -180,11 +217,7 @@ async fn learn_clock(client: &Client, device: &Url) -> Result<(), Error> {
     let Some(time) = answer.descendant("UTCDateTime").and_then(utc) else {
         return Ok(());
     };
-    let skew = time.duration_since(before);
-    if skew.abs() > NOTABLE_SKEW {
-        warn!(seconds = skew.as_secs(), "the camera's clock is off");
-    }
-    client.authentication.learn_skew(skew);
+    client.authentication.learn_clock(time, before);
     Ok(())
 }
 
@@ -205,7 +238,8 @@ fn utc(element: &Element) -> Option<Timestamp> {
         .map(|zoned| zoned.timestamp())
 }
 
-/// Lists services from both operations that tell of them, since each leaves out some on some cameras.
+/// Lists services, at the addresses that the camera tells, from both operations that tell of them, since each leaves out
+/// some on some cameras.
 async fn services(client: &Client, device: &Url) -> Result<Vec<(String, Url)>, Error> {
     let mut services: Vec<(String, Url)> = Vec::new();
     let mut add = |namespace: &str, address: Option<&str>| {
@@ -213,7 +247,7 @@ async fn services(client: &Client, device: &Url) -> Result<Vec<(String, Url)>, E
             return;
         };
         if !services.iter().any(|(known, _)| known == namespace) {
-            services.push((namespace.to_owned(), from_here(device, address)));
+            services.push((namespace.to_owned(), address));
         }
     };
     let body =
@@ -231,6 +265,7 @@ async fn services(client: &Client, device: &Url) -> Result<Vec<(String, Url)>, E
     let capabilities = client.call(device, DEVICE, "GetCapabilities", &body).await;
     if let Ok(answer) = &capabilities {
         for (name, namespace) in [
+            ("Device", DEVICE),
             ("Media", MEDIA1),
             ("PTZ", PTZ),
             ("Events", EVENTS),
@@ -247,39 +282,5 @@ async fn services(client: &Client, device: &Url) -> Result<Vec<(String, Url)>, E
     match (listed, capabilities) {
         (Err(error), Err(_)) => Err(error),
         _ => Ok(services),
-    }
-}
-
-/// Cameras tell the address that they believe they have; behind a router or in a container only ours works.
-pub(crate) fn from_here(device: &Url, told: Url) -> Url {
-    let mut here = told.clone();
-    let same_host = told.host_str() == device.host_str();
-    if !same_host {
-        if here.set_host(device.host_str()).is_err() {
-            return told;
-        }
-        // Another port on the same camera is real, such as a web server for pictures.
-        let default = told.port().is_none();
-        if default && here.set_port(device.port()).is_err() {
-            return told;
-        }
-    }
-    here
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_reached_from_here() {
-        let device = Url::parse("http://192.0.2.7:8080/onvif/device_service").unwrap();
-        for (told, expected) in [
-            ("http://10.0.0.1/onvif/media", "http://192.0.2.7:8080/onvif/media"),
-            ("http://10.0.0.1:81/snap", "http://192.0.2.7:81/snap"),
-            ("http://192.0.2.7:81/snap", "http://192.0.2.7:81/snap"),
-        ] {
-            assert_eq!(from_here(&device, Url::parse(told).unwrap()).as_str(), expected);
-        }
     }
 }

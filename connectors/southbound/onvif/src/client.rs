@@ -3,23 +3,32 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use foreshore_connector_sdk::{LinkError, LinkErrorClass};
+use foreshore_connector_sdk::{LinkError, LinkErrorClass, health::reason};
+use foreshore_crds::conditions::reasons;
 use jiff::Timestamp;
 use reqwest::{
     Response, StatusCode, Url,
-    header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderName, LOCATION, WWW_AUTHENTICATE},
 };
 
 use crate::{
-    authentication::{Authentication, Reaction},
+    authentication::{Attempt, Authentication, Reaction, Refused, Target},
     xml::Element,
 };
 
 /// Longest answer to a SOAP request, in bytes.
 const MAX_ANSWER: usize = 4 << 20;
 
-/// Most tries of one request: without credentials, with Digest, with a new nonce, with a token.
-const MAX_TRIES: usize = 4;
+/// Most tries of one request: without credentials, with Digest, with a new nonce, with a token, with another clock.
+const MAX_TRIES: usize = 5;
+
+/// Longest text of a camera that is repeated in an error, in characters.
+const MAX_QUOTED: usize = 200;
+
+/// First wait after a refusal; doubled each time.
+const FIRST_LOCKOUT: Duration = Duration::from_secs(60);
+/// Longest wait after a refusal.
+const LONGEST_LOCKOUT: Duration = Duration::from_secs(600);
 
 /// Talks to one camera.
 pub(crate) struct Client {
@@ -64,6 +73,33 @@ impl Error {
             Self::Fault { .. } | Self::Protocol(_) | Self::TooLarge { .. } => LinkErrorClass::Protocol,
         };
         LinkError::new(class, self.to_string())
+    }
+
+    /// What this means for one stream or event.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => reasons::UNREACHABLE,
+            Self::Refused => reasons::AUTHENTICATION_FAILED,
+            Self::Fault { .. } | Self::Protocol(_) | Self::TooLarge { .. } => reason::PROTOCOL_ERROR,
+        }
+    }
+}
+
+/// Asks rarely after a refusal, so that the camera locks nobody out. A password that is corrected in the Secret makes a new
+/// link; one that is corrected in the camera is found out after some minutes.
+#[derive(Debug, Default)]
+pub(crate) struct Lockout {
+    refusals: u32,
+}
+
+impl Lockout {
+    /// Waits if an error was a refusal.
+    pub(crate) async fn wait_after(&mut self, error: &Error) {
+        if *error == Error::Refused {
+            let doubled = FIRST_LOCKOUT * 2_u32.saturating_pow(self.refusals);
+            self.refusals = (self.refusals + 1).min(8);
+            tokio::time::sleep(doubled.min(LONGEST_LOCKOUT)).await;
+        }
     }
 }
 
@@ -116,8 +152,11 @@ impl Client {
         body: &str,
         timeout: Option<Duration>,
     ) -> Result<Element, Error> {
+        let mut attempt = Attempt::new(Target::Service);
         for _ in 0..MAX_TRIES {
-            let security = self.authentication.security_element(Timestamp::now());
+            let security = self
+                .authentication
+                .security_element(&mut attempt, Timestamp::now());
             let envelope = format!(
                 "<?xml version=\"1.0\" encoding=\"UTF-8\"?><s:Envelope xmlns:s=\"http://www.w3.org/2003/05/soap-envelope\">\
                  <s:Header>{header}{security}</s:Header><s:Body>{body}</s:Body></s:Envelope>"
@@ -131,18 +170,14 @@ impl Client {
             if let Some(timeout) = timeout {
                 request = request.timeout(timeout);
             }
-            if let Some(authorization) = self.authentication.header(true, &path_of(service)) {
+            if let Some(authorization) = self.authentication.authorization(&mut attempt, &path_of(service)) {
                 request = request.header(AUTHORIZATION, authorization);
             }
             let response = request.send().await.map_err(unreachable)?;
-            let (status, challenges) = (response.status(), challenges_of(&response));
+            let head = Head::of(&response);
             let body = read(response, MAX_ANSWER).await?;
-            match answer(status, &body) {
-                Err(Error::Refused) => {
-                    if self.authentication.refused(&challenges) == Reaction::GiveUp {
-                        return Err(Error::Refused);
-                    }
-                }
+            match answer(&head, &body) {
+                Err(Error::Refused) => self.again(&mut attempt, &head.refused)?,
                 settled => return settled,
             }
         }
@@ -155,42 +190,88 @@ impl Client {
         address: &Url,
         timeout: Duration,
         limit: usize,
-    ) -> Result<(Bytes, String), Error> {
-        let mut basic = None;
+    ) -> Result<(Bytes, &'static str), Error> {
+        let mut attempt = Attempt::new(Target::Picture);
         for _ in 0..MAX_TRIES {
             let mut request = self.http.get(address.clone()).timeout(timeout);
-            let digest = || self.authentication.header(false, &path_of(address));
-            if let Some(authorization) = basic.take().or_else(digest) {
+            if let Some(authorization) = self.authentication.authorization(&mut attempt, &path_of(address)) {
                 request = request.header(AUTHORIZATION, authorization);
             }
             let response = request.send().await.map_err(unreachable)?;
-            let status = response.status();
-            if status == StatusCode::UNAUTHORIZED {
-                let challenges = challenges_of(&response);
-                basic = self.authentication.basic(&challenges);
-                if basic.is_none() && self.authentication.refused(&challenges) == Reaction::GiveUp {
-                    return Err(Error::Refused);
-                }
+            let head = Head::of(&response);
+            if head.status == StatusCode::UNAUTHORIZED {
+                self.again(&mut attempt, &head.refused)?;
                 continue;
             }
-            if !status.is_success() {
-                return Err(Error::Protocol(format!(
-                    "HTTP status {status} instead of a picture"
-                )));
+            if !head.status.is_success() {
+                return Err(head.instead_of("a picture"));
             }
-            let declared = response
-                .headers()
-                .get(CONTENT_TYPE)
-                .and_then(|value| value.to_str().ok());
-            let declared = declared.unwrap_or_default().to_owned();
             let body = read(response, limit).await?;
-            let media_type = media_type(&body).ok_or_else(|| {
-                Error::Protocol(format!("content of the type {declared:?} instead of a picture"))
-            })?;
-            return Ok((body, media_type.to_owned()));
+            let media_type = media_type(&body).ok_or_else(|| head.instead_of("a picture"))?;
+            return Ok((body, media_type));
         }
         Err(Error::Refused)
     }
+
+    fn again(&self, attempt: &mut Attempt, refused: &Refused) -> Result<(), Error> {
+        match self.authentication.refused(attempt, refused, Timestamp::now()) {
+            Reaction::Again => Ok(()),
+            Reaction::GiveUp => Err(Error::Refused),
+        }
+    }
+}
+
+/// What an answer says besides its body.
+struct Head {
+    status: StatusCode,
+    content_type: String,
+    location: Option<String>,
+    refused: Refused,
+}
+
+impl Head {
+    fn of(response: &Response) -> Self {
+        let texts = |name: HeaderName| {
+            let values = response.headers().get_all(name).into_iter();
+            values.filter_map(|value| value.to_str().ok())
+        };
+        let date = texts(DATE).next();
+        Self {
+            status: response.status(),
+            content_type: quote(texts(CONTENT_TYPE).next().unwrap_or_default()),
+            location: texts(LOCATION).next().map(quote),
+            refused: Refused {
+                challenges: texts(WWW_AUTHENTICATE).map(ToOwned::to_owned).collect(),
+                date: date
+                    .and_then(|date| jiff::fmt::rfc2822::parse(date).ok())
+                    .map(|zoned| zoned.timestamp()),
+            },
+        }
+    }
+
+    /// Says what came where something else was expected.
+    fn instead_of(&self, expected: &str) -> Error {
+        let Self {
+            status,
+            content_type,
+            location,
+            ..
+        } = self;
+        Error::Protocol(match location {
+            // Credentials are shown to the address that the user gave, and to no other.
+            Some(location) if status.is_redirection() => {
+                format!("a redirection to {location:?} instead of {expected}")
+            }
+            _ if !status.is_success() => format!("HTTP status {status} instead of {expected}"),
+            _ => format!("content of the type {content_type:?} instead of {expected}"),
+        })
+    }
+}
+
+/// A camera's text for an error: one line, and not long.
+pub(crate) fn quote(text: &str) -> String {
+    let words = text.split_whitespace().flat_map(|word| [" ", word]).skip(1);
+    words.flat_map(str::chars).take(MAX_QUOTED).collect()
 }
 
 /// The type of a picture by its first bytes; what cameras declare is often wrong.
@@ -208,14 +289,6 @@ fn path_of(address: &Url) -> String {
         || address.path().to_owned(),
         |query| format!("{}?{query}", address.path()),
     )
-}
-
-fn challenges_of(response: &Response) -> Vec<String> {
-    let values = response.headers().get_all(WWW_AUTHENTICATE).iter();
-    values
-        .filter_map(|value| value.to_str().ok())
-        .map(ToOwned::to_owned)
-        .collect()
 }
 
 fn unreachable(error: reqwest::Error) -> Error {
@@ -240,20 +313,23 @@ async fn read(mut response: Response, limit: usize) -> Result<Bytes, Error> {
 }
 
 /// Reads a SOAP answer.
-fn answer(status: StatusCode, body: &[u8]) -> Result<Element, Error> {
-    let envelope = std::str::from_utf8(body).ok().map(Element::parse);
-    let content = match envelope {
-        Some(Ok(envelope)) => envelope
-            .child("Body")
-            .and_then(|body| body.children.first())
-            .cloned(),
-        Some(Err(_)) | None => None,
-    };
+fn answer(head: &Head, body: &[u8]) -> Result<Element, Error> {
+    // Names of places and presets come in other encodings from some cameras; what matters to us is ASCII.
+    let envelope = Element::parse(&String::from_utf8_lossy(body));
+    let content = envelope.as_ref().ok().and_then(|envelope| {
+        let body = envelope.child("Body")?;
+        body.children.first().cloned()
+    });
     match content {
-        Some(fault) if fault.name == "Fault" => Err(read_fault(status, &fault)),
-        Some(_) | None if status == StatusCode::UNAUTHORIZED => Err(Error::Refused),
-        Some(content) if status.is_success() => Ok(content),
-        _ => Err(Error::Protocol(format!("HTTP status {status}"))),
+        Some(fault) if fault.name == "Fault" => Err(read_fault(head.status, &fault)),
+        _ if head.status == StatusCode::UNAUTHORIZED => Err(Error::Refused),
+        Some(content) if head.status.is_success() => Ok(content),
+        _ => Err(match envelope {
+            Err(malformed) if head.status.is_success() && head.content_type.contains("xml") => {
+                Error::Protocol(format!("an envelope that can't be read: {malformed}"))
+            }
+            _ => head.instead_of("a SOAP envelope"),
+        }),
     }
 }
 
@@ -265,14 +341,12 @@ fn read_fault(status: StatusCode, fault: &Element) -> Error {
             .and_then(|subcode| subcode.text_at(&["Value"]))
             .or_else(|| code.text_at(&["Value"]))
     });
-    let code = most_specific
-        .or_else(|| fault.text_at(&["faultcode"]))
-        .unwrap_or("unknown")
-        .to_owned();
+    let code = most_specific.or_else(|| fault.text_at(&["faultcode"]));
+    let code = quote(code.unwrap_or("unknown"));
     let reason = fault
         .text_at(&["Reason", "Text"])
         .or_else(|| fault.text_at(&["faultstring"]));
-    let reason = reason.unwrap_or_default().to_owned();
+    let reason = quote(reason.unwrap_or_default());
     let credentials = ["NotAuthorized", "FailedAuthentication", "InvalidSecurity"];
     if status == StatusCode::UNAUTHORIZED || credentials.iter().any(|known| code.contains(known)) {
         return Error::Refused;
@@ -284,12 +358,21 @@ fn read_fault(status: StatusCode, fault: &Element) -> Error {
 mod tests {
     use super::*;
 
+    fn head(status: StatusCode) -> Head {
+        Head {
+            status,
+            content_type: "text/html".to_owned(),
+            location: None,
+            refused: Refused::default(),
+        }
+    }
+
     #[test]
     fn faults_name_their_most_specific_code() {
         let body = br#"<e:Envelope xmlns:e="u"><e:Body><e:Fault><e:Code><e:Value>e:Sender</e:Value><e:Subcode>
             <e:Value>ter:InvalidArgVal</e:Value><e:Subcode><e:Value>ter:NoToken</e:Value></e:Subcode></e:Subcode></e:Code>
             <e:Reason><e:Text>no such preset</e:Text></e:Reason></e:Fault></e:Body></e:Envelope>"#;
-        let error = answer(StatusCode::BAD_REQUEST, body).unwrap_err();
+        let error = answer(&head(StatusCode::BAD_REQUEST), body).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the camera answered with the fault ter:NoToken: no such preset"
@@ -298,8 +381,8 @@ mod tests {
 
     #[test]
     fn a_refusal_is_one_in_either_form() {
-        assert_eq!(answer(StatusCode::UNAUTHORIZED, b""), Err(Error::Refused));
+        assert_eq!(answer(&head(StatusCode::UNAUTHORIZED), b""), Err(Error::Refused));
         let fault = b"<E><Body><Fault><Code><Value>s:Sender</Value><Subcode><Value>ter:NotAuthorized</Value></Subcode></Code></Fault></Body></E>";
-        assert_eq!(answer(StatusCode::BAD_REQUEST, fault), Err(Error::Refused));
+        assert_eq!(answer(&head(StatusCode::BAD_REQUEST), fault), Err(Error::Refused));
     }
 }

@@ -2,19 +2,21 @@
 
 use std::{sync::Arc, time::Duration};
 
-use foreshore_connector_sdk::{Event, Health, Member, Observation, health::reason};
+use foreshore_connector_sdk::{Event, Gap, Health, Member, Observation};
 use foreshore_crds::v1alpha1::asset::AssetEvent;
 use foreshore_crds::v1alpha1::device::OnvifEvents;
 use jiff::Timestamp;
+use parking_lot::Mutex;
+use quick_xml::escape::escape;
 use reqwest::Url;
 use serde_json::{Map, Value, json};
 use tracing::{debug, info};
 
 use crate::{
-    camera::{EVENTS, from_here},
-    client::{Client, Error},
+    camera::EVENTS,
+    client::{Client, Error, Lockout},
     link::Shared,
-    xml::{Element, escape},
+    xml::Element,
 };
 
 const NOTIFICATION: &str = "http://docs.oasis-open.org/wsn/b-2";
@@ -22,11 +24,14 @@ const PULL: &str = "http://www.onvif.org/ver10/events/wsdl/PullPointSubscription
 const CREATE: &str =
     "http://www.onvif.org/ver10/events/wsdl/EventPortType/CreatePullPointSubscriptionRequest";
 const RENEW: &str = "http://docs.oasis-open.org/wsn/bw-2/SubscriptionManager/RenewRequest";
+const UNSUBSCRIBE: &str = "http://docs.oasis-open.org/wsn/bw-2/SubscriptionManager/UnsubscribeRequest";
 
 /// First wait after a pull point failed; doubled each time.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait after a pull point failed.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Longest wait for a camera to end a pull point.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// An event that is asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,28 +50,75 @@ struct Message {
     data: Vec<(String, String)>,
 }
 
+/// The pull point that there is, for ending it.
+pub(crate) type Current = Arc<Mutex<Option<Url>>>;
+
 /// Pulls until dropped; creates the pull point anew whenever it fails, as after a restart of the camera.
-pub(crate) async fn run(shared: Arc<Shared>, address: Url) {
+pub(crate) async fn run(shared: Arc<Shared>, address: Url, current: Current) {
     let settings = shared.settings.events.clone().unwrap_or_default();
-    let mut wait = FIRST_WAIT;
+    let (mut wait, mut lockout) = (FIRST_WAIT, Lockout::default());
+    let mut seen = None;
     loop {
-        match create(&shared.client, &address, &settings).await {
+        let error = match create(&shared, &address, &settings).await {
             Ok(point) => {
-                wait = FIRST_WAIT;
+                *current.lock() = Some(point.clone());
+                (wait, lockout) = (FIRST_WAIT, Lockout::default());
+                if tell_gap(&shared, seen).await.is_err() {
+                    return;
+                }
                 tell(&shared, &Health::healthy());
-                let error = pull(&shared, &point, &settings).await;
+                let error = pull(&shared, &point, &settings, &mut seen).await;
                 info!(%error, "pull point failed, creating another");
+                // It may still be there and take one of the few places.
+                let point = current.lock().take();
+                end(&shared.client, point).await;
+                error
             }
             Err(error) => {
                 debug!(%error, "no pull point");
-                let health = Health::unhealthy(reason::PROTOCOL_ERROR, error.to_string())
+                let health = Health::unhealthy(error.reason(), error.to_string())
                     .with_next_step("look whether the camera has too many subscribers, or no events at all");
                 tell(&shared, &health);
+                error
             }
-        }
+        };
+        lockout.wait_after(&error).await;
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LONGEST_WAIT);
     }
+}
+
+/// Ends a pull point: cameras have few, and keep those of clients that went without a word.
+pub(crate) async fn end(client: &Client, point: Option<Url>) {
+    let Some(point) = point else {
+        return;
+    };
+    let body = format!("<Unsubscribe xmlns=\"{NOTIFICATION}\"/>");
+    let header = addressing(UNSUBSCRIBE, &point);
+    if let Err(error) = client
+        .call_action(&point, UNSUBSCRIBE, &header, &body, Some(FAREWELL))
+        .await
+    {
+        debug!(%error, "pull point was not ended");
+    }
+}
+
+/// Tells of the time between two pull points: nobody has the events of it.
+async fn tell_gap(shared: &Shared, seen: Option<Timestamp>) -> Result<(), foreshore_connector_sdk::Closed> {
+    let Some(since) = seen else {
+        return Ok(());
+    };
+    let until = Timestamp::now();
+    for Wanted { member, .. } in shared.wanted_events().iter() {
+        let gap = Gap {
+            member: member.clone(),
+            since,
+            until,
+            cause: "pull point lost".to_owned(),
+        };
+        shared.out.emit(Observation::Gap(gap)).await?;
+    }
+    Ok(())
 }
 
 fn tell(shared: &Shared, health: &Health) {
@@ -75,14 +127,15 @@ fn tell(shared: &Shared, health: &Health) {
     }
 }
 
-async fn create(client: &Client, address: &Url, settings: &OnvifEvents) -> Result<Url, Error> {
+async fn create(shared: &Shared, address: &Url, settings: &OnvifEvents) -> Result<Url, Error> {
     let seconds = settings.effective_termination().as_secs();
     // Some cameras fail without a time, however optional it is.
     let body = format!(
         "<CreatePullPointSubscription xmlns=\"{EVENTS}\"><InitialTerminationTime>PT{seconds}S</InitialTerminationTime>\
          </CreatePullPointSubscription>"
     );
-    let answer = client
+    let answer = shared
+        .client
         .call_action(address, CREATE, &addressing(CREATE, address), &body, None)
         .await?;
     let reference = answer
@@ -91,7 +144,7 @@ async fn create(client: &Client, address: &Url, settings: &OnvifEvents) -> Resul
     let reference = reference.unwrap_or_default();
     let url = Url::parse(reference)
         .map_err(|error| Error::Protocol(format!("address of the pull point {reference:?}: {error}")))?;
-    Ok(from_here(address, url))
+    Ok(shared.camera.reach.here(&url))
 }
 
 /// WS-Addressing header; required by the specification, and by some cameras.
@@ -103,7 +156,7 @@ fn addressing(action: &str, to: &Url) -> String {
     )
 }
 
-async fn pull(shared: &Shared, point: &Url, settings: &OnvifEvents) -> Error {
+async fn pull(shared: &Shared, point: &Url, settings: &OnvifEvents, seen: &mut Option<Timestamp>) -> Error {
     let client = &shared.client;
     let patience = settings.effective_pull_timeout();
     let body = format!(
@@ -119,6 +172,7 @@ async fn pull(shared: &Shared, point: &Url, settings: &OnvifEvents) -> Error {
             .await
         {
             Ok(answer) => {
+                *seen = Some(Timestamp::now());
                 for message in answer
                     .descendants("NotificationMessage")
                     .into_iter()

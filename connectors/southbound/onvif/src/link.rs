@@ -20,6 +20,7 @@ use crate::{
     camera::{Camera, DEVICE},
     client::{Client, Error},
     events::{self, Wanted},
+    ptz::Movements,
     snapshot,
 };
 
@@ -32,14 +33,16 @@ pub(crate) struct OnvifLink {
     ended: watch::Receiver<Option<LinkError>>,
     running: Mutex<Running>,
     keep_alive: AbortHandle,
+    pull_point: events::Current,
 }
 
 /// What all tasks share.
 pub(crate) struct Shared {
-    pub(crate) client: Client,
+    pub(crate) client: Arc<Client>,
     pub(crate) camera: Camera,
     pub(crate) out: Emitter,
     pub(crate) settings: OnvifDevice,
+    pub(crate) movements: Movements,
     events: RwLock<Arc<Vec<Wanted>>>,
 }
 
@@ -100,10 +103,11 @@ impl OnvifLink {
             "camera answers"
         );
         let shared = Arc::new(Shared {
-            client,
+            client: Arc::new(client),
             camera,
             out,
             settings,
+            movements: Movements::default(),
             events: RwLock::default(),
         });
         let (sender, ended) = watch::channel(None);
@@ -113,6 +117,7 @@ impl OnvifLink {
             ended,
             running: Mutex::default(),
             keep_alive,
+            pull_point: events::Current::default(),
         })
     }
 
@@ -198,12 +203,15 @@ impl OnvifLink {
         *self.shared.events.write() = Arc::new(wanted);
         match (&self.shared.camera.events, &running.events) {
             (Some(address), None) if !none => {
-                let task = tokio::spawn(events::run(Arc::clone(&self.shared), address.clone()));
-                running.events = Some(task.abort_handle());
+                let current = Arc::clone(&self.pull_point);
+                let task = events::run(Arc::clone(&self.shared), address.clone(), current);
+                running.events = Some(tokio::spawn(task).abort_handle());
             }
             (_, Some(task)) if none => {
                 task.abort();
                 running.events = None;
+                let (shared, point) = (Arc::clone(&self.shared), self.pull_point.lock().take());
+                tokio::spawn(async move { events::end(&shared.client, point).await });
             }
             _ => {}
         }
@@ -251,6 +259,8 @@ impl Link for OnvifLink {
 
     async fn close(&self) {
         self.stop();
+        let point = self.pull_point.lock().take();
+        events::end(&self.shared.client, point).await;
     }
 }
 

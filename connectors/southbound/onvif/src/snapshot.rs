@@ -2,12 +2,15 @@
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use foreshore_connector_sdk::{Closed, Health, Member, Observation, Picture, health::reason};
+use foreshore_connector_sdk::{Closed, Health, Member, Observation, Picture};
 use foreshore_crds::v1alpha1::asset::Stream;
 use jiff::Timestamp;
 use tokio::time::MissedTickBehavior;
 
-use crate::{client::Error, link::Shared};
+use crate::{
+    client::{Error, Lockout},
+    link::Shared,
+};
 
 /// Fetches pictures of one stream until dropped.
 pub(crate) async fn run(shared: Arc<Shared>, member: Member, stream: Stream) {
@@ -18,11 +21,10 @@ pub(crate) async fn run(shared: Arc<Shared>, member: Member, stream: Stream) {
     let mut ticks = tokio::time::interval(settings.effective_interval().max(Duration::from_millis(50)));
     // A slow camera is asked when it is ready, not in bursts.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut address = None;
+    let (mut address, mut lockout) = (None, Lockout::default());
     loop {
         ticks.tick().await;
-        let fetched = fetch(&shared, &stream, &mut address).await;
-        let health = match fetched {
+        match fetch(&shared, &stream, &mut address).await {
             Ok(picture) => {
                 let picture = Picture {
                     asset: Arc::clone(&asset),
@@ -32,27 +34,27 @@ pub(crate) async fn run(shared: Arc<Shared>, member: Member, stream: Stream) {
                 if let Err(Closed) = shared.out.emit(Observation::Picture(picture)).await {
                     return;
                 }
-                Health::healthy()
+                shared.out.health(&member, Health::healthy());
+                lockout = Lockout::default();
             }
             Err(error) => {
                 // The address may have changed with a restart.
                 address = None;
-                Health::unhealthy(reason_of(&error), error.to_string()).with_next_step(
-                    "look whether the camera shows pictures in a browser, and whether the profile exists",
-                )
+                shared.out.health(&member, health_of(&error));
+                lockout.wait_after(&error).await;
             }
-        };
-        shared.out.health(&member, health);
+        }
     }
 }
 
-fn reason_of(error: &Error) -> &'static str {
-    use foreshore_crds::conditions::reasons;
-    match error {
-        Error::Unreachable(_) => reasons::UNREACHABLE,
-        Error::Refused => reasons::AUTHENTICATION_FAILED,
-        Error::Fault { .. } | Error::Protocol(_) | Error::TooLarge { .. } => reason::PROTOCOL_ERROR,
-    }
+fn health_of(error: &Error) -> Health {
+    let health = Health::unhealthy(error.reason(), error.to_string());
+    health.with_next_step(match error {
+        Error::Refused => {
+            "check user name, password and rights; a camera that knows only HTTP Basic needs usernameTokenFallback"
+        }
+        _ => "look whether the camera shows pictures in a browser, and whether the profile exists",
+    })
 }
 
 async fn fetch(
@@ -102,16 +104,42 @@ async fn fetch(
         .await?;
     let captured_at = Timestamp::now();
     *address = Some(url);
-    let size = jpeg_size(&image).or(profile.size);
+    let size = size_of(media_type, &image);
     Ok(Picture {
         asset: "".into(),
         stream: "".into(),
         image,
-        media_type: Cow::Owned(media_type),
+        media_type: Cow::Borrowed(media_type),
         captured_at,
         width: size.map(|(width, _)| width),
         height: size.map(|(_, height)| height),
     })
+}
+
+/// Width and height of a picture, from its own header.
+fn size_of(media_type: &str, image: &[u8]) -> Option<(u32, u32)> {
+    let four = |at: usize| {
+        image
+            .get(at..at + 4)
+            .and_then(|four| <[u8; 4]>::try_from(four).ok())
+    };
+    match media_type {
+        "image/jpeg" => jpeg_size(image),
+        // The first chunk is the header (PNG, 11.2.2).
+        "image/png" => Some((
+            four(16).map(u32::from_be_bytes)?,
+            four(20).map(u32::from_be_bytes)?,
+        )),
+        // A negative height means that the first line is the topmost one (BITMAPINFOHEADER).
+        "image/bmp" => {
+            let (width, height) = (
+                four(18).map(i32::from_le_bytes)?,
+                four(22).map(i32::from_le_bytes)?,
+            );
+            Some((width.unsigned_abs(), height.unsigned_abs()))
+        }
+        _ => None,
+    }
 }
 
 /// Width and height from a JPEG's frame header (ITU-T T.81, B.2.2).
@@ -154,5 +182,18 @@ mod tests {
         assert_eq!(jpeg_size(&image), None);
         assert_eq!(jpeg_size(b"BM"), None);
         assert_eq!(jpeg_size(&[0xFF, 0xD8, 0xFF, 0xE0, 0, 0]), None);
+    }
+
+    #[test]
+    fn other_pictures_tell_their_size_too() {
+        let mut png = *b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\x02\x80\0\0\x01\x68";
+        assert_eq!(size_of("image/png", &png), Some((640, 360)));
+        assert_eq!(size_of("image/png", &png[..22]), None);
+        png[19] = 0;
+        assert_eq!(size_of("image/png", &png), Some((512, 360)));
+        let mut bitmap = [0; 26];
+        bitmap[18..22].copy_from_slice(&640_i32.to_le_bytes());
+        bitmap[22..26].copy_from_slice(&(-360_i32).to_le_bytes());
+        assert_eq!(size_of("image/bmp", &bitmap), Some((640, 360)));
     }
 }
