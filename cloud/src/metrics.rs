@@ -1,7 +1,10 @@
 //! Metrics of the cloud endpoint.
 
+use std::time::Duration;
+
 use foreshore_edgelink::Lane;
 use foreshore_runtime::Metrics;
+use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{
@@ -12,6 +15,13 @@ use prometheus_client::{
     },
     registry::Unit,
 };
+
+use crate::store::nanoseconds;
+
+/// From 1 ms to five hours, narrow enough for a percentile within a fifth: a plant's latency is read from these.
+fn age_buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, std::f64::consts::SQRT_2, 48))
+}
 
 /// A constant as the value of a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +36,11 @@ impl EncodeLabelValue for Constant {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: Constant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneLabel {
+    lane: Constant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -86,6 +101,7 @@ pub(crate) struct LinkMetrics {
     /// Edges that are connected.
     pub(crate) connected: Gauge,
     outputs: Family<LaneOutcome, Counter>,
+    commit_age: Family<LaneLabel, Histogram, fn() -> Histogram>,
     commands: Family<CommandOutcomeLabel, Counter>,
     refusals: Family<Reason, Counter>,
     nacks: Family<Reason, Counter>,
@@ -103,6 +119,12 @@ impl LinkMetrics {
                 "cloud_outputs",
                 "Outputs that arrived, by what became of them",
                 Family::default(),
+            ),
+            commit_age: metrics.register_with_unit(
+                "cloud_commit_age",
+                "Time from when a value was so at its source until it was committed",
+                Unit::Seconds,
+                Family::new_with_constructor(age_buckets as fn() -> Histogram),
             ),
             commands: metrics.register("cloud_commands", "Commands by outcome", Family::default()),
             refusals: metrics.register(
@@ -130,6 +152,20 @@ impl LinkMetrics {
                 outcome,
             })
             .inc_by(count);
+    }
+
+    /// Values were committed by `now`. A source whose clock is ahead counts as one without delay.
+    pub(crate) fn committed(&self, lane: Lane, observed_at: &[i64], now: Timestamp) {
+        if observed_at.is_empty() {
+            return;
+        }
+        let lane = Constant(lane.as_str());
+        let ages = self.commit_age.get_or_create(&LaneLabel { lane });
+        let now = nanoseconds(now);
+        for observed_at in observed_at {
+            let age = u64::try_from(now.saturating_sub(*observed_at)).unwrap_or(0);
+            ages.observe(Duration::from_nanos(age).as_secs_f64());
+        }
     }
 
     pub(crate) fn command(&self, outcome: &'static str) {

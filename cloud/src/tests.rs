@@ -253,6 +253,7 @@ async fn bad_batches_are_refused_one_by_one_and_the_stream_goes_on() {
         "foreshore_cloud_outputs_total{lane=\"live\",outcome=\"committed\"} 1",
         "foreshore_cloud_refused_batches_total{reason=\"NACK_REASON_MALFORMED\"} 5",
         "foreshore_cloud_connected_edges 1",
+        "foreshore_cloud_commit_age_seconds_count{lane=\"live\"} 1",
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }

@@ -218,6 +218,7 @@ impl Ingest {
                 self.metrics.outputs(lane, outcome, count);
             }
         }
+        self.metrics.committed(lane, &kept.observed_at, Timestamp::now());
         if kept.repeated > 0 {
             debug!(%lane, repeated = kept.repeated, "repeats recognised");
         }

@@ -52,6 +52,8 @@ pub(crate) struct Kept {
     pub(crate) committed: u64,
     /// Outputs that were kept by an earlier one.
     pub(crate) repeated: u64,
+    /// When each value that was kept by this batch was so at its source, in nanoseconds since 1970.
+    pub(crate) observed_at: Vec<i64>,
 }
 
 /// An entry that will never be kept.
@@ -183,6 +185,7 @@ impl<'a> Writing<'a> {
                     continue;
                 };
                 history::insert(context.connection, series, receipt, sample)?;
+                self.kept.observed_at.push(sample.time);
                 let newest = self.newest.entry(series).or_insert((receipt, sample));
                 if sample.time >= newest.1.time {
                     *newest = (receipt, sample);
