@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    path::PathBuf,
 };
 
 use anyhow::{Context, Result, bail};
@@ -74,7 +75,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "the binary and tools",
-        crates: &["foreshore", "foreshore-peers", "xtask"],
+        crates: &["foreshore", "foreshore-bench", "foreshore-peers", "xtask"],
         within: &[("xtask", "foreshore-peers")],
     },
 ];
@@ -87,7 +88,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("async-opcua", &["foreshore-connector-opcua", "foreshore-sim"]),
     ("fjall", &["foreshore-store"]),
     ("rusqlite", &["foreshore-cloud"]),
-    ("anyhow", &["foreshore", "xtask"]),
+    ("anyhow", &["foreshore", "foreshore-bench", "xtask"]),
 ];
 
 /// What the pure layer must not depend on.
@@ -104,6 +105,7 @@ const IMPURE: &[&str] = &[
 struct Metadata {
     packages: Vec<Package>,
     workspace_members: BTreeSet<String>,
+    target_directory: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -122,8 +124,7 @@ struct Dependency {
 /// Direct dependencies of each crate of the workspace, development dependencies left out.
 pub(crate) type Arrows = BTreeMap<String, BTreeSet<String>>;
 
-/// Reads the arrows from cargo's metadata.
-pub(crate) fn read() -> Result<Arrows> {
+fn metadata() -> Result<Metadata> {
     let json = shell::output(&mut shell::cargo(&[
         "metadata",
         "--format-version",
@@ -131,7 +132,17 @@ pub(crate) fn read() -> Result<Arrows> {
         "--no-deps",
         "--locked",
     ]))?;
-    let metadata: Metadata = serde_json::from_str(&json).context("cargo metadata")?;
+    serde_json::from_str(&json).context("cargo metadata")
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory() -> Result<PathBuf> {
+    Ok(metadata()?.target_directory)
+}
+
+/// Reads the arrows from cargo's metadata.
+pub(crate) fn read() -> Result<Arrows> {
+    let metadata = metadata()?;
     let arrows = metadata
         .packages
         .into_iter()

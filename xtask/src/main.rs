@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod arrows;
+mod bench;
 mod generate;
 mod graph;
 mod shell;
@@ -25,6 +26,8 @@ enum Task {
     Test(test::Options),
     /// Write generated files: CRD manifests, the table of rules, the README's crate graph.
     Generate(generate::Options),
+    /// Measure the release build, beside a peer where there is one, and write the figures into docs/bench.md.
+    Bench(bench::Options),
     /// Draw the crate arrows as a Mermaid diagram.
     Graph,
 }
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Test(options) => test::run(&options),
         Task::Generate(options) => generate::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Graph => graph::print(),
     };
     match result {
