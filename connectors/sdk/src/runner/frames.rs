@@ -63,12 +63,18 @@ impl Framer {
     /// Takes values, oldest first, and gives the messages that carry all of them. A point that has several values gives
     /// several messages, for a message names each point once.
     pub(crate) fn take(&mut self, values: Vec<PointValue>, now: Instant) -> Vec<Frame> {
-        let known = |(point, _): &PointValue| self.page.points.contains(point);
-        let planned = values.into_iter().filter(known).collect();
-        layers(planned)
+        let wanted = |sample: &PointValue| self.page.points.contains(&sample.0) && !self.is_echo(sample);
+        let wanted = values.into_iter().filter(wanted).collect();
+        layers(wanted)
             .into_iter()
             .map(|layer| self.frame(layer, now))
             .collect()
+    }
+
+    /// Whether a sample is the very one that was sent last, taken at the same moment: some devices send it again when a
+    /// session is taken up.
+    fn is_echo(&self, (point, value): &PointValue) -> bool {
+        !self.key_due && value.source_timestamp.is_some() && self.last.get(point) == Some(value)
     }
 
     fn frame(&mut self, layer: Vec<PointValue>, now: Instant) -> Frame {
@@ -271,6 +277,22 @@ mod tests {
             shown(&framer.take(vec![value("a", 3)], start + minute * 2)),
             ["key a3"]
         );
+    }
+
+    #[test]
+    fn the_very_same_sample_is_sent_once() {
+        let mut framer = Framer::new(page(KeyFrames::First, &["a", "b"]));
+        let now = Instant::now();
+        let later = (Arc::from("a"), DataValue::good(1, Timestamp::MAX));
+        assert_eq!(shown(&framer.take(vec![value("a", 1)], now)), ["key a1"]);
+        assert_eq!(
+            shown(&framer.take(vec![value("a", 1), value("b", 2)], now)),
+            ["delta b2"]
+        );
+        assert_eq!(shown(&framer.take(vec![later], now)), ["delta a1"]);
+        // Whoever begins to listen gets it again.
+        framer.restart();
+        assert_eq!(shown(&framer.take(vec![value("b", 2)], now)), ["key a1 b2"]);
     }
 
     #[test]
