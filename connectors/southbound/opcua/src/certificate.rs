@@ -30,6 +30,14 @@ pub(crate) enum Untrusted {
         /// Last moment.
         until: String,
     },
+    /// Its authorities' certificates follow it, which the library can't read.
+    #[error(
+        "the server sends {certificates} certificates in a chain, of which we can read one only; set the server to send its own alone, and put its authority's into spec.trust"
+    )]
+    Chain {
+        /// How many.
+        certificates: usize,
+    },
     /// It belongs to another application.
     #[error("the server's certificate is for {found}, the server calls itself {expected}")]
     Application {
@@ -40,16 +48,29 @@ pub(crate) enum Untrusted {
     },
 }
 
-/// Judges a server's certificate; what follows the first certificate is its chain.
+/// Refuses a chain of certificates: the library takes the whole for one certificate, wherever it is named, in messages
+/// too that are signed as they are (OpenSecureChannel) or compared (CreateSession).
+pub(crate) fn refuse_chain(der: &[u8]) -> Result<(), Untrusted> {
+    let mut certificates = 0;
+    let mut rest = der;
+    while let Ok((next, _)) = X509Certificate::from_der(rest) {
+        (rest, certificates) = (next, certificates + 1);
+    }
+    if certificates > 1 {
+        return Err(Untrusted::Chain { certificates });
+    }
+    Ok(())
+}
+
+/// Judges a server's certificate.
 pub(crate) fn judge(
     der: &[u8],
     application_uri: &str,
     trust: &TrustMaterial,
     now: Timestamp,
 ) -> Result<(), Untrusted> {
-    let (chain, leaf) =
+    let (_, leaf) =
         X509Certificate::from_der(der).map_err(|error| Untrusted::Unreadable(error.to_string()))?;
-    let leaf_der = der.get(..der.len() - chain.len()).unwrap_or(der);
     let (from, until) = (
         leaf.validity().not_before.timestamp(),
         leaf.validity().not_after.timestamp(),
@@ -74,13 +95,13 @@ pub(crate) fn judge(
         || trust
             .certificates
             .iter()
-            .any(|trusted| trusted.as_ref() == leaf_der || signed_by(&leaf, trusted.as_ref()));
+            .any(|trusted| trusted.as_ref() == der || signed_by(&leaf, trusted.as_ref()));
     if vouched {
         return Ok(());
     }
     Err(Untrusted::Unknown {
         subject: leaf.subject().to_string(),
-        fingerprint: fingerprint(leaf_der),
+        fingerprint: fingerprint(der),
     })
 }
 
@@ -166,6 +187,15 @@ mod tests {
             judge(b"no der", "urn:plant", &listed, now),
             Err(Untrusted::Unreadable(_))
         ));
+    }
+
+    #[test]
+    fn a_chain_is_refused_with_a_count() {
+        let (leaf, authority) = (certificate("urn:plant"), certificate("urn:ca"));
+        assert_eq!(refuse_chain(&leaf), Ok(()));
+        assert_eq!(refuse_chain(&[]), Ok(()));
+        let chain = [leaf, authority].concat();
+        assert_eq!(refuse_chain(&chain), Err(Untrusted::Chain { certificates: 2 }));
     }
 
     #[test]

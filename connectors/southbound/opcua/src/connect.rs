@@ -8,17 +8,18 @@ use futures::{StreamExt, stream::BoxStream};
 use jiff::Timestamp;
 use opcua::{
     client::{Client, ClientBuilder, IdentityToken, Session, SessionPollResult},
-    crypto::SecurityPolicy,
+    crypto::{PrivateKey, SecurityPolicy, X509},
     types::{EndpointDescription, MessageSecurityMode, StatusCode, UserTokenType},
 };
 
-use crate::certificate;
+use crate::{certificate, transport::Cutter};
 
 /// Application URI that we show to servers.
 pub(crate) const APPLICATION_URI: &str = "urn:foreshore:connector:opcua";
 
-/// Longest wait between two tries of the library to take up a lost session.
-const MAX_RECONNECT_WAIT: Duration = Duration::from_secs(5);
+/// Longest wait between two tries of the library to take up a lost session, whatever the Device allows: what the
+/// server queues covers only so much.
+const MAX_RECONNECT_WAIT: Duration = Duration::from_secs(2);
 
 /// What the library tells while it drives a session; nothing happens unless it is polled.
 pub(crate) type EventStream = BoxStream<'static, Result<SessionPollResult, StatusCode>>;
@@ -32,6 +33,7 @@ pub(crate) fn settings(endpoint: &Endpoint) -> OpcuaDevice {
 pub(crate) async fn session(
     endpoint: &Endpoint,
     settings: &OpcuaDevice,
+    cutter: &Cutter,
 ) -> Result<(Arc<Session>, EventStream), LinkError> {
     let client = client(endpoint, settings)?;
     let found = tokio::time::timeout(
@@ -43,29 +45,27 @@ pub(crate) async fn session(
     .map_err(|error| {
         classify(error.status(), "the server did not list its endpoints").with_evidence(&error)
     })?;
-    let mut chosen = choose(found, settings, &endpoint.credentials)?;
-    if chosen.security_mode != MessageSecurityMode::None {
-        let der = chosen.server_certificate.value.as_deref().unwrap_or_default();
+    let mut chosen = choose(found, settings, endpoint)?;
+    let der = chosen.server_certificate.value.clone().unwrap_or_default();
+    certificate::refuse_chain(&der).map_err(|error| configuration_error(error.to_string()))?;
+    let secret = !matches!(endpoint.credentials, Credentials::Anonymous);
+    let open = chosen.security_mode == MessageSecurityMode::None;
+    if secret && chosen.security_mode != MessageSecurityMode::SignAndEncrypt {
+        keep_secure_tokens(&mut chosen)?;
+    }
+    // What is encrypted, is encrypted for whoever has that certificate's key: messages, or at least the password.
+    if secret || !open {
         let uri = chosen.server.application_uri.as_ref();
-        certificate::judge(der, uri, &endpoint.trust, Timestamp::now())
+        certificate::judge(&der, uri, &endpoint.trust, Timestamp::now())
             .map_err(|error| LinkError::new(LinkErrorClass::Untrusted, error.to_string()))?;
     }
     check_application(&chosen, settings)?;
     // Servers tell the host name they believe they have; we know one that works.
     chosen.endpoint_url = endpoint.address.as_str().into();
-    let token = match &endpoint.credentials {
-        Credentials::Anonymous => IdentityToken::Anonymous,
-        Credentials::UsernamePassword { username, password } => {
-            IdentityToken::new_user_name(username.clone(), password.clone())
-        }
-        Credentials::Certificate { .. } => {
-            return Err(configuration_error(
-                "x509 user certificates are not supported on OPC UA yet",
-            ));
-        }
-    };
+    let token = token(&endpoint.credentials)?;
     client
         .session_builder()
+        .with_connector(cutter.clone())
         .connect_to_endpoint_directly(chosen)
         .and_then(|builder| {
             builder
@@ -78,6 +78,7 @@ pub(crate) async fn session(
 
 fn client(endpoint: &Endpoint, settings: &OpcuaDevice) -> Result<Client, LinkError> {
     let limits = settings.limits.clone().unwrap_or_default();
+    let reconnect = endpoint.spec.reconnect.clone().unwrap_or_default();
     let object = &endpoint.object;
     let name = settings
         .session_name
@@ -97,14 +98,16 @@ fn client(endpoint: &Endpoint, settings: &OpcuaDevice) -> Result<Client, LinkErr
         .session_name(name)
         .session_timeout(session_timeout)
         .session_retry_limit(-1)
-        .session_retry_initial(Duration::from_millis(250))
-        .session_retry_max(MAX_RECONNECT_WAIT)
+        .session_retry_initial(reconnect.effective_initial().min(MAX_RECONNECT_WAIT))
+        .session_retry_max(reconnect.effective_maximum().min(MAX_RECONNECT_WAIT))
         .keep_alive_interval(settings.effective_keep_alive_interval())
-        .max_failed_keep_alive_count(2)
+        // The library would close the session; `Driver` connects again and keeps it.
+        .max_failed_keep_alive_count(0)
         .request_timeout(settings.effective_request_timeout())
         .publish_timeout(settings.effective_keep_alive_interval() * 3 + settings.effective_request_timeout())
         .min_publish_interval(Duration::from_millis(10))
-        .ignore_clock_skew(true)
+        // It would shift the times of values; `transport` minds the clocks.
+        .ignore_clock_skew(false)
         // The library forgets what was under way; `resume` does it.
         .recreate_subscriptions(false)
         .max_array_length(200_000)
@@ -115,6 +118,46 @@ fn client(endpoint: &Endpoint, settings: &OpcuaDevice) -> Result<Client, LinkErr
     builder.client().map_err(|errors| {
         configuration_error("the client could not be made").with_evidence(errors.join(", "))
     })
+}
+
+/// How we prove who we are.
+fn token(credentials: &Credentials) -> Result<IdentityToken, LinkError> {
+    Ok(match credentials {
+        Credentials::Anonymous => IdentityToken::Anonymous,
+        Credentials::UsernamePassword { username, password } => {
+            IdentityToken::new_user_name(username.clone(), password.clone())
+        }
+        Credentials::Certificate { certificate, key } => {
+            let unreadable = |what: &str| configuration_error(format!("the user's {what} cannot be read"));
+            let certificate = X509::from_pem(certificate)
+                .map_err(|error| unreadable("certificate").with_evidence(error))?;
+            // Never the error: it may hold what it could not read.
+            let key = PrivateKey::from_pem(key).map_err(|_| unreadable("key"))?;
+            IdentityToken::new_x509(certificate, key)
+        }
+    })
+}
+
+/// Over a channel that does not encrypt only what the server has encrypted or signed for itself is sent.
+fn keep_secure_tokens(chosen: &mut EndpointDescription) -> Result<(), LinkError> {
+    let mut tokens = chosen.user_identity_tokens.take().unwrap_or_default();
+    let channel = chosen.security_policy_uri.clone();
+    tokens.retain(|token| {
+        let own = Some(&token.security_policy_uri).filter(|uri| !uri.is_empty());
+        matches!(
+            SecurityPolicy::from_uri(own.unwrap_or(&channel).as_ref()),
+            SecurityPolicy::Basic256Sha256
+                | SecurityPolicy::Aes128Sha256RsaOaep
+                | SecurityPolicy::Aes256Sha256RsaPss
+        )
+    });
+    if tokens.is_empty() {
+        return Err(configuration_error(
+            "credentials are not sent in the clear: the server neither secures the channel nor has them encrypted",
+        ));
+    }
+    chosen.user_identity_tokens = Some(tokens);
+    Ok(())
 }
 
 fn check_application(chosen: &EndpointDescription, settings: &OpcuaDevice) -> Result<(), LinkError> {
@@ -131,8 +174,9 @@ fn check_application(chosen: &EndpointDescription, settings: &OpcuaDevice) -> Re
 fn choose(
     found: Vec<EndpointDescription>,
     settings: &OpcuaDevice,
-    credentials: &Credentials,
+    endpoint: &Endpoint,
 ) -> Result<EndpointDescription, LinkError> {
+    let (credentials, address) = (&endpoint.credentials, endpoint.address.as_str());
     let wanted = match credentials {
         Credentials::Anonymous => UserTokenType::Anonymous,
         Credentials::UsernamePassword { .. } => UserTokenType::UserName,
@@ -163,9 +207,13 @@ fn choose(
         .with_evidence(format!("offered: {}", offered.join(", "))));
     }
     fitting.retain(|(_, endpoint)| offers(endpoint));
+    // A server with several addresses has endpoints for each, with names of their own for the kinds of users. One that
+    // does not know the address that we dial takes its first.
+    let same = |url: &str| url.trim_end_matches('/') == address.trim_end_matches('/');
     fitting
         .into_iter()
-        .max_by_key(|(rank, _)| *rank)
+        .rev()
+        .max_by_key(|(rank, endpoint)| (*rank, same(endpoint.endpoint_url.as_ref())))
         .map(|(_, endpoint)| endpoint)
         .ok_or_else(|| {
             LinkError::new(

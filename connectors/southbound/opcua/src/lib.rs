@@ -6,7 +6,9 @@
 //! | `items` | what is to be observed, from the plans (pure) |
 //! | `connect` | choosing the endpoint, judging its certificate, opening the session |
 //! | `observed` | what is observed, made equal to what is asked for |
-//! | `link` | driving the session; taking it up again after an interruption |
+//! | `link`, `driver` | the link, and what drives its session |
+//! | `resume` | taking up what an interruption left |
+//! | `transport` | the library's connection, put right |
 //! | `inbox`, `deliver` | from the server's messages to observations |
 //! | `action` | writes, reads and method calls |
 //! | `event`, `value`, `certificate`, `limits` | parts of the above |
@@ -24,12 +26,15 @@ mod address;
 mod certificate;
 mod connect;
 mod deliver;
+mod driver;
 mod event;
 mod inbox;
 mod items;
 mod limits;
 mod link;
 mod observed;
+mod resume;
+mod transport;
 mod value;
 
 /// The connector for OPC UA (opc.tcp).
@@ -50,11 +55,6 @@ impl Connector for OpcUaConnector {
                 device.address
             );
             refusals.push(Refusal::device("spec.address", reason));
-        }
-        let authentication = device.spec.authentication.as_ref();
-        if authentication.is_some_and(|authentication| authentication.x509.is_some()) {
-            let reason = "found x509; anonymous and usernamePassword are supported on OPC UA so far";
-            refusals.push(Refusal::device("spec.authentication", reason));
         }
         refusals.extend(assets.iter().flat_map(|asset| items::check(asset)));
         if refusals.is_empty() {

@@ -1,11 +1,8 @@
 //! What is observed at the server, and how it is made equal to what is asked for.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,7 +21,7 @@ use crate::{
     address::Address,
     connect::classify,
     event,
-    inbox::{Handles, Inbox, Receiver, Target},
+    inbox::{Handles, Inbox, Receiver, Target, Track},
     items::{Group, ItemKey, ItemPlan, Items, Watch},
     limits::Limits,
 };
@@ -48,8 +45,8 @@ pub(crate) struct Subscription {
     pub(crate) id: u32,
     group: Group,
     items: usize,
-    /// Sequence number of the last message with data.
-    pub(crate) sequence: Arc<AtomicU32>,
+    /// Its messages.
+    pub(crate) track: Arc<Track>,
 }
 
 /// A monitored item, or why there is none.
@@ -81,6 +78,21 @@ pub(crate) struct Tools<'a> {
     pub(crate) handles: &'a Handles,
     pub(crate) inbox: &'a Arc<Inbox>,
     pub(crate) rhythm: Rhythm,
+}
+
+/// Handles of items that are being created. Unless the answer comes they mean nothing, or a second try would have every
+/// value twice.
+struct Unconfirmed<'a> {
+    handles: &'a Handles,
+    waiting: Vec<u32>,
+}
+
+impl Drop for Unconfirmed<'_> {
+    fn drop(&mut self) {
+        self.waiting
+            .iter()
+            .for_each(|handle| self.handles.remove(*handle));
+    }
 }
 
 /// An item whose node is known.
@@ -133,6 +145,11 @@ impl Observed {
             }
             _ => true,
         });
+    }
+
+    /// Every dataset and event that is asked for.
+    pub(crate) fn members(&self) -> BTreeSet<&Member> {
+        self.desired.keys().map(|key| &key.member).collect()
     }
 
     /// Health of every dataset and event that is asked for.
@@ -273,8 +290,8 @@ impl Observed {
         let keep_alive = count(tools.rhythm.keep_alive, 1);
         // A lifetime shorter than three keep-alives is refused (OPC 10000-4, 5.14.2).
         let lifetime = count(tools.rhythm.lifetime, u128::from(keep_alive) * 3);
-        let sequence = Arc::new(AtomicU32::new(0));
-        let receiver = Receiver::new(Arc::clone(tools.inbox), Arc::clone(&sequence));
+        let track = Arc::<Track>::default();
+        let receiver = Receiver::new(Arc::clone(tools.inbox), Arc::clone(&track));
         let id = tools
             .session
             .create_subscription(
@@ -289,11 +306,12 @@ impl Observed {
             .await
             .map_err(request_failed)?;
         debug!(id, ?group, "created a subscription");
+        track.name(id);
         self.subscriptions.push(Subscription {
             id,
             group,
             items: 0,
-            sequence,
+            track,
         });
         Ok((id, limit))
     }
@@ -306,6 +324,10 @@ impl Observed {
     ) -> Result<(), LinkError> {
         let mut requests = Vec::with_capacity(items.len());
         let mut asked = Vec::with_capacity(items.len());
+        let mut unconfirmed = Unconfirmed {
+            handles: tools.handles,
+            waiting: Vec::with_capacity(items.len()),
+        };
         for Resolved { key, plan, node } in items {
             self.next_handle += 1;
             let handle = self.next_handle;
@@ -323,6 +345,7 @@ impl Observed {
                             event,
                         },
                     );
+                    unconfirmed.waiting.push(handle);
                     requests.push(request);
                     asked.push((key, plan, handle));
                 }
@@ -337,16 +360,9 @@ impl Observed {
         let answered = tools
             .session
             .create_monitored_items(subscription, TimestampsToReturn::Both, requests)
-            .await;
-        let answered = match answered {
-            Ok(answered) => answered,
-            Err(error) => {
-                asked
-                    .iter()
-                    .for_each(|(_, _, handle)| tools.handles.remove(*handle));
-                return Err(request_failed(error));
-            }
-        };
+            .await
+            .map_err(request_failed)?;
+        unconfirmed.waiting.clear();
         for ((key, plan, handle), created) in asked.into_iter().zip(answered) {
             let status = created.result.status_code;
             let item = if status.is_good() {
@@ -372,13 +388,6 @@ impl Observed {
             self.items.insert(key, item);
         }
         Ok(())
-    }
-}
-
-impl Subscription {
-    /// Sequence number that the next message with data will have; 0 is never used (OPC 10000-4, 7.26).
-    pub(crate) fn next_sequence(&self) -> u32 {
-        self.sequence.load(Ordering::Acquire).wrapping_add(1).max(1)
     }
 }
 
