@@ -40,7 +40,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     tools::debian()?;
     let oracle = tools::oracle()?;
-    drop((foreshore_peers::python(), foreshore_peers::node()));
+    drop((
+        foreshore_peers::python(),
+        foreshore_peers::node(),
+        foreshore_peers::oxvif_camera(),
+    ));
 
     // The process tests start the binary; building it first shows a broken build before any test runs.
     shell::run(

@@ -15,7 +15,8 @@ use ring::digest;
 #[must_use]
 pub fn python() -> PathBuf {
     let requirements = folder().join("requirements.txt");
-    let environment = installed("python", &requirements, |environment| {
+    let asked = fs::read(&requirements).expect("the list of packages can be read");
+    let environment = installed("python", &asked, |environment| {
         run(Command::new("python3").args(["-m", "venv"]).arg(environment));
         run(Command::new(environment.join("bin/python"))
             .args([
@@ -38,7 +39,8 @@ pub fn python() -> PathBuf {
 #[must_use]
 pub fn node() -> PathBuf {
     let package = folder().join("package.json");
-    installed("node", &package, |environment| {
+    let asked = fs::read(&package).expect("the list of packages can be read");
+    installed("node", &asked, |environment| {
         fs::create_dir_all(environment).expect("the cache can be written");
         fs::copy(&package, environment.join("package.json")).expect("the cache can be written");
         run(Command::new("npm")
@@ -53,6 +55,39 @@ pub fn node() -> PathBuf {
     })
 }
 
+/// The mock camera of the crate oxvif: the example `mock_server`, compiled at its first use.
+///
+/// It is no dependency of a test, since it would bring another random number generator, another TLS and their C code into
+/// this workspace.
+///
+/// # Panics
+/// When it can't be compiled.
+#[must_use]
+pub fn oxvif_camera() -> PathBuf {
+    const VERSION: &str = "0.17.0";
+    let environment = installed("oxvif", VERSION.as_bytes(), |environment| {
+        let target = environment.join("target");
+        run(
+            Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+                .args([
+                    "install",
+                    "oxvif",
+                    "--version",
+                    VERSION,
+                    "--locked",
+                    "--quiet",
+                    "--debug",
+                ])
+                .args(["--example", "mock_server", "--features", "mock-server", "--root"])
+                .arg(environment)
+                .env("CARGO_TARGET_DIR", &target)
+                .env("CARGO_PROFILE_DEV_DEBUG", "0"),
+        );
+        fs::remove_dir_all(&target).expect("the cache can be written");
+    });
+    environment.join("bin/mock_server")
+}
+
 /// The path of a script in `scripts/`.
 #[must_use]
 pub fn script(name: &str) -> PathBuf {
@@ -63,10 +98,9 @@ fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The folder of what a file asks for; installed under a lock, since tests of several crates may come at once.
-fn installed(kind: &str, asked: &Path, install: impl FnOnce(&Path)) -> PathBuf {
-    let text = fs::read(asked).expect("the list of packages can be read");
-    let name = hex::encode(&digest::digest(&digest::SHA256, &text).as_ref()[..6]);
+/// The folder of what is asked for; installed under a lock, since tests of several crates may come at once.
+fn installed(kind: &str, asked: &[u8], install: impl FnOnce(&Path)) -> PathBuf {
+    let name = hex::encode(&digest::digest(&digest::SHA256, asked).as_ref()[..6]);
     let cache = std::env::var_os("FORESHORE_CACHE").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").expect("a home directory")).join(".cache/foreshore"),
         PathBuf::from,
@@ -77,7 +111,7 @@ fn installed(kind: &str, asked: &Path, install: impl FnOnce(&Path)) -> PathBuf {
     let lock = fs::File::create(cache.join(format!("{kind}-peers.lock"))).expect("the cache can be written");
     lock.lock().expect("the cache can be locked");
     if !ready.exists() {
-        eprintln!("    installing peers of tests: {}", asked.display());
+        eprintln!("    installing peers of tests: {kind}");
         // What an interrupted installation left is not trusted.
         if environment.exists() {
             fs::remove_dir_all(&environment).expect("the cache can be written");

@@ -217,6 +217,8 @@ fn strongest(challenges: &[String]) -> Option<WwwAuthenticateHeader> {
     use digest_auth::AlgorithmType;
     let digests = challenges
         .iter()
+        // Its parser panics at others.
+        .filter(|challenge| challenge.is_ascii())
         .filter_map(|challenge| WwwAuthenticateHeader::parse(challenge).ok());
     digests.max_by_key(|challenge| match challenge.algorithm.algo {
         AlgorithmType::MD5 => 0,
@@ -248,6 +250,8 @@ fn security(user: &User, created: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -407,5 +411,26 @@ mod tests {
         authentication.refused(&mut attempt, &refused, NOW);
         let header = authentication.authorization(&mut attempt, "/").unwrap();
         assert!(header.contains("SHA-256"), "{header}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_challenge_panics(
+            challenge in "(Digest |Basic |digest|Digest)?((realm|nonce|qop|algorithm|stale|opaque|domain|charset|userhash)\
+                =?(\"|)[a-zA-Z0-9,\"\\\\= é-]{0,12}(\"|),? ?){0,6}",
+            target in prop_oneof![Just(Target::Service), Just(Target::Picture)],
+        ) {
+            let authentication = authentication(true);
+            let mut attempt = Attempt::new(target);
+            let refused = Refused { challenges: vec![challenge.clone(), challenge], date: None };
+            let stale = strongest(&refused.challenges).is_some_and(|challenge| challenge.stale);
+            // However often it refuses, asking ends.
+            let again = |_: &usize| {
+                let _header = authentication.authorization(&mut attempt, "/onvif?a=b");
+                let _element = authentication.security_element(&mut attempt, NOW);
+                authentication.refused(&mut attempt, &refused, NOW) == Reaction::Again
+            };
+            prop_assert!((0..9).take_while(again).count() < 4 || stale);
+        }
     }
 }

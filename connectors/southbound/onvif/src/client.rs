@@ -356,6 +356,8 @@ fn read_fault(status: StatusCode, fault: &Element) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn head(status: StatusCode) -> Head {
@@ -384,5 +386,56 @@ mod tests {
         assert_eq!(answer(&head(StatusCode::UNAUTHORIZED), b""), Err(Error::Refused));
         let fault = b"<E><Body><Fault><Code><Value>s:Sender</Value><Subcode><Value>ter:NotAuthorized</Value></Subcode></Code></Fault></Body></E>";
         assert_eq!(answer(&head(StatusCode::BAD_REQUEST), fault), Err(Error::Refused));
+    }
+
+    /// Pieces of answers, good ones and others.
+    const PIECES: [&[u8]; 24] = [
+        b"<s:Envelope xmlns:s='u'>",
+        b"<s:Body>",
+        b"</s:Body>",
+        b"</s:Envelope>",
+        b"<Envelope>",
+        b"<Body>",
+        b"</Body></Envelope>",
+        b"<Fault><Code><Value>s:Sender</Value>",
+        b"<Subcode><Value>ter:NotAuthorized</Value></Subcode></Code></Fault>",
+        b"<faultcode>",
+        b"</",
+        b">",
+        b"<!DOCTYPE a [<!ENTITY b 'c'>]>",
+        b"&b;",
+        b"&#x110000;",
+        b"&#0;",
+        b"&amp",
+        b"<![CDATA[",
+        b"]]>",
+        b"<!--",
+        b"<?xml version='1.0' encoding='utf-16'?>",
+        b"\xEF\xBB\xBF",
+        b"\xFF\xFE\x00\x80",
+        b" a='1' a='&lt;' b=c",
+    ];
+
+    proptest! {
+        #[test]
+        fn no_answer_panics(
+            pieces in proptest::collection::vec(0..PIECES.len(), 0..24),
+            noise in proptest::collection::vec(any::<u8>(), 0..8),
+            at in any::<proptest::sample::Index>(),
+            status in 200_u16..600,
+        ) {
+            let mut body: Vec<u8> = pieces.iter().flat_map(|&piece| PIECES[piece]).copied().collect();
+            let at = at.index(body.len() + 1);
+            body.splice(at..at, noise);
+            if let Err(error) = answer(&head(StatusCode::from_u16(status).unwrap()), &body) {
+                prop_assert!(error.to_string().len() < 4 * MAX_QUOTED * 3);
+            }
+        }
+
+        #[test]
+        fn a_quote_is_one_short_line(text in "\\PC{0,40}[\\s\\x00-\\x1F]{0,9}\\PC{0,400}") {
+            let quoted = quote(&text);
+            prop_assert!(quoted.chars().count() <= MAX_QUOTED && !quoted.contains(['\n', '\r', '\t']));
+        }
     }
 }

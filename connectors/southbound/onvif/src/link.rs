@@ -282,8 +282,8 @@ async fn keep_alive(shared: Arc<Shared>, ended: watch::Sender<Option<LinkError>>
             .call(&shared.camera.device, DEVICE, "GetSystemDateAndTime", &body)
             .await
         {
-            // A camera that answers anything is there.
-            Ok(_) | Err(Error::Fault { .. } | Error::Protocol(_) | Error::TooLarge { .. }) => failures = 0,
+            // A camera that refuses is there; what answers nonsense is no camera, or no longer.
+            Ok(_) | Err(Error::Fault { .. }) => failures = 0,
             Err(error) => {
                 failures += 1;
                 debug!(%error, failures, "camera does not answer");

@@ -170,6 +170,8 @@ fn jpeg_size(image: &[u8]) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -195,5 +197,16 @@ mod tests {
         bitmap[18..22].copy_from_slice(&640_i32.to_le_bytes());
         bitmap[22..26].copy_from_slice(&(-360_i32).to_le_bytes());
         assert_eq!(size_of("image/bmp", &bitmap), Some((640, 360)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_picture_panics(
+            kind in prop_oneof![Just("image/jpeg"), Just("image/png"), Just("image/bmp")],
+            start in prop_oneof![Just(vec![]), Just(vec![0xFF, 0xD8, 0xFF]), Just(vec![0xFF, 0xD8, 0xFF, 0xFF, 0xE0, 0, 0])],
+            rest in proptest::collection::vec(prop_oneof![Just(0xFF_u8), Just(0xC0), Just(0), any::<u8>()], 0..64),
+        ) {
+            let _size = size_of(kind, &[start, rest].concat());
+        }
     }
 }

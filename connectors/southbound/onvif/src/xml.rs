@@ -11,10 +11,8 @@ use quick_xml::{
 
 /// Deepest nesting that is read.
 const MAX_DEPTH: usize = 64;
-/// Most elements of a document.
-const MAX_ELEMENTS: usize = 100_000;
-/// Most attributes of an element.
-const MAX_ATTRIBUTES: usize = 64;
+/// Most elements and attributes of a document.
+const MAX_ITEMS: usize = 100_000;
 
 /// An element.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,7 +34,7 @@ pub(crate) enum Malformed {
     #[error("{0}")]
     Syntax(String),
     /// It is too deep or too large.
-    #[error("more than {MAX_DEPTH} levels, {MAX_ELEMENTS} elements or {MAX_ATTRIBUTES} attributes")]
+    #[error("more than {MAX_DEPTH} levels, or {MAX_ITEMS} elements and attributes")]
     TooLarge,
     /// It ends before its root element does.
     #[error("the document ends early")]
@@ -49,19 +47,18 @@ impl Element {
         let mut reader = Reader::from_str(text);
         let syntax = |error: quick_xml::Error| Malformed::Syntax(error.to_string());
         let mut open: Vec<Self> = Vec::new();
-        let mut count = 0;
+        let mut items = 0;
         loop {
             let event = reader.read_event().map_err(syntax)?;
-            count += usize::from(matches!(event, Event::Start(_) | Event::Empty(_)));
-            if open.len() > MAX_DEPTH || count > MAX_ELEMENTS {
-                return Err(Malformed::TooLarge);
-            }
             let closed = match event {
                 Event::Start(start) => {
-                    open.push(Self::begin(&start)?);
+                    open.push(Self::begin(&start, &mut items)?);
+                    if open.len() > MAX_DEPTH {
+                        return Err(Malformed::TooLarge);
+                    }
                     None
                 }
-                Event::Empty(start) => Some(Self::begin(&start)?),
+                Event::Empty(start) => Some(Self::begin(&start, &mut items)?),
                 Event::End(_) => open.pop().map(Self::end),
                 Event::Text(text) => {
                     if let Some(element) = open.last_mut() {
@@ -99,7 +96,7 @@ impl Element {
         }
     }
 
-    fn begin(start: &BytesStart<'_>) -> Result<Self, Malformed> {
+    fn begin(start: &BytesStart<'_>, items: &mut usize) -> Result<Self, Malformed> {
         // Each is compared with all before it only when asked to, which would take a hostile element's square.
         let mut attributes = start.attributes();
         let attributes = attributes.with_checks(false).flatten().map(|attribute| {
@@ -110,8 +107,9 @@ impl Element {
             );
             (name, value)
         });
-        let attributes: Vec<_> = attributes.take(MAX_ATTRIBUTES + 1).collect();
-        if attributes.len() > MAX_ATTRIBUTES {
+        let attributes: Vec<_> = attributes.take(MAX_ITEMS).collect();
+        *items += 1 + attributes.len();
+        if *items > MAX_ITEMS {
             return Err(Malformed::TooLarge);
         }
         Ok(Self {
@@ -192,6 +190,20 @@ mod tests {
         assert_eq!(Element::parse(&"<a>".repeat(1000)), Err(Malformed::TooLarge));
         assert_eq!(Element::parse("<a><b></b>"), Err(Malformed::Truncated));
         assert!(Element::parse("<a></b>").is_err());
+        assert_eq!(
+            Element::parse(&format!("<a {}>", "b='' ".repeat(MAX_ITEMS + 1))),
+            Err(Malformed::TooLarge)
+        );
+        assert_eq!(
+            Element::parse(&format!("<a>{}", "<b c=''/>".repeat(MAX_ITEMS / 2))),
+            Err(Malformed::TooLarge)
+        );
+    }
+
+    #[test]
+    fn entities_of_a_document_mean_nothing() {
+        let text = "<!DOCTYPE a [<!ENTITY b \"&c;&c;\"><!ENTITY c SYSTEM \"file:///etc/passwd\">]><a>1&b;&c;&#50;&lt;</a>";
+        assert_eq!(Element::parse(text).unwrap().text, "12<");
     }
 
     proptest! {

@@ -7,6 +7,7 @@ use foreshore_connector_sdk::{
     RunnerOptions,
     testkit::{Harness, NAMESPACE, asset, device, secret},
 };
+use foreshore_control::Report;
 use foreshore_mqtt::Requester;
 use foreshore_record::{CommandError, Record, TopicName, property};
 use foreshore_runtime::Task;
@@ -89,13 +90,36 @@ impl Plant {
         self.is("Asset", DOOR, aspect, reason).await
     }
 
+    /// Waits until a text was seen of the camera; all of it.
+    pub(crate) async fn camera_says(&self, text: &str) -> String {
+        self.says("Device", CAMERA, "Endpoint", text).await
+    }
+
+    /// Waits until a text was seen of a part of the asset; all of it.
+    pub(crate) async fn part_says(&self, aspect: &str, text: &str) -> String {
+        self.says("Asset", DOOR, aspect, text).await
+    }
+
     async fn is(&self, kind: &str, name: &str, aspect: &str, reason: &str) -> String {
+        let report = self.report(kind, name, aspect, |report| report.reason == reason);
+        report.await.message
+    }
+
+    async fn says(&self, kind: &str, name: &str, aspect: &str, text: &str) -> String {
+        let says = |report: &Report| report.message.contains(text) || report.evidence.contains(text);
+        let report = self.report(kind, name, aspect, says).await;
+        format!("{} {}", report.message, report.evidence)
+    }
+
+    async fn report(&self, kind: &str, name: &str, aspect: &str, holds: impl Fn(&Report) -> bool) -> Report {
         let reports = &self.harness.reports;
-        let reached = reports.wait_until(SOON, |reports| reports.reason(kind, name, aspect) == reason);
-        let reached = reached.await;
-        let report = reports.report(kind, name, aspect);
-        assert!(reached, "{name} {aspect} is not {reason} but {report:?}");
-        report.unwrap().message
+        let mut found = None;
+        let reached = reports.wait_until(SOON, |reports| {
+            found = reports.report(kind, name, aspect);
+            found.as_ref().is_some_and(&holds)
+        });
+        assert!(reached.await, "{name} {aspect} became {found:?}");
+        found.unwrap()
     }
 
     /// Messages of a member of the asset.
