@@ -54,6 +54,8 @@ pub(super) enum What {
         qos: Qos,
         /// What the client is told if all went well.
         reason: ReasonCode,
+        /// What a role of ours is told besides.
+        detail: Option<Arc<str>>,
         /// The message, if it is delivered live only now.
         delayed: Option<Outbound>,
         /// Whose readers are waiting for the commit.
@@ -191,7 +193,12 @@ impl Connection {
         let version = self.client.version;
         let out = self.out.tail();
         match what {
-            What::Message { packet_id, qos, .. } => {
+            What::Message {
+                packet_id,
+                qos,
+                detail,
+                ..
+            } => {
                 if qos == Qos::AtMostOnce {
                     return Ok(());
                 }
@@ -199,10 +206,16 @@ impl Connection {
                 if reason.is_error() && !version.is_v5() {
                     return Err(Ending::refused(reason, "a message was refused").into());
                 }
-                if qos == Qos::AtLeastOnce {
-                    encode::ack(version, AckKind::PubAck, packet_id, reason, out);
+                let kind = if qos == Qos::AtLeastOnce {
+                    AckKind::PubAck
                 } else {
-                    encode::ack(version, AckKind::PubRec, packet_id, reason, out);
+                    AckKind::PubRec
+                };
+                match detail.filter(|_| version.is_v5()) {
+                    Some(detail) => encode::ack_with(kind, packet_id, reason, &detail, out),
+                    None => encode::ack(version, kind, packet_id, reason, out),
+                }
+                if qos == Qos::ExactlyOnce {
                     if !reason.is_error() {
                         return Ok(());
                     }

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    Accepted, ClientFacts, Connection,
+    Accepted, ClientFacts, Connection, command,
     drain::{self, Drain, Resend},
     inbound::Receiving,
     outgoing::Outgoing,
@@ -334,6 +334,10 @@ fn facts(
         permissions
             .may_publish(&topic, will.qos, will.retain)
             .map_err(not_authorized)?;
+        if command::is_command(&topic) {
+            let words = "a will can't be a command: nobody asks for it when it is published";
+            return Err((ReasonCode::NotAuthorized, words.to_owned()));
+        }
     }
     let mut keep_alive = connect.keep_alive;
     if connect.version.is_v5() && (keep_alive == 0 || keep_alive > limits.max_keep_alive) {

@@ -9,6 +9,7 @@
 //! | [`handshake`] | from the socket to a session |
 //! | [`inbound`] | packets from the client |
 //! | [`publish`] | PUBLISH from the client |
+//! | [`command`] | commands to assets, which tell who asks |
 //! | [`subscribe`] | SUBSCRIBE and UNSUBSCRIBE |
 //! | [`acks`] | acknowledgements, which leave after the commit |
 //! | [`sending`] | deliveries to the client: window, in flight, settled |
@@ -17,6 +18,7 @@
 //! | [`outgoing`], [`transport`] | bytes |
 
 mod acks;
+mod command;
 mod drain;
 pub(crate) mod ending;
 pub(crate) mod handshake;

@@ -14,6 +14,7 @@ use foreshore_store::{BrokerTime, Direction, Operation};
 use super::{
     Connection,
     acks::{AckItem, What},
+    command,
     ending::Ending,
     inbound::Relief,
 };
@@ -46,6 +47,20 @@ pub(super) enum Congested {
     Session(Arc<Session>),
     Group(Arc<Group>),
     Shard(Arc<Mailbox<ShardItem>>),
+}
+
+/// Why a message is not taken in.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) reason: ReasonCode,
+    /// What a role of ours is told besides.
+    pub(super) detail: Option<Arc<str>>,
+}
+
+impl From<ReasonCode> for Refused {
+    fn from(reason: ReasonCode) -> Self {
+        Self { reason, detail: None }
+    }
 }
 
 impl Congested {
@@ -86,14 +101,14 @@ impl Connection {
         if publish.qos == Qos::ExactlyOnce && !self.state.inbound.insert(publish.packet_id) {
             // It was taken in before: it is acknowledged again and not delivered again ([MQTT-4.3.3-10]).
             self.receiving.unacknowledged -= 1;
-            self.answer(publish, ReasonCode::Success, None);
+            self.answer(publish, ReasonCode::Success.into(), None);
             return Ok(());
         }
         let now = self.engine.now();
         let number = self.number_of(publish)?;
-        let message = self.message(publish, topic, &route, number, now);
-        if let Err(reason) = self.judge(&message) {
-            self.refuse(publish, message, reason);
+        let mut message = self.message(publish, topic, &route, number, now);
+        if let Err(refused) = self.judge(&mut message) {
+            self.refuse(publish, message, refused);
             return Ok(());
         }
         self.take_in(publish, Arc::new(message), route);
@@ -137,6 +152,7 @@ impl Connection {
                 packet_id: publish.packet_id,
                 qos: publish.qos,
                 reason,
+                detail: None,
                 delayed,
                 route,
             };
@@ -257,9 +273,12 @@ impl Connection {
     }
 
     /// Whether a message may be taken in.
-    fn judge(&self, message: &Message) -> Result<(), ReasonCode> {
+    fn judge(&self, message: &mut Message) -> Result<(), Refused> {
         if message.topic.as_str().starts_with(RESERVED) {
-            return Err(ReasonCode::NotAuthorized);
+            return Err(ReasonCode::NotAuthorized.into());
+        }
+        if command::is_command(&message.topic) {
+            self.judge_command(message)?;
         }
         if let Err(denied) = self
             .client
@@ -273,30 +292,30 @@ impl Connection {
                 rule = denied.rule(),
                 "publish refused"
             );
-            return Err(ReasonCode::NotAuthorized);
+            return Err(ReasonCode::NotAuthorized.into());
         }
         let limits = self.engine.limits.load();
         if message.retain
             && !message.payload.is_empty()
             && !self.engine.retained.has_room(message, limits.retained())
         {
-            return Err(ReasonCode::QuotaExceeded);
+            return Err(ReasonCode::QuotaExceeded.into());
         }
         Ok(())
     }
 
     /// Refuses a message; for one of ours the refusal is final for its number.
-    fn refuse(&mut self, publish: &Publish<'_>, message: Message, reason: ReasonCode) {
+    fn refuse(&mut self, publish: &Publish<'_>, message: Message, refused: Refused) {
         self.engine.stats.refused.inc();
         let operation = message.number.map(|number| {
             self.engine.sources.advance(&number);
             self.receiving.burst.operation(Operation::Refuse { number })
         });
-        self.answer(publish, reason, operation);
+        self.answer(publish, refused, operation);
     }
 
     /// Answers a message that is not delivered.
-    fn answer(&mut self, publish: &Publish<'_>, reason: ReasonCode, operation: Option<usize>) {
+    fn answer(&mut self, publish: &Publish<'_>, refused: Refused, operation: Option<usize>) {
         if publish.qos == Qos::AtMostOnce && operation.is_none() {
             return;
         }
@@ -304,7 +323,8 @@ impl Connection {
         let what = What::Message {
             packet_id,
             qos,
-            reason,
+            reason: refused.reason,
+            detail: refused.detail,
             delayed: None,
             route: None,
         };

@@ -4,6 +4,9 @@
 //! matches is refused; what is left and an Allow rule matches is allowed; everything else is refused. Where there is no
 //! policy at all, whoever was authenticated may do everything.
 //!
+//! Our own roles may do everything but one: a command that one of them publishes for somebody else, such as one that came
+//! through a cloud endpoint, is refused where a Deny rule matches (docs/adr/0004-relayed-commands.md).
+//!
 //! [`Policies`] are compiled once; [`Permissions`] are what they come to for one client, with its names filled in.
 
 mod pattern;
@@ -94,6 +97,25 @@ impl Policies {
         let mut permissions = Permissions::nothing();
         for rule in rules.iter().filter(|rule| rule.applies_to(client_id, principal)) {
             permissions.add(rule, client_id, principal);
+        }
+        permissions
+    }
+
+    /// What a role of ours may publish of commands that somebody else asked it for: what no rule denies. The client is
+    /// the role's, the user is who asked.
+    pub(crate) fn relayed(&self, client_id: &str, actor: Option<&str>) -> Permissions {
+        let principal = Principal {
+            username: actor.map(str::to_owned),
+            ..Principal::default()
+        };
+        let mut permissions = Permissions::everything();
+        let denying = self
+            .rules
+            .iter()
+            .flatten()
+            .filter(|rule| rule.effect == PolicyEffect::Deny);
+        for rule in denying.filter(|rule| rule.applies_to(client_id, &principal)) {
+            permissions.add(rule, client_id, &principal);
         }
         permissions
     }

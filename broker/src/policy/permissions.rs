@@ -46,7 +46,7 @@ impl<T> Default for Grants<T> {
 }
 
 impl Permissions {
-    /// Everything is allowed.
+    /// Everything is allowed that no rule denies.
     pub(crate) fn everything() -> Self {
         Self {
             everything: true,
@@ -124,11 +124,11 @@ impl Permissions {
         denies: impl Fn(&T) -> bool,
         allows: impl Fn(&T) -> bool,
     ) -> Result<impl Iterator<Item = &'a T>, Denied> {
+        if let Some((rule, _)) = grants.denied.iter().find(|(_, scope)| denies(scope)) {
+            return Err(Denied(Some(Arc::clone(rule))));
+        }
         let mut allowed = Vec::new();
         if !self.everything {
-            if let Some((rule, _)) = grants.denied.iter().find(|(_, scope)| denies(scope)) {
-                return Err(Denied(Some(Arc::clone(rule))));
-            }
             allowed = grants
                 .allowed
                 .iter()
@@ -275,6 +275,47 @@ mod tests {
             Err(Denied(None))
         );
         assert!(nobody.permissions("c", &user("x")).may_connect().is_ok());
+    }
+
+    #[test]
+    fn relayed_commands_are_allowed_unless_a_rule_denies_them() {
+        let policies = policies(serde_json::json!([
+            { "name": "looking", "effect": "Allow", "actions": ["Connect", "Subscribe"], "topics": ["foreshore/data/#"] },
+            { "name": "no-stop", "effect": "Deny", "actions": ["Publish"], "topics": ["foreshore/commands/p/line/c/stop"] },
+            { "name": "anna-looks", "effect": "Deny", "actions": ["Publish"], "topics": ["foreshore/commands/#"],
+              "principals": { "users": ["*/anna"] } },
+            { "name": "vendor", "effect": "Deny", "actions": ["Publish"], "topics": ["foreshore/commands/p/#"],
+              "principals": { "users": ["vendor/*"] } },
+        ]));
+        let judge = |actor: Option<&str>, action: &str| {
+            let topic = topic(&format!("foreshore/commands/p/line/c/{action}"));
+            let judged = policies
+                .relayed("relay", actor)
+                .may_publish(&topic, Qos::AtLeastOnce, false);
+            judged.map_err(|denied| denied.rule().to_owned())
+        };
+        assert_eq!(judge(Some("cloud/otto"), "start"), Ok(()));
+        assert_eq!(judge(None, "start"), Ok(()));
+        for actor in [Some("cloud/otto"), None] {
+            assert_eq!(judge(actor, "stop"), Err("plant/no-stop".to_owned()));
+        }
+        assert_eq!(
+            judge(Some("cloud/anna"), "start"),
+            Err("plant/anna-looks".to_owned())
+        );
+        assert_eq!(
+            judge(Some("vendor/otto"), "start"),
+            Err("plant/vendor".to_owned())
+        );
+        let without = Policies::none().relayed("relay", Some("cloud/otto"));
+        assert_eq!(
+            without.may_publish(
+                &topic("foreshore/commands/p/line/c/stop"),
+                Qos::AtLeastOnce,
+                false
+            ),
+            Ok(())
+        );
     }
 
     #[test]

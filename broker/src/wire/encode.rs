@@ -1,7 +1,7 @@
 //! Packets that the broker sends, all but PUBLISH.
 //!
-//! Reason strings go into CONNACK and DISCONNECT only, where a client can't forbid them (Request Problem Information, MQTT
-//! 5.0 section 3.1.2.11.7).
+//! Reason strings go into CONNACK and DISCONNECT, where a client can't forbid them (Request Problem Information, MQTT 5.0
+//! section 3.1.2.11.7), and into acknowledgements to our own roles, which never forbid them.
 
 use bytes::{BufMut, BytesMut};
 use rmqtt_codec::v5;
@@ -11,6 +11,9 @@ use super::{ReasonCode, Version, packet::AckKind};
 
 /// Longest reason string, in bytes: it must never be what makes a packet too large.
 const MAX_REASON_STRING: usize = 200;
+
+/// Identifier of the property Reason String (MQTT 5.0 section 2.2.2.2).
+const REASON_STRING: u8 = 0x1f;
 
 /// What the server says of itself in CONNACK (MQTT 5.0 section 3.2.2.3).
 #[derive(Clone, Debug, Default)]
@@ -67,6 +70,23 @@ pub(crate) fn connack_refused(version: Version, reason: ReasonCode, detail: &str
         ..v5::ConnectAck::default()
     };
     put(v5::Packet::ConnectAck(Box::new(packet)), out);
+}
+
+/// Writes an acknowledgement with a reason string, in version 5.
+pub(crate) fn ack_with(kind: AckKind, packet_id: u16, reason: ReasonCode, detail: &str, out: &mut BytesMut) {
+    let Some(detail) = reason_string(detail) else {
+        return ack(Version::V5, kind, packet_id, reason, out);
+    };
+    let properties = 3 + detail.len();
+    let body = 3 + super::frame::variable_length_size(properties) + properties;
+    out.put_u8(kind as u8);
+    super::frame::put_variable_length(body, out);
+    out.put_u16(packet_id);
+    out.put_u8(reason.code());
+    super::frame::put_variable_length(properties, out);
+    out.put_u8(REASON_STRING);
+    out.put_u16(detail.len() as u16);
+    out.put_slice(detail.as_bytes());
 }
 
 /// Writes one of the four acknowledgements; below version 5 the reason is left out.
@@ -168,6 +188,16 @@ mod tests {
             b"\x40\x03\x00\x07\x97"
         );
         assert_eq!(ack(Version::V311, ReasonCode::QuotaExceeded), b"\x40\x02\x00\x07");
+
+        let told = |detail| {
+            written(|out| super::ack_with(AckKind::PubAck, 7, ReasonCode::NotAuthorized, detail, out))
+        };
+        assert_eq!(told("no"), b"\x40\x09\x00\x07\x87\x05\x1f\x00\x02no");
+        assert_eq!(told(""), b"\x40\x03\x00\x07\x87");
+        assert_eq!(
+            told(&"n".repeat(1000)).len(),
+            2 + 1 + 3 + 2 + 3 + MAX_REASON_STRING
+        );
 
         let reasons = [ReasonCode::GrantedQos1, ReasonCode::NotAuthorized];
         let suback = |version| written(|out| super::suback(version, 7, &reasons, out));

@@ -191,6 +191,19 @@ pub(crate) fn decode(mut block: &[u8], expiry: Option<u32>) -> Properties {
     properties
 }
 
+/// Adds a user property after those that are there. Texts too long for the wire are cut.
+pub(crate) fn with_user(block: &[u8], name: &str, value: &str) -> Bytes {
+    let mut out = BytesMut::with_capacity(block.len() + 5 + name.len() + value.len());
+    out.put_slice(block);
+    out.put_u8(USER_PROPERTY);
+    for text in [name, value] {
+        let text = &text[..text.floor_char_boundary(usize::from(u16::MAX))];
+        out.put_u16(text.len() as u16);
+        out.put_slice(text.as_bytes());
+    }
+    out.freeze()
+}
+
 /// Writes stored properties in the form in which they are sent on. Values too long for the wire are left out; they can't
 /// have come from it.
 pub(crate) fn encode(properties: &Properties) -> Bytes {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use foreshore_broker::{ListenerOptions, Method, Options, Protocol};
-use foreshore_record::{PathLedger, SourceNumber, record::Properties};
+use foreshore_record::{PathLedger, SourceNumber, property, record::Properties};
 use foreshore_tls::{
     AuthorityOptions, CertificateAuthority, ClientAuth, Identity, Role, RoleIdentity, ServerName,
 };
@@ -156,6 +156,115 @@ async fn repeats_of_our_own_publishers_are_discarded_and_counted() {
     assert_eq!((line.received, line.delivered, line.waiting), (4, 3, 0));
     assert_eq!(line.dropped.get("refused"), Some(&1));
     reader.ping().await;
+}
+
+fn command(action: &str, actor: Option<&str>, packet_id: u16) -> rmqtt_codec::types::Publish {
+    let mut packet = publish(
+        &format!("foreshore/commands/plant/line/control/{action}"),
+        "1",
+        QoS::AtLeastOnce,
+        packet_id,
+    );
+    packet.properties = actor.map(|actor| v5::PublishProperties {
+        user_properties: vec![(property::ACTOR.into(), actor.to_owned().into())],
+        ..v5::PublishProperties::default()
+    });
+    packet
+}
+
+fn actor_of(publish: &rmqtt_codec::types::Publish) -> Option<&str> {
+    let properties = publish.properties.as_ref()?;
+    let mut actors = properties
+        .user_properties
+        .iter()
+        .filter(|(name, _)| *name == property::ACTOR);
+    let actor = actors.next().map(|(_, value)| &**value);
+    assert_eq!(actors.next(), None, "{publish:?}");
+    actor
+}
+
+async fn puback(client: &mut Client, packet: rmqtt_codec::types::Publish) -> v5::PublishAck {
+    client.send_publish(packet).await;
+    match client.receive().await {
+        v5::Packet::PublishAck(ack) => ack,
+        other => panic!("PUBACK expected, {other:?} came"),
+    }
+}
+
+#[tokio::test]
+async fn commands_are_relayed_for_whom_no_rule_denies_them() {
+    let plant = Plant::start().await;
+    let rules = serde_json::json!({ "rules": [
+        { "name": "looking", "effect": "Allow", "actions": ["Connect", "Subscribe"], "topics": ["foreshore/#"] },
+        { "name": "anna-looks", "effect": "Deny", "actions": ["Publish"], "topics": ["foreshore/commands/#"],
+          "principals": { "users": ["cloud/anna"] } },
+    ]});
+    let mut connector = Client::clean(plant.broker.address, "connector").await;
+    connector
+        .subscribe("foreshore/commands/#", QoS::AtLeastOnce)
+        .await;
+    plant
+        .broker
+        .handle
+        .set_policies([("p", &serde_json::from_value(rules).unwrap())])
+        .unwrap();
+    let mut relay = plant.client(Role::Dataflow, "relay").await;
+    let refused = puback(&mut relay, command("stop", Some("cloud/anna"), 3)).await;
+    assert_eq!(refused.reason_code, PublishAckReason::NotAuthorized);
+    assert_eq!(refused.reason_string.as_deref(), Some("p/anna-looks"));
+    let reason = relay
+        .publish_packet(command("start", Some("cloud/otto"), 4))
+        .await;
+    assert_eq!(reason, PublishAckReason::Success);
+    let taken = connector.message().await;
+    assert!(taken.topic.ends_with("/start"), "{taken:?}");
+    assert_eq!(actor_of(&taken), Some("cloud/otto"));
+    // Who is not ours needs a rule that allows it, whatever it says of itself.
+    let mut stranger = Client::clean(plant.broker.address, "stranger").await;
+    for actor in [None, Some("cloud/otto")] {
+        let refused = puback(&mut stranger, command("stop", actor, 5)).await;
+        assert_eq!(refused.reason_code, PublishAckReason::NotAuthorized);
+        assert_eq!(refused.reason_string, None);
+    }
+    connector.ping().await;
+}
+
+#[tokio::test]
+async fn a_command_tells_who_asks_and_happens_once() {
+    let plant = Plant::start().await;
+    let mut connector = Client::clean(plant.broker.address, "connector").await;
+    connector
+        .subscribe("foreshore/commands/#", QoS::AtLeastOnce)
+        .await;
+    let mut client = Client::clean(plant.broker.address, "c1").await;
+    assert_eq!(
+        client.publish_packet(command("start", None, 1)).await,
+        PublishAckReason::Success
+    );
+    assert_eq!(actor_of(&connector.message().await), Some("anonymous:c1"));
+    let forged = client.publish_packet(command("start", Some("operator"), 2)).await;
+    assert_eq!(forged, PublishAckReason::NotAuthorized);
+    let mut relay = plant.client(Role::Dataflow, "relay").await;
+    let retained = rmqtt_codec::types::Publish {
+        retain: true,
+        ..command("start", None, 3)
+    };
+    for publisher in [&mut client, &mut relay] {
+        let reason = publisher.publish_packet(retained.clone()).await;
+        assert_eq!(reason, PublishAckReason::NotAuthorized);
+    }
+    let mut will = hello("c2");
+    will.last_will = Some(crate::protocol::will(
+        "foreshore/commands/plant/line/control/start",
+        None,
+    ));
+    let mut dying = Client::open(plant.broker.address).await;
+    dying.send(v5::Packet::Connect(Box::new(will))).await;
+    assert_eq!(
+        dying.connack().await.reason_code,
+        v5::ConnectAckReason::NotAuthorized
+    );
+    connector.ping().await;
 }
 
 #[tokio::test]

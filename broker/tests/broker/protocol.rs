@@ -22,7 +22,7 @@ fn options(qos: QoS) -> SubscriptionOptions {
     }
 }
 
-fn will(topic: &'static str, delay: Option<u32>) -> v5::LastWill {
+pub(crate) fn will(topic: &'static str, delay: Option<u32>) -> v5::LastWill {
     v5::LastWill {
         qos: QoS::AtLeastOnce,
         retain: false,

@@ -18,7 +18,8 @@ use crate::{
 ///
 /// All policies of a broker count together and the order of rules does not matter: whatever a Deny rule matches is
 /// refused; what is left and an Allow rule matches is allowed; everything else is refused. Our own roles need no rule
-/// for what their plans make them do. A broker that no policy is for lets whoever it let in do everything.
+/// for what their plans make them do; a command that comes through a cloud endpoint is carried out unless a Deny rule
+/// matches it. A broker that no policy is for lets whoever it let in do everything.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "foreshore.dev",
@@ -106,7 +107,8 @@ pub struct Principals {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     pub clients: Vec<NamePattern>,
-    /// User names. Nobody who is anonymous has one.
+    /// User names. Nobody who is anonymous has one. Of a command that comes through a cloud endpoint it is
+    /// `ENDPOINT/ACTOR`: the DataflowEndpoint, and who asked there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     pub users: Vec<NamePattern>,
