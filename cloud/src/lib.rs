@@ -20,8 +20,8 @@ mod service;
 mod store;
 
 pub use options::{
-    CommandOptions, HistoryOptions, HttpOptions, InvalidOption, JoinToken, LinkOptions, ListenOptions,
-    Options, Secret, TlsFiles,
+    ApiToken, CommandOptions, HistoryOptions, HttpOptions, InvalidOption, JoinToken, LinkOptions,
+    ListenOptions, Options, Secret, TlsFiles,
 };
 pub use service::{Cloud, Error, Handle};
 pub use store::StoreError;

@@ -14,6 +14,9 @@ use jiff::Timestamp;
 /// Shortest token, in bytes: shorter ones can be guessed.
 const MIN_TOKEN_LEN: usize = 16;
 
+/// Longest name of who holds a token of the JSON API, in bytes.
+const MAX_HOLDER_LEN: usize = 128;
+
 /// Shortest life of an edge's certificate.
 const MIN_LIFETIME: Duration = Duration::from_secs(2);
 
@@ -32,8 +35,8 @@ pub struct Options {
     pub http: HttpOptions,
     /// Tokens that admit edges, each one edge. Can be changed while it runs.
     pub join_tokens: Vec<JoinToken>,
-    /// Bearer token of the JSON API.
-    pub api_token: Secret,
+    /// Bearer tokens of the JSON API. Can be changed while it runs.
+    pub api_tokens: Vec<ApiToken>,
     /// Life of an edge's certificate. Default: 7 days.
     pub certificate_lifetime: Duration,
     /// How long after its end a certificate may still renew. Default: 90 days.
@@ -102,6 +105,18 @@ impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Secret({} bytes)", self.0.len())
     }
+}
+
+/// A bearer token of the JSON API.
+#[derive(Clone, Debug)]
+pub struct ApiToken {
+    /// Whose it is: the actor in the audit.
+    pub name: String,
+    /// The token.
+    pub token: Secret,
+    /// Whether its holder says itself, in the header `foreshore-actor`, for whom it asks: for programs of ours that have
+    /// made sure who that is.
+    pub speaks_for_others: bool,
 }
 
 /// A token that admits one edge, and the key that it shows first.
@@ -203,7 +218,7 @@ pub struct InvalidOption {
 }
 
 impl Options {
-    /// Options on free ports of loopback, and defaults for the rest.
+    /// Options on free ports of loopback with one token, of `api`, and defaults for the rest.
     pub fn new(data_directory: impl Into<PathBuf>, api_token: Secret) -> Self {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         Self {
@@ -221,7 +236,11 @@ impl Options {
                 allow_plain: false,
             },
             join_tokens: Vec::new(),
-            api_token,
+            api_tokens: vec![ApiToken {
+                name: "api".to_owned(),
+                token: api_token,
+                speaks_for_others: false,
+            }],
             certificate_lifetime: Duration::from_secs(7 * 24 * 3600),
             renewal_grace: Duration::from_secs(90 * 24 * 3600),
             history: HistoryOptions::default(),
@@ -242,7 +261,7 @@ impl Options {
             let allowed = "without a certificate only a loopback address is allowed";
             return Err(invalid("http.address", self.http.address.to_string(), allowed));
         }
-        check_token("api token", &self.api_token)?;
+        self.api_tokens.iter().try_for_each(ApiToken::validate)?;
         if self.certificate_lifetime < MIN_LIFETIME {
             let found = format!("{:?}", self.certificate_lifetime);
             return Err(invalid(
@@ -279,6 +298,22 @@ impl Options {
             ));
         }
         self.join_tokens.iter().try_for_each(JoinToken::validate)
+    }
+}
+
+impl ApiToken {
+    pub(crate) fn validate(&self) -> Result<(), InvalidOption> {
+        check_token(&format!("api token of {:?}", self.name), &self.token)?;
+        // No slash: at the edge the name of the endpoint stands before one.
+        let allowed = |character: char| character.is_ascii_alphanumeric() || ".-_".contains(character);
+        if (1..=MAX_HOLDER_LEN).contains(&self.name.len()) && self.name.chars().all(allowed) {
+            return Ok(());
+        }
+        Err(InvalidOption {
+            field: "api token".to_owned(),
+            found: format!("{:?}", self.name),
+            allowed: "1 to 128 letters, digits, '.', '-' and '_' are allowed as the name of who holds it",
+        })
     }
 }
 
@@ -348,8 +383,16 @@ mod tests {
             public,
             "http.address: found 0.0.0.0:80, without a certificate only a loopback address is allowed"
         );
-        let short = error(|options| options.api_token = Secret::new("short"));
-        assert_eq!(short, "api token: found 5 bytes, 16 to 4096 bytes are allowed");
+        let short = error(|options| options.api_tokens[0].token = Secret::new("short"));
+        assert_eq!(
+            short,
+            "api token of \"api\": found 5 bytes, 16 to 4096 bytes are allowed"
+        );
+        let holder = error(|options| options.api_tokens[0].name = "a/b".to_owned());
+        assert!(
+            holder.starts_with("api token: found \"a/b\", 1 to 128"),
+            "{holder}"
+        );
         let name = error(|options| {
             let token = Secret::new("0123456789abcdef");
             options.join_tokens = vec![JoinToken {

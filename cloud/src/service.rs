@@ -9,8 +9,8 @@ use foreshore_edgelink::{
 };
 use foreshore_runtime::{HealthHandle, HealthRegistry, Metrics, Shutdown, Task, TaskError};
 use foreshore_tls::{
-    AuthorityOptions, CertificateAuthority, ClientAuth, Credentials, Fingerprint, Identity, Role,
-    RoleIdentity, ServerName, TrustBundle,
+    AuthorityOptions, CertificateAuthority, ClientAuth, Credentials, Identity, Role, RoleIdentity,
+    ServerName, TrustBundle,
 };
 use jiff::Timestamp;
 use tokio::{net::TcpListener, task::spawn_blocking};
@@ -19,13 +19,13 @@ use tonic::service::Routes;
 use tracing::info;
 
 use crate::{
-    api::{self, Api},
+    api::{self, Api, Tokens},
     audit,
     commands::Commands,
     directory::Directory,
     link::{Budget, Ingest, LinkService, Sessions},
     metrics::{LinkMetrics, StoreMetrics},
-    options::{InvalidOption, JoinToken, Options, TlsFiles},
+    options::{ApiToken, InvalidOption, JoinToken, Options, TlsFiles},
     provisioning::{Nonces, Provisioner, token_hash},
     store::{
         Context, Priority, Store, StoreError,
@@ -107,6 +107,7 @@ pub struct Handle {
     authority: Arc<CertificateAuthority>,
     edge_link: SocketAddr,
     http: SocketAddr,
+    tokens: Tokens,
 }
 
 impl Handle {
@@ -145,6 +146,16 @@ impl Handle {
             .collect();
         let set = move |context: &mut Context<'_>| edges::set_tokens(context, &rows);
         Ok(self.store.write(Priority::Control, 1, set).await?)
+    }
+
+    /// Takes a set of tokens of the JSON API in the place of the present one.
+    ///
+    /// # Errors
+    /// [`Error::Options`] when a token can't be used; then none is changed.
+    pub fn set_api_tokens(&self, tokens: &[ApiToken]) -> Result<(), Error> {
+        tokens.iter().try_for_each(ApiToken::validate)?;
+        self.tokens.set(tokens);
+        Ok(())
     }
 
     /// Revokes an edge and ends its stream; `false` when none of that name was admitted.
@@ -195,6 +206,7 @@ impl Cloud {
             authority: Arc::clone(&authority),
             edge_link: edge_link_address,
             http: http_address,
+            tokens: Tokens::new(&options.api_tokens),
         };
         handle.set_join_tokens(&options.join_tokens).await?;
         Ok(Self {
@@ -305,7 +317,7 @@ impl Cloud {
             sessions,
             commands,
             command_options: options.commands,
-            token: Fingerprint::of(options.api_token.expose().as_bytes()),
+            tokens: handle.tokens.clone(),
         };
         let retention = Retention {
             max_age: options.history.max_age,

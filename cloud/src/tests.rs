@@ -10,6 +10,7 @@ use foreshore_edgelink::{
         self, NackReason, cloud_frame::Frame as Down, edge_frame::Frame as Up,
         edge_link_client::EdgeLinkClient, provisioning_client::ProvisioningClient,
     },
+    registry::Cut,
 };
 use foreshore_record::{Record, TopicName};
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, Task};
@@ -259,6 +260,62 @@ async fn bad_batches_are_refused_one_by_one_and_the_stream_goes_on() {
     }
 }
 
+/// A registry, which takes more than one part.
+fn registry() -> Cut {
+    let asset = |number: usize| proto::Asset {
+        namespace: "bottling".to_owned(),
+        name: format!("asset-{number}"),
+        description: serde_json::json!({ "text": "x".repeat(1000) }).to_string().into(),
+    };
+    let cut = foreshore_edgelink::registry::cut((0..100).map(asset));
+    assert!(cut.parts.len() > 1);
+    cut
+}
+
+#[tokio::test]
+async fn the_edge_is_told_which_registry_the_cloud_holds() {
+    let cloud = Running::start().await;
+    let identity = cloud
+        .enroll(&KeyPair::generate().unwrap(), "plant")
+        .await
+        .unwrap();
+    let held = async || {
+        let hello = Up::Hello(hello("plant", 1));
+        let mut wire = cloud.connect(&identity, hello).await.unwrap();
+        let welcome = wire.incoming.message().await.unwrap().unwrap().frame;
+        match welcome {
+            Some(Down::Welcome(welcome)) => (wire, welcome.registry_version),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (wire, version) = held().await;
+    assert_eq!(version, Bytes::new());
+    // A link that breaks midway leaves nothing behind.
+    let registry = registry();
+    wire.send(Up::Registry(registry.parts[0].clone())).await;
+    drop(wire);
+    let sent_until_held = async {
+        loop {
+            let (mut wire, version) = held().await;
+            if version == registry.version {
+                return;
+            }
+            assert_eq!(version, Bytes::new());
+            for part in registry.parts.clone() {
+                wire.send(Up::Registry(part)).await;
+            }
+            // Heard, and written soon after.
+            wire.send(Up::Ping(proto::Ping { number: 1 })).await;
+            while !matches!(
+                wire.incoming.message().await.unwrap().unwrap().frame,
+                Some(Down::Pong(_))
+            ) {}
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(PATIENCE, sent_until_held).await.unwrap();
+}
+
 #[tokio::test]
 async fn whoever_breaks_the_protocol_is_cut_off() {
     let cloud = Running::start().await;
@@ -279,6 +336,7 @@ async fn whoever_breaks_the_protocol_is_cut_off() {
     };
     let breaches = [
         vec![Up::Hello(hello("plant", 1))],
+        vec![Up::Registry(proto::Registry::default())],
         vec![Up::Part(part(1, false))],
         vec![Up::Batch(proto::Batch {
             lane: 0,

@@ -96,6 +96,20 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Adds a resource that no object waits for to be in force.
+    pub(crate) fn inform<T: PlanResource>(&mut self, role: &RoleName, object: &ObjectKey, resource: &T) {
+        match Resource::of(resource) {
+            Ok(resource) => {
+                let plan = self.plans.roles.entry(role.clone()).or_default();
+                plan.insert(resource.key().clone(), resource);
+            }
+            Err(error) => {
+                let problem = Problem::new(reasons::TOO_LARGE, error.to_string()).of(object.clone());
+                self.note(object, Note::Fault(problem));
+            }
+        }
+    }
+
     /// Adds Secrets to the plan of a role: those that it needs, and no others.
     pub(crate) fn secrets(&mut self, role: &RoleName, object: &ObjectKey, names: &[Name]) {
         for name in names {

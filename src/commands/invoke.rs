@@ -19,6 +19,9 @@ pub(crate) struct Options {
     /// Seconds until the deadline, after which the command must not begin.
     #[arg(long, default_value_t = 30)]
     timeout: u64,
+    /// Key under which a repeat is recognised: it is answered with the first one's outcome.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
     /// Data directory of the `foreshore up` to ask.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -45,6 +48,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         action: action.to_owned(),
         input: input.context("the input is not JSON")?,
         timeout_seconds: options.timeout,
+        idempotency_key: options.idempotency_key,
     };
     let data = options.data.map_or_else(super::default_data_directory, Ok)?;
     let answer = ask(&data, &request).await?;

@@ -9,8 +9,8 @@ use std::{
 
 use async_trait::async_trait;
 use foreshore_cloud::{
-    Cloud, CommandOptions, Handle, HistoryOptions, HttpOptions, JoinToken, ListenOptions, Options, Secret,
-    TlsFiles,
+    ApiToken, Cloud, CommandOptions, Handle, HistoryOptions, HttpOptions, JoinToken, ListenOptions, Options,
+    Secret, TlsFiles,
 };
 use foreshore_control::{
     Aspect, Change, Health, Nack, PlanResource, Report, Reporter, ResourceKey,
@@ -31,8 +31,8 @@ use foreshore_runtime::{Shutdown, Task};
 
 use super::{CloudAccess, DRAIN, Directory, Observability, Roles};
 
-/// Key of the API token in its Secret where the manifest names none.
-const API_TOKEN_KEY: &str = "token";
+/// Who holds the token of this process, in errors.
+const ADMIN_SOCKET: &str = "admin-socket";
 
 /// Runs a cloud endpoint until its shutdown begins.
 pub(super) async fn run(roles: &Roles, start: Start, observability: Observability) -> Result<(), RoleError> {
@@ -45,6 +45,11 @@ pub(super) async fn run(roles: &Roles, start: Start, observability: Observabilit
         directory: Arc::clone(&roles.directory),
         name: start.workload.role.clone(),
         shutdown: start.shutdown.clone(),
+        admin_token: format!(
+            "{}{}",
+            uuid::Uuid::new_v4().simple(),
+            uuid::Uuid::new_v4().simple()
+        ),
         secrets: BTreeMap::new(),
         plan: None,
         serving: None,
@@ -62,6 +67,8 @@ struct CloudRole {
     directory: Arc<Directory>,
     name: RoleName,
     shutdown: Shutdown,
+    /// With which the admin socket asks, for whoever asked it.
+    admin_token: String,
     secrets: BTreeMap<String, SecretPlan>,
     plan: Option<CloudPlan>,
     serving: Option<Serving>,
@@ -81,7 +88,7 @@ impl Role for CloudRole {
             Change::Set(resource) if resource.key().kind == SecretPlan::KIND => {
                 let secret: SecretPlan = resource.decode().map_err(undecodable)?;
                 self.secrets.insert(secret.name.clone(), secret);
-                self.set_join_tokens().await
+                self.set_tokens().await
             }
             Change::Set(resource) => {
                 let plan: CloudPlan = resource.decode().map_err(undecodable)?;
@@ -162,21 +169,56 @@ impl CloudRole {
         }))
     }
 
-    async fn set_join_tokens(&self) -> Result<(), Nack> {
+    async fn set_tokens(&self) -> Result<(), Nack> {
         let (Some(plan), Some(serving)) = (&self.plan, &self.serving) else {
             return Ok(());
         };
-        let tokens = self.join_tokens(plan)?;
-        serving
-            .handle
-            .set_join_tokens(&tokens)
-            .await
-            .map_err(|error| Nack::new(reasons::FAILING, error.to_string()))
+        let failing = |error: foreshore_cloud::Error| Nack::new(reasons::FAILING, error.to_string());
+        let (join, api) = (self.join_tokens(plan)?, self.api_tokens(plan)?);
+        serving.handle.set_join_tokens(&join).await.map_err(failing)?;
+        serving.handle.set_api_tokens(&api).map_err(failing)
+    }
+
+    /// Tokens of the JSON API: of the key that the manifest names, or of every key of the Secret, and the one of this
+    /// process.
+    fn api_tokens(&self, plan: &CloudPlan) -> Result<Vec<ApiToken>, Nack> {
+        let reference = &plan.spec.api_token_secret_ref;
+        let name = reference.name.as_str();
+        let held = self.secret(name)?.data.iter();
+        let wanted = held.filter(|(key, _)| {
+            reference
+                .key
+                .as_ref()
+                .is_none_or(|wanted| wanted.as_str() == *key)
+        });
+        let mut tokens = vec![ApiToken {
+            name: ADMIN_SOCKET.to_owned(),
+            token: Secret::new(&self.admin_token),
+            speaks_for_others: true,
+        }];
+        for (key, value) in wanted {
+            let not_text = || {
+                Nack::new(
+                    reasons::SECRET_INVALID,
+                    format!("api token of {key:?} is not text"),
+                )
+            };
+            tokens.push(ApiToken {
+                name: key.clone(),
+                token: Secret::new(value.as_text().ok_or_else(not_text)?),
+                speaks_for_others: false,
+            });
+        }
+        if tokens.len() == 1 {
+            let message = format!("secret {name:?} has no token of the api");
+            return Err(Nack::new(reasons::SECRET_KEY_MISSING, message));
+        }
+        Ok(tokens)
     }
 
     /// Serves as the plan says, in place of what was served before.
     async fn serve(&mut self, plan: CloudPlan) -> Result<(), Nack> {
-        let (options, token) = self.options(&plan)?;
+        let options = self.options(&plan)?;
         self.stop().await;
         let shutdown = self.shutdown.child();
         let Observability { health, metrics } = &self.observability;
@@ -205,7 +247,7 @@ impl CloudRole {
             self.name.clone(),
             CloudAccess {
                 url: url.clone(),
-                token,
+                token: self.admin_token.clone(),
             },
         );
         let report = Report::new(
@@ -235,26 +277,12 @@ impl CloudRole {
         }
     }
 
-    fn options(&self, plan: &CloudPlan) -> Result<(Options, String), Nack> {
+    fn options(&self, plan: &CloudPlan) -> Result<Options, Nack> {
         let spec = &plan.spec;
-        let reference = &spec.api_token_secret_ref;
-        let (name, key) = (reference.name.as_str(), reference.effective_key(API_TOKEN_KEY));
-        let missing = || {
-            Nack::new(
-                reasons::SECRET_KEY_MISSING,
-                format!("secret {name:?} has no text {key:?}"),
-            )
-        };
-        let token = self
-            .secret(name)?
-            .data
-            .get(key)
-            .and_then(|value| value.as_text())
-            .ok_or_else(missing)?;
         let certificates = spec.certificates.clone().unwrap_or_default();
         let history = spec.history.clone().unwrap_or_default();
         let commands = spec.commands.clone().unwrap_or_default();
-        let options = Options {
+        Ok(Options {
             namespace: plan.object.namespace.clone(),
             name: plan.object.name.clone(),
             edge_link: ListenOptions {
@@ -273,6 +301,7 @@ impl CloudRole {
                 allow_plain: false,
             },
             join_tokens: self.join_tokens(plan)?,
+            api_tokens: self.api_tokens(plan)?,
             certificate_lifetime: certificates.effective_lifetime(),
             renewal_grace: certificates.effective_renewal_grace(),
             history: HistoryOptions {
@@ -285,9 +314,8 @@ impl CloudRole {
                 max_timeout: commands.effective_max_timeout(),
                 audit_max_age: commands.effective_audit_max_age(),
             },
-            ..Options::new(&self.data, Secret::new(token))
-        };
-        Ok((options, token.to_owned()))
+            ..Options::new(&self.data, Secret::new(&self.admin_token))
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use foreshore_endpoint_cloud::CloudSinkFactory;
 use foreshore_endpoint_file::FileSinks;
 use foreshore_endpoint_mqtt::MqttSinks;
-use foreshore_northbound::{DataflowRole, RemoteQueues, RunnerOptions, SinkFactory, Surroundings};
+use foreshore_northbound::{Assets, DataflowRole, RemoteQueues, RunnerOptions, SinkFactory, Surroundings};
 use foreshore_operator::workloads::local::{RoleError, Start};
 
 use super::{DRAIN, Observability, Roles};
@@ -17,6 +17,7 @@ pub(super) async fn run(roles: &Roles, start: Start, observability: Observabilit
         identity: agent.identity(),
         data_directory: Some(roles.directory(&start).join("state")),
         metrics: observability.metrics,
+        assets: Assets::default(),
         reporter: Some(agent.reporter()),
         shutdown: start.shutdown.clone(),
     };

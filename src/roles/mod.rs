@@ -55,6 +55,7 @@ pub(crate) struct Directory {
 pub(crate) struct CloudAccess {
     /// Such as `http://127.0.0.1:7080`.
     pub(crate) url: String,
+    /// Its holder says for whom it asks.
     pub(crate) token: String,
 }
 

@@ -197,7 +197,9 @@ pub(crate) fn with_user(block: &[u8], name: &str, value: &str) -> Bytes {
     out.put_slice(block);
     out.put_u8(USER_PROPERTY);
     for text in [name, value] {
-        let text = &text[..text.floor_char_boundary(usize::from(u16::MAX))];
+        let text = text
+            .get(..text.floor_char_boundary(usize::from(u16::MAX)))
+            .unwrap_or_default();
         out.put_u16(text.len() as u16);
         out.put_slice(text.as_bytes());
     }

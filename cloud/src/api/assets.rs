@@ -94,6 +94,7 @@ fn describe(asset: &AssetRow) -> Value {
         "namespace": asset.namespace,
         "name": asset.name,
         "edge": asset.edge,
+        "declared": asset.declared,
         "firstSeenAt": timestamp(asset.first_seen_at),
     });
     if let Some(time) = asset.last_seen_at {

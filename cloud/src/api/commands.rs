@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{
         Path, Query, State,
         rejection::{JsonRejection, QueryRejection},
@@ -17,16 +17,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Api, Problem, page_size};
+use super::{Api, Problem, page_size, tokens::Caller};
 use crate::{
     audit::{self, AuditFilter, AuditRow},
     commands::{NotTried, Target},
     samples::AssetKey,
     store::{nanoseconds, registry::assets_named},
 };
-
-/// Who asks, in the audit: the API has one token.
-const ACTOR: &str = "api";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -57,6 +54,7 @@ pub(super) struct AuditQuery {
 
 pub(super) async fn invoke(
     State(api): State<Api>,
+    Extension(Caller(caller)): Extension<Caller>,
     Path((namespace, name, group, action)): Path<(String, String, String, String)>,
     query: Result<Query<InvokeQuery>, QueryRejection>,
     body: Result<Json<InvokeBody>, JsonRejection>,
@@ -90,7 +88,7 @@ pub(super) async fn invoke(
         input: body.input,
         deadline: now.checked_add(timeout).unwrap_or(now),
         idempotency_key: body.idempotency_key.unwrap_or_else(|| Uuid::now_v7().to_string()),
-        actor: ACTOR.to_owned(),
+        actor: caller,
     };
     let answer = api
         .commands
@@ -121,7 +119,7 @@ pub(super) async fn invoke(
     }
 }
 
-/// The edge that has the asset; `None` when none has.
+/// The edge that has the asset; `None` when none has, or none has it any more.
 async fn target(
     api: &Api,
     namespace: &str,
@@ -136,6 +134,7 @@ async fn target(
         .store
         .read(move |connection| assets_named(connection, &key))
         .await?;
+    found.retain(|asset| asset.declared);
     if let Some(edge) = edge {
         found.retain(|asset| asset.edge == edge);
     }

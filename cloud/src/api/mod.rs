@@ -18,21 +18,21 @@ mod commands;
 mod edges;
 mod ledger;
 mod listen;
+mod tokens;
 mod values;
 
 use axum::{
     Json, Router,
-    extract::{Request, State, rejection::QueryRejection},
+    extract::rejection::QueryRejection,
     http::{StatusCode, header},
-    middleware::{Next, from_fn_with_state},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use foreshore_tls::Fingerprint;
 use serde_json::{Map, Value, json};
-use subtle::ConstantTimeEq;
 
 pub(crate) use listen::serve;
+pub(crate) use tokens::Tokens;
 
 use crate::{
     commands::Commands,
@@ -61,11 +61,10 @@ pub(crate) struct Api {
     pub(crate) sessions: Sessions,
     pub(crate) commands: Commands,
     pub(crate) command_options: CommandOptions,
-    /// SHA-256 of the bearer token: hashes are of one length, so that comparing them tells nothing.
-    pub(crate) token: Fingerprint,
+    pub(crate) tokens: Tokens,
 }
 
-/// All routes, behind the token.
+/// All routes, behind the tokens.
 pub(crate) fn router(api: Api) -> Router {
     Router::new()
         .route("/api/edges", get(edges::list))
@@ -99,29 +98,8 @@ pub(crate) fn router(api: Api) -> Router {
             )
         })
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(from_fn_with_state(api.clone(), authorize))
+        .layer(from_fn_with_state(api.clone(), tokens::authorize))
         .with_state(api)
-}
-
-async fn authorize(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let header = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    let shown = header
-        .and_then(|value| value.strip_prefix("Bearer "))
-        .unwrap_or_default();
-    let shown = Fingerprint::of(shown.trim().as_bytes());
-    if bool::from(shown.as_bytes().ct_eq(api.token.as_bytes())) {
-        return next.run(request).await;
-    }
-    let detail = "a bearer token is required, and the one of this request is missing or wrong";
-    let mut response = Problem::new(StatusCode::UNAUTHORIZED, "Unauthorized", detail).into_response();
-    response.headers_mut().insert(
-        header::WWW_AUTHENTICATE,
-        header::HeaderValue::from_static("Bearer"),
-    );
-    response
 }
 
 /// Why a request has no other answer (RFC 9457).

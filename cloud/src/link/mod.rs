@@ -6,9 +6,11 @@
 //! | `sessions` | the streams that are open: at most one for each edge |
 //! | `lanes` | credit, and batches put together from their parts |
 //! | `batch` | from a batch to a commit and its acknowledgement |
+//! | `registry` | what an edge says about its assets |
 
 mod batch;
 mod lanes;
+mod registry;
 mod session;
 mod sessions;
 

@@ -6,8 +6,9 @@ use foreshore_control::transport::Peer;
 use foreshore_edgelink::{
     Lane, Refusal,
     command::result_from_proto,
-    limits::{MAX_NAME_LEN, MAX_REGISTRY_BYTES, common_protocol},
+    limits::common_protocol,
     proto::{self, cloud_frame, edge_frame, edge_link_server::EdgeLink},
+    registry::{Assembly, Whole},
 };
 use foreshore_runtime::{Shutdown, Task};
 use futures::StreamExt;
@@ -23,6 +24,7 @@ use tracing::{debug, info, warn};
 use super::{
     batch::{Deliverer, Done, Ingest},
     lanes::{Budget, Complete, Reception, Violation},
+    registry::describe_assets,
     sessions::{Connected, Place, Sessions},
 };
 use crate::{
@@ -31,8 +33,7 @@ use crate::{
     metrics::LinkMetrics,
     options::LinkOptions,
     provisioning::{edge_of, refuse, unavailable},
-    samples::AssetKey,
-    store::{Context, Priority, Store, edges, edges::EdgeRow, nanoseconds, registry, timestamp},
+    store::{Priority, Store, edges, edges::EdgeRow, registry, timestamp},
 };
 
 /// How long the first frame of a stream may take.
@@ -80,6 +81,7 @@ impl EdgeLink for LinkService {
         let row = edge.borrow().clone();
         let protocol = self.judge(&hello, &row.name)?;
         let boot = self.boot(&row, &hello).await?;
+        let registry_version = self.registry_version(&row).await?;
         let connected = Connected {
             boot,
             since: Timestamp::now(),
@@ -94,7 +96,7 @@ impl EdgeLink for LinkService {
         info!(edge = row.name, address = %peer.address, boot, protocol, "edge connected");
         let (outbound, frames) = mpsc::channel(8);
         let session = Session::new(self.clone(), edge, boot, place, outbound);
-        foreshore_runtime::spawn("edge link", session.run(inbound, protocol)).detach();
+        foreshore_runtime::spawn("edge link", session.run(inbound, protocol, registry_version)).detach();
         Ok(Response::new(ReceiverStream::new(frames)))
     }
 }
@@ -173,6 +175,14 @@ impl LinkService {
         });
         ordinal.await.map_err(|error| unavailable(&self.metrics, &error))
     }
+
+    async fn registry_version(&self, row: &EdgeRow) -> Result<Vec<u8>, Status> {
+        let edge = row.id;
+        let version = self
+            .store
+            .read(move |connection| registry::version(connection, edge));
+        version.await.map_err(|error| unavailable(&self.metrics, &error))
+    }
 }
 
 /// A stream that is open.
@@ -185,7 +195,9 @@ struct Session {
     reception: Reception,
     lanes: [mpsc::Sender<Complete>; Lane::COUNT],
     done: mpsc::Receiver<Done>,
-    registry: watch::Sender<Option<proto::Registry>>,
+    /// The registry, as far as it has arrived, and as it was when it was whole.
+    assembly: Assembly,
+    registry: watch::Sender<Option<Whole>>,
     last_heard: Instant,
     last_said: Instant,
     pings: u64,
@@ -230,6 +242,7 @@ impl Session {
             reception,
             lanes,
             done,
+            assembly: Assembly::default(),
             registry,
             last_heard: now,
             last_said: now,
@@ -238,9 +251,14 @@ impl Session {
         }
     }
 
-    async fn run(mut self, mut inbound: Streaming<proto::EdgeFrame>, protocol: u32) {
+    async fn run(
+        mut self,
+        mut inbound: Streaming<proto::EdgeFrame>,
+        protocol: u32,
+        registry_version: Vec<u8>,
+    ) {
         let row = self.edge.borrow().clone();
-        self.welcome(protocol, &row);
+        self.welcome(protocol, registry_version, &row);
         self.note_seen(&row).await;
         let ended = self.serve(&mut inbound).await;
         match &ended {
@@ -257,7 +275,7 @@ impl Session {
         self.note_seen(&row).await;
     }
 
-    fn welcome(&mut self, protocol: u32, row: &EdgeRow) {
+    fn welcome(&mut self, protocol: u32, registry_version: Vec<u8>, row: &EdgeRow) {
         let LinkOptions {
             max_batch_bytes,
             max_record_bytes,
@@ -271,6 +289,7 @@ impl Session {
             max_batch_bytes: bytes(max_batch_bytes),
             max_record_bytes: bytes(max_record_bytes),
             keep_alive_ms: u32::try_from(keep_alive.as_millis()).unwrap_or(u32::MAX),
+            registry_version: registry_version.into(),
         }));
         // What was sent over a stream that broke is sent again: the edge recognises it.
         let now = Timestamp::now();
@@ -380,8 +399,15 @@ impl Session {
                 let row = self.edge.borrow().clone();
                 self.service.commands.answered(row.id, &row.name, id, outcome);
             }
-            // The newest counts; one that is not written yet is replaced.
-            Some(Frame::Registry(registry)) => drop(self.registry.send_replace(Some(registry))),
+            Some(Frame::Registry(part)) => {
+                let arrived = self.assembly.take(part);
+                let whole =
+                    arrived.map_err(|error| self.refuse(Refusal::ProtocolError, error.to_string()))?;
+                // The newest counts; one that is not written yet is replaced.
+                if whole.is_some() {
+                    self.registry.send_replace(whole);
+                }
+            }
             Some(Frame::Ping(proto::Ping { number })) => {
                 self.say(cloud_frame::Frame::Pong(proto::Pong { number }));
             }
@@ -420,41 +446,4 @@ async fn commit_batches(
             return;
         }
     }
-}
-
-/// Writes what the edge says about its assets.
-async fn describe_assets(store: Store, edge: i64, mut registries: watch::Receiver<Option<proto::Registry>>) {
-    while registries.changed().await.is_ok() {
-        let Some(registry) = registries.borrow_and_update().clone() else {
-            continue;
-        };
-        let (assets, now) = (read_registry(registry), nanoseconds(Timestamp::now()));
-        let weight = u32::try_from(assets.len()).unwrap_or(u32::MAX);
-        let write = move |context: &mut Context<'_>| registry::describe(context, edge, &assets, now);
-        if let Err(error) = store.write(Priority::Control, weight, write).await {
-            warn!(
-                edge,
-                reason = error.reason(),
-                "descriptions of assets not kept: {error}"
-            );
-        }
-    }
-}
-
-/// The assets with a name and a description that can be read.
-fn read_registry(registry: proto::Registry) -> Vec<(AssetKey, serde_json::Value)> {
-    let is_name = |text: &str| !text.is_empty() && text.len() <= MAX_NAME_LEN;
-    let mut left = MAX_REGISTRY_BYTES;
-    let assets = registry.assets.into_iter().filter_map(|asset| {
-        left = left.checked_sub(asset.description.len())?;
-        let description = serde_json::from_slice(&asset.description)
-            .ok()
-            .filter(serde_json::Value::is_object)?;
-        let key = AssetKey {
-            namespace: asset.namespace,
-            name: asset.name,
-        };
-        (is_name(&key.namespace) && is_name(&key.name)).then_some((key, description))
-    });
-    assets.collect()
 }

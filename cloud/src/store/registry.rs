@@ -6,8 +6,8 @@ use serde_json::Value;
 use super::{Context, StoreError, caches::Totals, history};
 use crate::samples::{AssetKey, Kind, SeriesKey};
 
-/// Most assets of an edge. Records of one more are refused.
-const MAX_ASSETS: i64 = 10_000;
+/// Most assets of an edge, those included that it has no longer. Records of one more are refused.
+const MAX_ASSETS: i64 = 2 * foreshore_edgelink::limits::MAX_ASSETS as i64;
 
 /// Most series of an edge. Records with one more are refused.
 const MAX_SERIES: i64 = 1_000_000;
@@ -141,30 +141,49 @@ pub(super) fn saw_assets_of<'a>(
     Ok(())
 }
 
-/// Takes what an edge says about its assets, in the place of what it said before. Assets that it does not name any more
-/// keep their history and lose their description.
+/// Takes what an edge says about its assets, in the place of what it said before. Of assets that it does not name any more
+/// the history stays, and those without any are forgotten.
 pub(crate) fn describe(
     context: &mut Context<'_>,
     edge: i64,
+    version: &[u8],
     assets: &[(AssetKey, Value)],
     now: i64,
 ) -> Result<(), StoreError> {
-    context
-        .connection
-        .execute("UPDATE assets SET description = NULL WHERE edge = ?1", [edge])?;
+    let connection = context.connection;
+    connection.execute("UPDATE assets SET description = NULL WHERE edge = ?1", [edge])?;
     for (asset, description) in assets {
         // One asset too many has no description; its records are refused with the reason.
         if let Ok(id) = asset_id(context, edge, asset, now)? {
-            context
-                .connection
+            connection
                 .prepare_cached("UPDATE assets SET description = ?2 WHERE id = ?1")?
                 .execute(params![id, description.to_string()])?;
         }
     }
+    let mut totals = totals(context, edge)?;
+    totals.assets -= connection.execute(
+        "DELETE FROM assets WHERE edge = ?1 AND description IS NULL
+         AND NOT EXISTS (SELECT 1 FROM series WHERE series.edge = ?1 AND series.asset = assets.id)",
+        [edge],
+    )? as i64;
+    context.caches.totals.insert(edge, totals);
+    connection.execute(
+        "UPDATE edges SET registry_version = ?2 WHERE id = ?1",
+        params![edge, version],
+    )?;
     Ok(())
 }
 
 // === reading
+
+/// Version of the registry that an edge told last; empty when it told none.
+pub(crate) fn version(connection: &Connection, edge: i64) -> Result<Vec<u8>, StoreError> {
+    let found: Option<Option<Vec<u8>>> = connection
+        .prepare_cached("SELECT registry_version FROM edges WHERE id = ?1")?
+        .query_row([edge], |row| row.get(0))
+        .optional()?;
+    Ok(found.flatten().unwrap_or_default())
+}
 
 /// An asset of an edge.
 #[derive(Clone, Debug, PartialEq)]
@@ -174,6 +193,8 @@ pub(crate) struct AssetRow {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) description: Option<Value>,
+    /// Whether the edge has it still, as far as it tells.
+    pub(crate) declared: bool,
     pub(crate) first_seen_at: i64,
     pub(crate) last_seen_at: Option<i64>,
 }
@@ -189,7 +210,7 @@ pub(crate) struct AssetFilter {
 }
 
 const ASSET: &str = "SELECT assets.id, edges.name, namespace, assets.name, description, first_seen_at,
-    assets.last_seen_at FROM assets JOIN edges ON edges.id = assets.edge";
+    assets.last_seen_at, description IS NOT NULL OR registry_version IS NULL FROM assets JOIN edges ON edges.id = assets.edge";
 
 fn asset(row: &Row<'_>) -> rusqlite::Result<AssetRow> {
     let description: Option<String> = row.get(4)?;
@@ -201,6 +222,7 @@ fn asset(row: &Row<'_>) -> rusqlite::Result<AssetRow> {
         description: description.and_then(|text| serde_json::from_str(&text).ok()),
         first_seen_at: row.get(5)?,
         last_seen_at: row.get(6)?,
+        declared: row.get(7)?,
     })
 }
 

@@ -10,7 +10,11 @@ use super::StoreError;
 const APPLICATION_ID: i64 = 0x4653_434c;
 
 /// What leads from one format to the next; the format of a database is how many of them it has seen.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema.sql"),
+    // Version of the registry that an edge told last; an asset with a description is in it.
+    "ALTER TABLE edges ADD COLUMN registry_version BLOB;",
+];
 
 /// How long a lock of another process is waited for. Ours do not wait for each other: one connection writes, and
 /// readers never block it (write-ahead log).

@@ -401,6 +401,34 @@ async fn one_process_has_the_directory() {
     drop(opened.reopen(None).await);
 }
 
+#[tokio::test]
+async fn a_database_of_the_first_format_is_brought_up_to_date() {
+    let directory = TempDir::new().unwrap();
+    let first = Connection::open(directory.path().join(DATABASE)).unwrap();
+    first
+        .execute_batch(concat!(
+            include_str!("schema.sql"),
+            "INSERT INTO edges (id, name, key, admitted_at, certificate_ends_at) VALUES (7, 'plant', x'00', 1, 2);
+             INSERT INTO assets (edge, namespace, name, first_seen_at) VALUES (7, 'bottling', 'filler', 1);
+             PRAGMA application_id = 0x4653434c; PRAGMA user_version = 1;"
+        ))
+        .unwrap();
+    drop(first);
+    let store = Store::open(directory.path(), None, StoreMetrics::new(&Metrics::new())).unwrap();
+    let key = AssetKey {
+        namespace: "bottling".to_owned(),
+        name: "filler".to_owned(),
+    };
+    let found = store.read(move |connection| {
+        let assets = registry::assets_named(connection, &key)?;
+        Ok::<_, StoreError>((registry::version(connection, 7)?, assets))
+    });
+    let (version, assets) = found.await.unwrap();
+    // Of an edge that told nothing yet, what it sent data of counts as there.
+    assert_eq!((version.len(), assets.len(), assets[0].declared), (0, 1, true));
+    store.close().await;
+}
+
 #[test]
 fn strange_files_are_refused_and_left_alone() {
     let open =
@@ -429,7 +457,7 @@ fn strange_files_are_refused_and_left_alone() {
         Some(StoreError::Newer {
             path: path.clone(),
             found: 99,
-            supported: 1
+            supported: 2
         })
     );
 

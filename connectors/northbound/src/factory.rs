@@ -14,7 +14,10 @@ use foreshore_crds::v1alpha1::{
 use foreshore_runtime::{Metrics, Shutdown};
 use foreshore_tls::Identity;
 
-use crate::sink::{Sink, SinkError};
+use crate::{
+    assets::Assets,
+    sink::{Sink, SinkError},
+};
 
 /// What sinks share with the runner that they belong to.
 #[derive(Clone)]
@@ -25,6 +28,8 @@ pub struct Surroundings {
     pub data_directory: Option<PathBuf>,
     /// Metrics of the process.
     pub metrics: Metrics,
+    /// Assets of the plan. Who may want to tell of them follows their changes.
+    pub assets: Assets,
     /// Tells the operator how things are.
     pub reporter: Option<Reporter>,
     /// Ends with the runner.

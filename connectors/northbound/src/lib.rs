@@ -15,12 +15,14 @@
 //! | [`factory`] | how sinks are made |
 //! | [`stage`] | filter, map and route, compiled |
 //! | [`role`] | the runner: puts plans in force, reports |
+//! | [`assets`] | the assets of the plan, for endpoints that tell of them |
 //! | [`health`] | how sinks are |
 //! | `courier` | one sink: from its plan to the end of the dataflow |
 //! | `trip` | one opening with one sink: feeds, deliveries, outages |
 //! | `feed` | one part of a queue: reads, stages, parcels |
 //! | `delivery` | one parcel: deliver, halve, settle |
 
+pub mod assets;
 mod courier;
 mod delivery;
 pub mod factory;
@@ -36,6 +38,7 @@ pub mod stage;
 mod tests;
 mod trip;
 
+pub use assets::Assets;
 pub use factory::{EndpointSetup, Secrets, SinkFactory, SinkSetup, Surroundings};
 pub use role::{DataflowRole, Queues, RemoteQueues, Runner, RunnerOptions};
 pub use sink::{Batch, Capabilities, Delivery, Interval, Lane, Output, Sink, SinkError};

@@ -1,6 +1,6 @@
 //! The runner's role in the control session: puts dataflows in force and reports how they are.
 //!
-//! A plan holds dataflows, endpoints, secrets and connections to brokers. Whatever changes, the desired couriers are
+//! A plan holds dataflows, endpoints, secrets and connections to brokers, and what endpoints tell of assets. Whatever changes, the desired couriers are
 //! computed anew from all of it and compared with those that run: new ones start, changed ones get a new plan, others
 //! end. So no order of changes leads to another result than the plan says. A resource that can't be run is refused with
 //! a reason, and what ran before runs on.
@@ -17,7 +17,7 @@ use std::{
 use async_trait::async_trait;
 use foreshore_control::{
     Change, Nack, PlanResource, Resource, ResourceKey, Role,
-    plan::{ConnectionPlan, DataflowPlan, EndpointPlan, SecretPlan},
+    plan::{AssetSummaryPlan, ConnectionPlan, DataflowPlan, EndpointPlan, SecretPlan},
     queue::{Paths, client::RemotePaths},
     transport::ConnectOptions,
 };
@@ -258,14 +258,28 @@ impl DataflowRole {
 #[async_trait]
 impl Role for DataflowRole {
     async fn apply(&mut self, change: Change) -> Result<(), Nack> {
-        let mut held = self.held.clone();
+        let assets = &self.options.surroundings.assets;
         match change {
-            Change::SnapshotComplete => Ok(()),
+            Change::SnapshotComplete => {
+                assets.complete();
+                Ok(())
+            }
+            // No courier depends on an asset.
+            Change::Set(resource) if resource.key().kind == AssetSummaryPlan::KIND => {
+                assets.set(resource.decode()?);
+                Ok(())
+            }
+            Change::Remove(key) if key.kind == AssetSummaryPlan::KIND => {
+                assets.remove(&key.namespace, &key.name);
+                Ok(())
+            }
             Change::Set(resource) => {
+                let mut held = self.held.clone();
                 held.set(&resource)?;
                 self.take(held, resource.key()).await
             }
             Change::Remove(key) => {
+                let mut held = self.held.clone();
                 held.remove(&key);
                 let removed = self
                     .held
@@ -291,7 +305,7 @@ impl Held {
             EndpointPlan::KIND => drop(self.endpoints.insert(key, resource.decode()?)),
             DataflowPlan::KIND => drop(self.dataflows.insert(key, resource.decode()?)),
             kind => {
-                let allowed = "Secret, Connection, DataflowEndpoint and Dataflow are";
+                let allowed = "AssetSummary, Secret, Connection, DataflowEndpoint and Dataflow are";
                 return Err(Nack::new(
                     "UnsupportedHere",
                     format!("{kind} is no resource of a dataflow runner, {allowed}"),

@@ -38,7 +38,8 @@ pub struct CloudSpec {
     pub http: CloudHttp,
     /// Secret whose every value is a token that admits one edge, under the name that is its key.
     pub join_tokens_secret_ref: SecretRef,
-    /// Secret with the token of the JSON API; key `token` where it is left out.
+    /// Secret with the tokens of the JSON API: of its key, or of every key where it is left out. A key's name is who
+    /// holds the token, in the audit.
     pub api_token_secret_ref: SecretKeyRef,
     /// What edges show after they were admitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]

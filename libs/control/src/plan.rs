@@ -112,6 +112,38 @@ pub struct AssetPlan {
     pub spec: AssetSpec,
 }
 
+/// What a dataflow runner tells a cloud endpoint of an asset, so that it is known there and can be sent commands before
+/// it has sent any data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AssetSummaryPlan {
+    /// The Asset.
+    pub object: ObjectRef,
+    /// Name of the broker that its commands go to, in the same namespace.
+    pub broker: String,
+    /// What the user wrote, but for what the asset measures, tells and shows: that is most of it, and comes with the data.
+    pub spec: AssetSpec,
+}
+
+impl AssetSummaryPlan {
+    /// Sums an asset up.
+    #[must_use]
+    pub fn new(object: ObjectRef, broker: impl Into<String>, spec: &AssetSpec) -> Self {
+        let spec = AssetSpec {
+            destination: None,
+            datasets: Vec::new(),
+            event_groups: Vec::new(),
+            streams: Vec::new(),
+            ..spec.clone()
+        };
+        Self {
+            object,
+            broker: broker.into(),
+            spec,
+        }
+    }
+}
+
 /// Secret values that a role needs. Its `Debug` output does not show them.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -293,6 +325,7 @@ macro_rules! plan_resource {
 plan_resource!(ConnectionPlan, "Connection", plan => plan.namespace, plan.broker);
 plan_resource!(DevicePlan, "Device", plan => plan.object.namespace, plan.object.name);
 plan_resource!(AssetPlan, "Asset", plan => plan.object.namespace, plan.object.name);
+plan_resource!(AssetSummaryPlan, "AssetSummary", plan => plan.object.namespace, plan.object.name);
 plan_resource!(SecretPlan, "Secret", plan => plan.namespace, plan.name);
 plan_resource!(BrokerPlan, "Broker", plan => plan.object.namespace, plan.object.name);
 plan_resource!(BrokerPolicyPlan, "BrokerPolicy", plan => plan.object.namespace, plan.object.name);

@@ -68,6 +68,7 @@ impl Command {
             ("group", &message.group),
             ("action", &message.action),
             ("idempotency key", &message.idempotency_key),
+            ("actor", &message.actor),
         ] {
             if name.is_empty() || name.len() > MAX_NAME_LEN {
                 return Err(InvalidCommand::Name {

@@ -2,7 +2,8 @@
 //!
 //! The protocol is `proto/edgelink.proto`; this crate is what both ends share of it beyond the generated code: the
 //! typed [`Lane`]s and [`Interval`]s, bodies of batches with their checks ([`batch`]), records and commands as
-//! messages, the proof with which an expired edge renews ([`possession`]), and why provisioning refuses
+//! messages, the proof with which an expired edge renews ([`possession`]), what an
+//! edge tells of its assets ([`registry`]), and why provisioning refuses
 //! ([`Refusal`]). It does no I/O.
 
 pub mod batch;
@@ -14,6 +15,7 @@ pub mod possession;
 pub mod proto;
 pub mod record;
 pub mod refusal;
+pub mod registry;
 
 pub use batch::{Body, BodyError, Codec, Entry};
 pub use interval::{Interval, InvalidInterval};

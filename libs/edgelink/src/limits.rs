@@ -23,11 +23,17 @@ pub const MAX_INTERVALS: usize = 10_000;
 /// Longest name of a path, in bytes.
 pub const MAX_PATH_LEN: usize = 1024;
 
-/// Largest frame, in bytes: a registry with [`MAX_REGISTRY_BYTES`], or a batch's header with its first part.
+/// Largest frame, in bytes: a batch's header with its first part.
 pub const MAX_FRAME_BYTES: usize = 4 * 1024 * 1024;
 
-/// Most bytes of a registry.
-pub const MAX_REGISTRY_BYTES: usize = 3 * 1024 * 1024;
+/// Most assets of an edge.
+pub const MAX_ASSETS: usize = 10_000;
+
+/// Most bytes of what describes an asset.
+pub const MAX_DESCRIPTION_BYTES: usize = 256 * 1024;
+
+/// Most bytes of what describes all assets of an edge.
+pub const MAX_REGISTRY_BYTES: usize = 8 * 1024 * 1024;
 
 /// Most bytes of a command's input or output.
 pub const MAX_COMMAND_BYTES: usize = 1024 * 1024;

@@ -37,6 +37,9 @@ use crate::{
 /// What the stand-in says in every CONNACK.
 pub const CONFESSION: &str = "this is a stand-in for tests, nothing is kept";
 
+/// Reason string of what the judge refuses.
+pub const REFUSAL: &str = "the judge of the test refuses it";
+
 /// How the stand-in behaves.
 #[derive(Clone, Debug)]
 pub struct Behaviour {
@@ -481,7 +484,7 @@ impl Connection {
             packet_id,
             reason_code,
             properties: Vec::new(),
-            reason_string: None,
+            reason_string: (reason.0 >= 0x80).then(|| REFUSAL.into()),
         };
         let packet = if qos == Qos::ExactlyOnce {
             Packet::PublishReceived(ack)

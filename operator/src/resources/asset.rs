@@ -1,6 +1,6 @@
 //! `Asset`: what is observed and commanded at a device.
 
-use foreshore_control::plan::{AssetPlan, DevicePlan};
+use foreshore_control::plan::{AssetPlan, AssetSummaryPlan, ConnectionPlan, DevicePlan};
 use foreshore_crds::{
     conditions::reasons,
     v1alpha1::{
@@ -10,9 +10,14 @@ use foreshore_crds::{
 };
 use foreshore_record::topic::{InvalidTemplate, fill_template};
 
-use crate::{object::Kind, plan::Planner, problem::Problem};
+use crate::{
+    object::{Kind, ObjectKey},
+    plan::Planner,
+    problem::Problem,
+    role::RoleName,
+};
 
-use super::{Faults, Name, Scope, Version, connector};
+use super::{Faults, Name, Scope, Version, broker, connector};
 
 /// An Asset that can be served.
 pub(crate) struct ValidAsset {
@@ -370,5 +375,31 @@ impl ValidAsset {
             );
             planner.secrets(&role, &object, secrets);
         }
+    }
+}
+
+/// Plans for a role what it tells a cloud endpoint of a namespace's assets, and the ways to the brokers that their commands go
+/// to, for the sake of the endpoint.
+pub(crate) fn plan_summaries(
+    planner: &mut Planner<'_>,
+    role: &RoleName,
+    endpoint: &ObjectKey,
+    namespace: &str,
+) {
+    let valid = planner.valid;
+    let assets = valid
+        .assets
+        .values()
+        .filter(|asset| asset.version.name.namespace == namespace);
+    for asset in assets {
+        let Some(connector) = valid.connectors.get(&asset.connector) else {
+            continue;
+        };
+        let broker = &connector.broker;
+        if !planner.has::<ConnectionPlan>(role, broker) {
+            broker::connect(planner, role, endpoint, broker);
+        }
+        let summary = AssetSummaryPlan::new(asset.version.object(), &broker.name, &asset.version.spec);
+        planner.inform(role, endpoint, &summary);
     }
 }

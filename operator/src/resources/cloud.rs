@@ -1,7 +1,7 @@
 //! `Cloud`: a role that is the cloud endpoint.
 
 use foreshore_control::plan::CloudPlan;
-use foreshore_crds::v1alpha1::{CloudSpec, dataflow_endpoint::JOIN_TOKEN_KEY};
+use foreshore_crds::v1alpha1::CloudSpec;
 use foreshore_tls::Role;
 
 use crate::{object::Kind, plan::Planner, problem::Problem, role::RoleName};
@@ -29,7 +29,7 @@ fn dereference(version: &CloudVersion, scope: &Scope<'_>) -> (Vec<Name>, Faults)
     } = &*version.spec;
     let mut secrets = scope.secrets(&version.name.namespace);
     secrets.all_of(join_tokens_secret_ref, "spec.joinTokensSecretRef");
-    secrets.value(api_token_secret_ref, JOIN_TOKEN_KEY, "spec.apiTokenSecretRef");
+    secrets.one_or_all(api_token_secret_ref, "spec.apiTokenSecretRef");
     if let Some(reference) = &edge_link.tls_secret_ref {
         secrets.certificate(reference, "spec.edgeLink.tlsSecretRef");
     }

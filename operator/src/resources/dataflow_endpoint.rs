@@ -24,7 +24,7 @@ use crate::{
     role::RoleName,
 };
 
-use super::{Faults, Name, Scope, Version, broker, cloud, enumerate, secrets::Secrets};
+use super::{Faults, Name, Scope, Version, asset, broker, cloud, enumerate, secrets::Secrets};
 
 /// A DataflowEndpoint that dataflows can deliver to.
 pub(crate) struct ValidEndpoint {
@@ -232,6 +232,9 @@ impl ValidEndpoint {
             return false;
         }
         planner.secrets(role, &object, secrets);
+        if spec.cloud.is_some() && !planner.has::<EndpointPlan>(role, &version.name) {
+            asset::plan_summaries(planner, role, &object, &version.name.namespace);
+        }
         planner.add(
             role,
             &object,

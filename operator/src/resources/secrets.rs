@@ -90,6 +90,19 @@ impl<'s> Secrets<'s, '_> {
         }
     }
 
+    /// A text under the key that is named, or under every key where none is.
+    pub(crate) fn one_or_all(&mut self, reference: &SecretKeyRef, field: &str) {
+        match &reference.key {
+            Some(key) => self.value(reference, key, field),
+            None => self.all_of(
+                &SecretRef {
+                    name: reference.name.clone(),
+                },
+                field,
+            ),
+        }
+    }
+
     /// A certificate with its key, in a Secret of type `kubernetes.io/tls`.
     pub(crate) fn certificate(&mut self, reference: &SecretRef, field: &str) {
         let Some(secret) = self.secret(&reference.name, field) else {

@@ -49,6 +49,9 @@ pub(crate) enum Request {
         input: Value,
         /// Seconds until the deadline.
         timeout_seconds: u64,
+        /// Key under which a repeat is recognised.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        idempotency_key: Option<String>,
     },
 }
 
@@ -99,12 +102,13 @@ pub(super) fn serve(
 }
 
 async fn answer(stream: UnixStream, operator: &Handle, directory: &Directory) -> Result<()> {
+    let actor = actor(&stream)?;
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     BufReader::new(reader.take(MAX_LINE)).read_line(&mut line).await?;
     let answer = match serde_json::from_str::<Request>(&line) {
         Ok(Request::Status { text }) => status(operator, directory, text).await,
-        Ok(request @ Request::Invoke { .. }) => invoke(directory, request).await,
+        Ok(request @ Request::Invoke { .. }) => invoke(directory, &actor, request).await,
         Err(error) => Err(format!("request is not understood: {error}")),
     };
     let mut line = serde_json::to_vec(&answer)?;
@@ -127,8 +131,31 @@ async fn status(operator: &Handle, directory: &Directory, text: bool) -> Answer 
     Ok(status)
 }
 
+/// Who asks, as the operating system knows it: `cli:` and the name of the user.
+fn actor(stream: &UnixStream) -> Result<String> {
+    let user = stream.peer_cred()?.uid();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    Ok(match user_name(&users, user) {
+        Some(name) => format!("cli:{name}"),
+        None => format!("cli:uid-{user}"),
+    })
+}
+
+/// Finds a user in the form of passwd(5).
+fn user_name(users: &str, wanted: u32) -> Option<&str> {
+    let mut users = users.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let user: u32 = fields.nth(1)?.parse().ok()?;
+        Some((user, name))
+    });
+    let (_, name) = users.find(|(user, _)| *user == wanted)?;
+    // It travels in a header of HTTP.
+    (name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_graphic())).then_some(name)
+}
+
 /// Passes a command to the JSON API of the cloud endpoint.
-async fn invoke(directory: &Directory, request: Request) -> Answer {
+async fn invoke(directory: &Directory, actor: &str, request: Request) -> Answer {
     let Request::Invoke {
         namespace,
         asset,
@@ -136,6 +163,7 @@ async fn invoke(directory: &Directory, request: Request) -> Answer {
         action,
         input,
         timeout_seconds,
+        idempotency_key,
     } = request
     else {
         return Err("not a command".to_owned());
@@ -144,19 +172,24 @@ async fn invoke(directory: &Directory, request: Request) -> Answer {
     let cloud = clouds
         .first()
         .ok_or("no cloud endpoint runs here: declare a Cloud, or publish the command over MQTT")?;
-    let url = format!(
-        "{}/api/assets/{namespace}/{asset}/commands/{group}/{action}",
-        cloud.url
-    );
+    let mut url = reqwest::Url::parse(&cloud.url).map_err(|error| error.to_string())?;
+    let path = ["api", "assets", &namespace, &asset, "commands", &group, &action];
+    url.path_segments_mut()
+        .map_err(|()| format!("{} has no path", cloud.url))?
+        .extend(path);
     let client = reqwest::Client::builder()
         .no_proxy()
         .timeout(Duration::from_secs(timeout_seconds) + PATIENCE)
         .build()
         .map_err(|error| error.to_string())?;
-    let body = json!({ "input": input, "timeout": timeout_seconds });
+    let mut body = json!({ "input": input, "timeout": timeout_seconds });
+    if let Some(key) = idempotency_key {
+        body["idempotencyKey"] = key.into();
+    }
     let response = client
         .post(url)
         .bearer_auth(&cloud.token)
+        .header("foreshore-actor", actor)
         .json(&body)
         .send()
         .await;
@@ -169,8 +202,24 @@ async fn invoke(directory: &Directory, request: Request) -> Answer {
     if status.is_success() {
         Ok(body)
     } else {
-        Err(body.to_string())
+        Err(failure(&body))
     }
+}
+
+/// Problem details (RFC 9457) as one line for people.
+fn failure(problem: &Value) -> String {
+    let text = |member: &str| problem.get(member).and_then(Value::as_str);
+    let mut line = format!(
+        "{}: {}",
+        text("code").unwrap_or("Failed"),
+        text("detail").unwrap_or("the cloud endpoint does not say why")
+    );
+    for (member, words) in [("deviceStatus", "device status"), ("id", "command")] {
+        if let Some(value) = text(member) {
+            line.push_str(&format!("; {words} {value}"));
+        }
+    }
+    line
 }
 
 /// Asks a running `foreshore up`.
@@ -190,5 +239,30 @@ pub(crate) async fn ask(data: &Path, request: &Request) -> Result<Value> {
     match serde_json::from_str::<Answer>(&answer).context("answer of the admin socket")? {
         Ok(value) => Ok(value),
         Err(reason) => bail!(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_by_number() {
+        let users =
+            "root:x:0:0:root:/root:/bin/sh\nbroken\nanna:x:1000:1000::/home/anna:/bin/sh\nö:x:7:7:::\n";
+        assert_eq!(user_name(users, 1000), Some("anna"));
+        assert_eq!(user_name(users, 0), Some("root"));
+        assert_eq!(user_name(users, 7), None);
+        assert_eq!(user_name(users, 1), None);
+    }
+
+    #[test]
+    fn a_failure_is_told_in_one_line() {
+        let problem =
+            json!({ "code": "DeviceFailed", "detail": "no", "deviceStatus": "BadOutOfRange", "id": "7" });
+        assert_eq!(
+            failure(&problem),
+            "DeviceFailed: no; device status BadOutOfRange; command 7"
+        );
     }
 }

@@ -24,8 +24,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::{
-    Batch, Capabilities, DataflowRole, Delivery, EndpointSetup, Lane, Queues, Runner, RunnerOptions, Sink,
-    SinkError, SinkFactory, SinkSetup, Surroundings,
+    Assets, Batch, Capabilities, DataflowRole, Delivery, EndpointSetup, Lane, Queues, Runner, RunnerOptions,
+    Sink, SinkError, SinkFactory, SinkSetup, Surroundings,
 };
 
 pub(super) const NAMESPACE: &str = "plant";
@@ -216,6 +216,7 @@ impl Plant {
                 identity: Identity::anonymous(authority.bundle()).expect("identity"),
                 data_directory: None,
                 metrics: metrics.clone(),
+                assets: Assets::default(),
                 reporter: None,
                 shutdown: shutdown.clone(),
             },

@@ -16,7 +16,7 @@ use foreshore_cloud::{Cloud, JoinToken, Options, Secret};
 use foreshore_control::plan::{EndpointPlan, ObjectRef, SecretPlan, SecretValue};
 use foreshore_endpoint_cloud::CloudSinkFactory;
 use foreshore_northbound::{
-    Batch, EndpointSetup, Interval, Lane, Output, Secrets, Sink, SinkFactory, SinkSetup, Surroundings,
+    Assets, Batch, EndpointSetup, Interval, Lane, Output, Secrets, Sink, SinkFactory, SinkSetup, Surroundings,
 };
 use foreshore_record::{DataValue, Record, TopicName, value};
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown};
@@ -49,6 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         identity: Identity::anonymous(handle.trust_bundle())?,
         data_directory: Some(edge_directory.path().to_owned()),
         metrics: Metrics::new(),
+        assets: Assets::default(),
         reporter: None,
         shutdown: Shutdown::new(),
     };

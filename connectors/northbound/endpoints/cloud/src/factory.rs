@@ -25,6 +25,8 @@ pub struct CloudSinkFactory {
 #[derive(Clone, PartialEq)]
 pub(crate) struct Settings {
     pub(crate) namespace: String,
+    /// Name of the endpoint.
+    pub(crate) endpoint: String,
     /// Name of the edge.
     pub(crate) edge: String,
     /// `host:port`.
@@ -37,7 +39,7 @@ pub(crate) struct Settings {
     pub(crate) keep_alive: Duration,
     /// Where key and certificate are kept.
     pub(crate) directory: PathBuf,
-    /// Brokers to which commands go, by namespace.
+    /// Brokers to which commands go, by name.
     pub(crate) brokers: Arc<std::collections::BTreeMap<String, foreshore_control::plan::ConnectionPlan>>,
 }
 
@@ -94,6 +96,7 @@ impl CloudSinkFactory {
             .map_or(endpoint.object.namespace.as_str(), |edge| edge.as_str());
         Ok(Settings {
             namespace: endpoint.object.namespace.clone(),
+            endpoint: endpoint.object.name.clone(),
             edge: edge.to_owned(),
             address,
             server_name,

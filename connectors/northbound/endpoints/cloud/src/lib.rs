@@ -12,6 +12,7 @@
 //! | `lanes` | which part goes next: urgency, credit, pace |
 //! | `outbox` | batches that wait for their turn |
 //! | `credentials` | join token, certificate, renewal |
+//! | `telling` | what the cloud is told of assets |
 //! | `relay` | commands to assets |
 
 mod credentials;
@@ -22,6 +23,7 @@ mod outbox;
 mod relay;
 mod session;
 mod sink;
+mod telling;
 
 pub use factory::CloudSinkFactory;
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use foreshore_edgelink::Codec;
-use foreshore_northbound::{SinkError, Surroundings};
+use foreshore_northbound::{Assets, SinkError, Surroundings};
 use foreshore_runtime::{Backoff, Shutdown, Task, spawn};
 use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
@@ -50,6 +50,7 @@ impl Link {
         let (relay, results) = Relay::start(&settings, surroundings);
         let runner = Runner {
             relay,
+            assets: surroundings.assets.clone(),
             settings,
             outbox: Arc::clone(&outbox),
             state: sender,
@@ -105,6 +106,7 @@ struct Runner {
     settings: Settings,
     outbox: Arc<Outbox>,
     relay: Relay,
+    assets: Assets,
     state: watch::Sender<State>,
     shutdown: Shutdown,
 }
@@ -174,6 +176,7 @@ impl Runner {
             credentials,
             outbox: &self.outbox,
             relay: &self.relay,
+            assets: &self.assets,
         };
         tokio::select! {
             ended = session::run(&shared, results, connected) => ended,

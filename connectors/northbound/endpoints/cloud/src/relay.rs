@@ -1,4 +1,4 @@
-//! Commands from the cloud, relayed to the broker of their asset's namespace as MQTT 5 requests.
+//! Commands from the cloud, relayed to the broker of their asset as MQTT 5 requests.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -6,14 +6,14 @@ use std::{
     time::Duration,
 };
 
-use foreshore_control::plan::ConnectionPlan;
+use foreshore_control::plan::{AssetSummaryPlan, ConnectionPlan};
 use foreshore_edgelink::command::Command;
 use foreshore_mqtt::{
     Client, Options, Security, Target,
     error::PublishError,
     request::{RequestError, Requester},
 };
-use foreshore_northbound::Surroundings;
+use foreshore_northbound::{Assets, Surroundings};
 use foreshore_record::{
     CommandError, CommandErrorCode, CommandOutcome, CommandRequest, Qos, Record, TopicName, property,
 };
@@ -51,8 +51,11 @@ pub(crate) struct Relay {
 struct Inner {
     identity: Identity,
     edge: String,
+    namespace: String,
+    endpoint: String,
+    assets: Assets,
     brokers: Arc<BTreeMap<String, ConnectionPlan>>,
-    /// Requesters by namespace, connected with the first command.
+    /// Requesters by broker, connected with the first command.
     requesters: Mutex<BTreeMap<String, Arc<Requester>>>,
     shutdown: Shutdown,
     /// Commands by id: the cloud sends those again that were not answered before a stream broke.
@@ -108,6 +111,9 @@ impl Relay {
         let inner = Inner {
             identity: surroundings.identity.clone(),
             edge: settings.edge.clone(),
+            namespace: settings.namespace.clone(),
+            endpoint: settings.endpoint.clone(),
+            assets: surroundings.assets.clone(),
             brokers: Arc::clone(&settings.brokers),
             requesters: Mutex::default(),
             shutdown: surroundings.shutdown.clone(),
@@ -164,7 +170,7 @@ impl Inner {
         outcome
     }
 
-    async fn request(&self, request: CommandRequest) -> CommandOutcome {
+    async fn request(&self, mut request: CommandRequest) -> CommandOutcome {
         let left = Duration::try_from(request.deadline.duration_since(Timestamp::now())).unwrap_or_default();
         if left.is_zero() {
             return Err(CommandError::new(
@@ -173,7 +179,11 @@ impl Inner {
             ));
         }
         let unavailable = |message: String| CommandError::new(CommandErrorCode::Unavailable, message);
-        let connecting = self.requester(&request.namespace);
+        let asset = self.asset(&request)?;
+        // The far end chooses who asked, and not which endpoint it came through: policies may rely on that.
+        request.actor.retain(|character| !character.is_control());
+        request.actor.insert_str(0, &format!("{}/", self.endpoint));
+        let connecting = self.requester(&asset.broker);
         let requester = tokio::time::timeout(left, connecting)
             .await
             .map_err(|_| unavailable("the broker did not answer before the deadline".to_owned()))?
@@ -188,7 +198,7 @@ impl Inner {
             Err(RequestError::Publish(PublishError::Refused { reason, message }))
                 if reason.0 == NOT_AUTHORIZED =>
             {
-                let message = format!("a policy of the broker forbids it: {reason}, {message}");
+                let message = format!("a policy of broker {} forbids it: {message}", asset.broker);
                 Err(CommandError::new(CommandErrorCode::Forbidden, message))
             }
             Err(error @ RequestError::Timeout { .. }) => {
@@ -198,18 +208,34 @@ impl Inner {
         }
     }
 
-    /// The requester of a namespace's broker.
-    async fn requester(&self, namespace: &str) -> Result<Arc<Requester>, String> {
+    /// The asset that a command is for.
+    fn asset(&self, request: &CommandRequest) -> Result<Arc<AssetSummaryPlan>, CommandError> {
+        let CommandRequest { namespace, asset, .. } = request;
+        let found = self.assets.get(namespace, asset);
+        if let Some(found) = found.filter(|_| *namespace == self.namespace) {
+            return Ok(found);
+        }
+        let (code, words) = if self.assets.is_complete() {
+            (CommandErrorCode::NotFound, "the edge has no asset")
+        } else {
+            (
+                CommandErrorCode::Unavailable,
+                "the edge does not know yet whether it has an asset",
+            )
+        };
+        Err(CommandError::new(code, format!("{words} {namespace}/{asset}")))
+    }
+
+    /// The requester of a broker.
+    async fn requester(&self, broker: &str) -> Result<Arc<Requester>, String> {
         let mut requesters = self.requesters.lock().await;
-        if let Some(requester) = requesters.get(namespace) {
+        if let Some(requester) = requesters.get(broker) {
             return Ok(Arc::clone(requester));
         }
-        let known = || self.brokers.keys().cloned().collect::<Vec<_>>().join(", ");
         let connection = self
             .brokers
-            .values()
-            .find(|connection| connection.namespace == namespace)
-            .ok_or_else(|| format!("no broker of namespace {namespace:?} is known here: {}", known()))?;
+            .get(broker)
+            .ok_or_else(|| format!("the way to broker {broker:?} is not known yet"))?;
         let name = ServerName::try_from(connection.server_name.clone()).map_err(|error| error.to_string())?;
         let security = Security::mutual(&self.identity, name).map_err(|error| error.to_string())?;
         let target = Target {
@@ -220,13 +246,16 @@ impl Inner {
         let options = Options::new(format!("foreshore-relay-{unique}"), target);
         let (client, service) = Client::new(options);
         spawn("command relay", service.run(self.shutdown.clone())).detach();
-        let topic = TopicName::new(format!("foreshore/responses/{namespace}/{}/{unique}", self.edge));
+        let topic = TopicName::new(format!(
+            "foreshore/responses/{}/{}/{unique}",
+            self.namespace, self.edge
+        ));
         let topic = topic.map_err(|error| error.to_string())?;
         let requester = Requester::new(&client, topic)
             .await
             .map_err(|error| error.to_string())?;
         let requester = Arc::new(requester);
-        requesters.insert(namespace.to_owned(), Arc::clone(&requester));
+        requesters.insert(broker.to_owned(), Arc::clone(&requester));
         Ok(requester)
     }
 }

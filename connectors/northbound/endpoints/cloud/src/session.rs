@@ -8,7 +8,7 @@ use std::{
 
 use foreshore_control::transport::{self, ConnectOptions, Keepalive, channel};
 use foreshore_edgelink::{Refusal, command, limits, proto};
-use foreshore_northbound::SinkError;
+use foreshore_northbound::{Assets, SinkError};
 use jiff::Timestamp;
 use proto::{cloud_frame::Frame as Down, edge_frame::Frame as Up, edge_link_client::EdgeLinkClient};
 use tokio::sync::{mpsc, oneshot};
@@ -22,6 +22,7 @@ use crate::{
     lanes::Sending,
     outbox::{Failure, Outbox, Reply},
     relay::{COMMAND_CREDIT, Relay, Results},
+    telling::Telling,
 };
 
 /// Frames that are handed to the transport ahead of time: few, so that an alarm overtakes late.
@@ -101,6 +102,7 @@ pub(crate) struct Shared<'a> {
     pub(crate) credentials: &'a EdgeCredentials,
     pub(crate) outbox: &'a Outbox,
     pub(crate) relay: &'a Relay,
+    pub(crate) assets: &'a Assets,
 }
 
 /// Opens a stream and keeps it until it ends.
@@ -154,6 +156,12 @@ pub(crate) async fn run(shared: &Shared<'_>, results: &mut Results, connected: i
         shared,
         sending: Sending::default(),
         control: VecDeque::new(),
+        telling: Telling::new(
+            shared.assets,
+            &settings.namespace,
+            welcome.registry_version.clone(),
+        ),
+        is_lanes_turn: false,
         waiting: HashMap::new(),
         last_heard: Instant::now(),
     };
@@ -186,6 +194,9 @@ struct Session<'a> {
     sending: Sending,
     /// Frames that go before all lanes.
     control: VecDeque<Up>,
+    /// What the cloud is told of assets; it takes turns with the lanes.
+    telling: Telling,
+    is_lanes_turn: bool,
     /// Batches without an answer, by number.
     waiting: HashMap<u64, oneshot::Sender<Reply>>,
     last_heard: Instant,
@@ -205,7 +216,7 @@ impl Session<'_> {
         loop {
             let has_parts = self.sending.is_ready(|lane| shared.outbox.take(lane));
             let (has_work, has_room) = (
-                has_parts || !self.control.is_empty(),
+                has_parts || self.telling.has_parts() || !self.control.is_empty(),
                 self.control.len() < MAX_CONTROL,
             );
             tokio::select! {
@@ -222,6 +233,7 @@ impl Session<'_> {
                     Ok(permit) => self.say(permit),
                     Err(_) => return Ended::lost("the stream ended"),
                 },
+                () = self.telling.due() => self.telling.look(),
                 () = shared.outbox.arrived() => {}
                 _ = tick.tick() => {
                     if self.last_heard.elapsed() > keep_alive {
@@ -256,12 +268,28 @@ impl Session<'_> {
 
     fn say(&mut self, permit: mpsc::Permit<'_, proto::EdgeFrame>) {
         if let Some(next) = self.control.pop_front() {
-            permit.send(frame(next));
-        } else if let Some(next) = self.sending.next(Instant::now()) {
-            // The answer can't come before the last part has gone.
-            self.waiting.extend(next.complete);
-            permit.send(frame(next.frame));
+            return permit.send(frame(next));
         }
+        self.is_lanes_turn = !self.is_lanes_turn;
+        let next = if self.is_lanes_turn {
+            self.next_of_lanes().or_else(|| self.next_of_registry())
+        } else {
+            self.next_of_registry().or_else(|| self.next_of_lanes())
+        };
+        if let Some(next) = next {
+            permit.send(frame(next));
+        }
+    }
+
+    fn next_of_lanes(&mut self) -> Option<Up> {
+        let next = self.sending.next(Instant::now())?;
+        // The answer can't come before the last part has gone.
+        self.waiting.extend(next.complete);
+        Some(next.frame)
+    }
+
+    fn next_of_registry(&mut self) -> Option<Up> {
+        self.telling.next().map(Up::Registry)
     }
 
     fn answer(&mut self, number: u64, reply: Reply) {

@@ -4,14 +4,17 @@ mod commands;
 mod delivery;
 mod identity;
 mod proxy;
+mod registry;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use foreshore_cloud::{Cloud, Handle, JoinToken, Options, Secret};
-use foreshore_control::plan::{ConnectionPlan, EndpointPlan, ObjectRef, SecretPlan, SecretValue};
-use foreshore_crds::v1alpha1::dataflow_endpoint::DataflowEndpointSpec;
+use foreshore_cloud::{ApiToken, Cloud, Handle, JoinToken, Options, Secret};
+use foreshore_control::plan::{
+    AssetSummaryPlan, ConnectionPlan, EndpointPlan, ObjectRef, SecretPlan, SecretValue,
+};
+use foreshore_crds::v1alpha1::{AssetSpec, dataflow_endpoint::DataflowEndpointSpec};
 use foreshore_northbound::{
-    Batch, Delivery, EndpointSetup, Interval, Lane, Output, Secrets, Sink, SinkError, Surroundings,
+    Assets, Batch, Delivery, EndpointSetup, Interval, Lane, Output, Secrets, Sink, SinkError, Surroundings,
 };
 use foreshore_record::{DataValue, Record, TopicName, value};
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, Task};
@@ -86,9 +89,21 @@ impl Running {
 }
 
 async fn http(address: SocketAddr, token: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
+    http_with(
+        address,
+        &format!("authorization: Bearer {token}"),
+        method,
+        path,
+        body,
+    )
+    .await
+}
+
+/// With these headers, separated by line breaks.
+async fn http_with(address: SocketAddr, headers: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: cloud\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\
+        "{method} {path} HTTP/1.1\r\nhost: cloud\r\n{headers}\r\nconnection: close\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
@@ -142,6 +157,7 @@ impl Plant {
             identity: Identity::anonymous(trust).unwrap(),
             data_directory: Some(self.edge.path().to_owned()),
             metrics: Metrics::new(),
+            assets: Assets::default(),
             reporter: None,
             shutdown: Shutdown::new(),
         };
@@ -188,6 +204,31 @@ fn setup(address: SocketAddr, authority: &str) -> EndpointSetup {
         secrets: Secrets(Arc::new(secrets)),
         brokers: Arc::new(BTreeMap::<String, ConnectionPlan>::new()),
     }
+}
+
+/// An asset with one action, whose commands go to the broker `broker`.
+fn asset(name: &str) -> AssetSummaryPlan {
+    let spec: AssetSpec = serde_json::from_value(json!({
+        "deviceRef": { "name": "line-1" },
+        "displayName": format!("the {name}"),
+        "actionGroups": [{ "name": "control", "actions": [{ "name": "start", "type": "Call" }] }],
+    }))
+    .unwrap();
+    let object = ObjectRef {
+        namespace: "bottling".to_owned(),
+        name: name.to_owned(),
+        uid: "uid".to_owned(),
+        generation: 1,
+    };
+    AssetSummaryPlan::new(object, "broker", &spec)
+}
+
+/// A plan that holds these assets and no others.
+fn assets(names: &[&str]) -> Assets {
+    let assets = Assets::default();
+    names.iter().for_each(|name| assets.set(asset(name)));
+    assets.complete();
+    assets
 }
 
 /// Outputs of the entries `first..=last`, one dataset message each.

@@ -6,8 +6,8 @@ use foreshore_mqtt::{
     testing::{Behaviour, StandIn},
 };
 use foreshore_northbound::{
-    Batch, Delivery, EndpointSetup, Interval, Lane, Output, Secrets, Sink, SinkError, SinkFactory as _,
-    SinkSetup, Surroundings,
+    Assets, Batch, Delivery, EndpointSetup, Interval, Lane, Output, Secrets, Sink, SinkError,
+    SinkFactory as _, SinkSetup, Surroundings,
 };
 use foreshore_record::{Qos, Record, SourceNumber, TopicName};
 use foreshore_runtime::{Metrics, Shutdown};
@@ -33,6 +33,7 @@ impl Setup {
             identity,
             data_directory: None,
             metrics: Metrics::new(),
+            assets: Assets::default(),
             reporter: None,
             shutdown: Shutdown::new(),
         };

@@ -1,6 +1,6 @@
 use foreshore_mqtt::{
     Client, Options as MqttOptions, ReasonCode, Security, Target,
-    testing::{Behaviour, StandIn},
+    testing::{Behaviour, REFUSAL, StandIn},
 };
 use foreshore_record::{Qos, TopicFilter, property};
 use foreshore_tls::{AuthorityOptions, CertificateAuthority, ClientAuth, Role, RoleIdentity, ServerName};
@@ -17,9 +17,12 @@ async fn commands_that_can_not_be_carried_out_are_answered_at_once_and_audited()
     let (status, answer) = cloud.post(START, &json!({})).await;
     assert_eq!((status, &answer["code"]), (404, &json!("NotFound")));
 
-    let sink = plant.link(&cloud, cloud.handle.edge_link_address());
+    let address = cloud.handle.edge_link_address();
+    let sink = plant.link_with(&cloud, address, |_, surroundings| {
+        surroundings.assets = assets(&["filler"]);
+    });
     deliver_surely(&sink, Lane::Live, &outputs(1, 1)).await;
-    // Connected, but no broker of the namespace is known to the relay.
+    // Connected, but the asset's broker is not known to the relay.
     let (status, answer) = cloud
         .post(START, &json!({ "input": { "speed": 5 }, "timeout": 20 }))
         .await;
@@ -32,7 +35,7 @@ async fn commands_that_can_not_be_carried_out_are_answered_at_once_and_audited()
         answer["detail"]
             .as_str()
             .unwrap()
-            .contains("no broker of namespace \"bottling\""),
+            .contains("the way to broker \"broker\" is not known yet"),
         "{answer}"
     );
 
@@ -103,6 +106,7 @@ async fn requests_that_make_no_sense_are_told_what_is_allowed() {
 struct Field {
     broker: StandIn,
     identity: Identity,
+    assets: Assets,
     answers: watch::Sender<bool>,
     _connector: (Task<()>, Task<()>),
 }
@@ -161,6 +165,7 @@ impl Field {
         Self {
             broker,
             identity,
+            assets: assets(&["filler"]),
             answers,
             _connector: (serving, connector),
         }
@@ -169,6 +174,7 @@ impl Field {
     fn link(&self, plant: &Plant, cloud: &Running, address: SocketAddr) -> CloudSink {
         plant.link_with(cloud, address, |setup, surroundings| {
             surroundings.identity = self.identity.clone();
+            surroundings.assets = self.assets.clone();
             let connection = ConnectionPlan {
                 namespace: "bottling".to_owned(),
                 broker: "broker".to_owned(),
@@ -222,6 +228,7 @@ async fn a_command_is_carried_out_once_for_each_key() {
         commands[0].user_property(property::IDEMPOTENCY_KEY),
         Some("key-1")
     );
+    assert_eq!(commands[0].user_property(property::ACTOR), Some("cloud/api"));
     let deadline = commands[0]
         .user_property(property::DEADLINE)
         .unwrap()
@@ -245,12 +252,73 @@ async fn what_a_policy_forbids_is_forbidden_and_audited() {
     );
     let (status, answer) = cloud.post(START, &json!({})).await;
     assert_eq!((status, &answer["code"]), (403, &json!("Forbidden")), "{answer}");
+    // The broker's reason string, which names the rule.
+    let detail = answer["detail"].as_str().unwrap();
+    assert!(
+        detail.contains(&format!("a policy of broker broker forbids it: {REFUSAL}")),
+        "{answer}"
+    );
     let audit = cloud.get("/api/audit?asset=filler").await;
     let record = &audit["items"][0];
     assert_eq!(
-        (&record["outcome"], &record["edge"]),
-        (&json!("Forbidden"), &json!("plant"))
+        (
+            &record["outcome"],
+            &record["edge"],
+            &record["actor"],
+            &record["message"]
+        ),
+        (
+            &json!("Forbidden"),
+            &json!("plant"),
+            &json!("api"),
+            &answer["detail"]
+        )
     );
+    cloud.stop().await;
+}
+
+#[tokio::test]
+async fn the_audit_names_who_asked() {
+    let plant = Plant::new();
+    let mut options = plant.options();
+    let token = |name: &str, token: &str, speaks_for_others| ApiToken {
+        name: name.to_owned(),
+        token: Secret::new(token),
+        speaks_for_others,
+    };
+    let (console, local) = ("token-of-the-console", "token-of-this-process");
+    options.api_tokens = vec![token("console", console, false), token("local", local, true)];
+    let cloud = Running::start(options).await;
+    let ask = async |headers: String| {
+        let (address, body) = (cloud.handle.http_address(), "{}");
+        let (status, _) = http_with(address, &headers, "POST", START, body).await;
+        status
+    };
+    let (console, local) = (
+        format!("authorization: Bearer {console}"),
+        format!("authorization: Bearer {local}"),
+    );
+    let anna = "\r\nforeshore-actor: cli:anna";
+    // There is no such asset, which is written down too.
+    assert_eq!(ask(console.clone()).await, 404);
+    assert_eq!(ask(local.clone() + anna).await, 404);
+    assert_eq!(ask(console.clone() + anna).await, 403);
+    assert_eq!(ask(local.clone() + "\r\nforeshore-actor: ").await, 403);
+    let (_, audit) = http_with(cloud.handle.http_address(), &console, "GET", "/api/audit", "").await;
+    let actors: Vec<_> = audit["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| &item["actor"])
+        .collect();
+    assert_eq!(actors, [&json!("cli:anna"), &json!("console")]);
+
+    // Tokens change while it runs; one that is gone lets nobody in.
+    let next = token("console", "another-token-of-the-console", false);
+    cloud.handle.set_api_tokens(&[next]).unwrap();
+    assert_eq!((ask(console).await, ask(local).await), (401, 401));
+    let new = "authorization: Bearer another-token-of-the-console".to_owned();
+    assert_eq!(ask(new).await, 404);
     cloud.stop().await;
 }
 
