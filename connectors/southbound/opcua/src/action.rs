@@ -1,6 +1,6 @@
 //! Commands: writes, reads and method calls in the session that carries the data.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use foreshore_connector_sdk::{Invocation, plan::AssetPlan};
 use foreshore_crds::v1alpha1::asset::{Action, ActionType};
@@ -29,6 +29,12 @@ struct Parameter {
 pub(crate) async fn invoke(shared: &Shared, invocation: Invocation) -> CommandOutcome {
     let action = find(&invocation.asset, &invocation.group, &invocation.action)
         .ok_or_else(|| CommandError::new(CommandErrorCode::NotFound, "the asset has no such action"))?;
+    // Of what goes into a connection that is known to be dead, nobody could say what became of it.
+    let connected = tokio::time::timeout(Duration::ZERO, shared.session.wait_for_connection());
+    if !matches!(connected.await, Ok(true)) {
+        let words = "the server is not connected now";
+        return Err(CommandError::new(CommandErrorCode::Unavailable, words));
+    }
     match action.type_ {
         ActionType::Read => read(shared, action).await,
         ActionType::Write => write(shared, action, &invocation.input).await,

@@ -201,8 +201,10 @@ impl Inner {
                 let message = format!("a policy of broker {} forbids it: {message}", asset.broker);
                 Err(CommandError::new(CommandErrorCode::Forbidden, message))
             }
-            Err(error @ RequestError::Timeout { .. }) => {
-                Err(CommandError::new(CommandErrorCode::Unknown, error.to_string()))
+            Err(RequestError::Timeout { .. }) => {
+                let words =
+                    "the connector did not answer by the deadline; whether it took effect is not known";
+                Err(CommandError::new(CommandErrorCode::Unknown, words))
             }
             Err(error) => Err(unavailable(error.to_string())),
         }
