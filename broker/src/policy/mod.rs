@@ -5,7 +5,7 @@
 //! policy at all, whoever was authenticated may do everything.
 //!
 //! Our own roles may do everything but one: a command that one of them publishes for somebody else, such as one that came
-//! through a cloud endpoint, is refused where a Deny rule matches (docs/adr/0004-relayed-commands.md).
+//! through a cloud endpoint, is refused where a Deny rule matches (docs/adr/0005-relayed-commands.md).
 //!
 //! [`Policies`] are compiled once; [`Permissions`] are what they come to for one client, with its names filled in.
 
