@@ -34,8 +34,8 @@ pub(super) struct Head {
 impl Default for Head {
     fn default() -> Self {
         let presets = [
-            ("1", "home", [0.0, 0.0, 0.0]),
-            ("2", "palletiser", [0.8, -0.2, 0.5]),
+            ("home", "Home", [0.0, 0.0, 0.0]),
+            ("palletiser", "Palletiser", [0.8, -0.2, 0.5]),
         ];
         Self {
             at: [0.0; 3],

@@ -71,7 +71,8 @@ async fn a_snapshot_is_a_jpeg_that_changes_with_the_head() {
     let request = "GET /snapshot.jpg HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let (status, first) = http(handle.address(), request).await;
     assert_eq!((status, &first[..2]), (200, &[0xff, 0xd8][..]));
-    let goto = "GotoPreset><ProfileToken>profile_1</ProfileToken><PresetToken>2</PresetToken></GotoPreset>";
+    let goto =
+        "GotoPreset><ProfileToken>profile_1</ProfileToken><PresetToken>palletiser</PresetToken></GotoPreset>";
     let (status, _) = soap(&handle, "ptz_service", soap::PTZ, goto).await;
     assert_eq!(status, 200);
     assert_eq!(handle.position(), (0.8, -0.2, 0.5));
