@@ -93,7 +93,7 @@ pub trait Link: Send + Sync {
     }
 
     /// URI of the source of this link's messages, such as the application URI of an OPC UA server; the address that was
-    /// dialled where it is left out. Asked for after [`observe`](Link::observe).
+    /// dialled where it is left out. Asked for before [`observe`](Link::observe).
     fn source_uri(&self) -> Option<String> {
         None
     }

@@ -35,7 +35,7 @@ pub struct Emitter {
 pub(crate) enum Item {
     /// A link saw something.
     Seen(Held),
-    /// A link observes what is planned; its source's URI.
+    /// A link is there, and values may follow; its source's URI.
     LinkUp(Option<Arc<str>>),
     /// The link is over.
     LinkDown,

@@ -196,6 +196,10 @@ impl Supervisor {
     /// Keeps what is observed equal to the plan.
     async fn serve(&mut self, link: &Arc<dyn Link>, dialled: &Arc<Desired>, shutdown: &Shutdown) -> Left {
         let mut present = Arc::clone(&self.desired.borrow_and_update());
+        // Before the first value, which may come while the rest is still being observed.
+        self.channel
+            .tell(Item::LinkUp(link.source_uri().map(Arc::from)))
+            .await;
         // What was so without a link is not so any more.
         self.channel.board().set_all(|_| Health::unknown());
         if let Err(error) = self.observe(link, &present).await {
@@ -204,9 +208,6 @@ impl Supervisor {
         self.slot.set(Some(Arc::clone(link)));
         self.counters.connected(true);
         self.channel.board().returned(&Member::Device, healthy(&present));
-        self.channel
-            .tell(Item::LinkUp(link.source_uri().map(Arc::from)))
-            .await;
         // Held for its work; ends with the link, or when the plan changes.
         let mut _narrowing = self.narrow_schemas(link, &present);
         loop {
