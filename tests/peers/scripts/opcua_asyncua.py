@@ -109,6 +109,7 @@ async def line(server, index, directory):
     stamped = await variable("Stamped", 7, ua.VariantType.UInt32)
     past = datetime.datetime(2020, 1, 2, 3, 4, 5, 678901, tzinfo=datetime.timezone.utc)
     await stamped.write_value(ua.DataValue(ua.Variant(7, ua.VariantType.UInt32), SourceTimestamp=past))
+    await variable("Moment", past, ua.VariantType.DateTime)
     argument = lambda name: ua.Argument(Name=name, DataType=ua.NodeId(ua.ObjectIds.Int32), ValueRank=-1)
     await objects.add_method(at("Add"), f"{index}:Add", add, [argument("a"), argument("b")], [argument("sum")])
     await objects.add_method(at("Fail"), f"{index}:Fail", fail, [], [])

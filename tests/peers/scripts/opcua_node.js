@@ -34,9 +34,12 @@ function structures(space, namespace) {
   const status = namespace.createDataType({ browseName: "Status", isAbstract: false, subtypeOf: "Structure",
     partialDefinition: [field("Position", point.nodeId), field("Path", point.nodeId, 1), field("Counts", type("Int32"), 1),
       field("Mode", mode.nodeId), field("Note", type("String"), -1, true)] });
-  for (const [name, type] of Object.entries({ point, status })) {
-    const encoding = namespace.addObject({ nodeId: `s=${name}.Binary`, browseName: opcua.coerceQualifiedName("0:Default Binary"), typeDefinition: "DataTypeEncodingType" });
-    type.addReference({ referenceType: "HasEncoding", isForward: true, nodeId: encoding });
+  // With the same identifiers in the other namespace: who keeps the numbers of before takes one for the other.
+  const others = space.getNamespace(OTHER);
+  const other = others.createDataType({ browseName: "Other", isAbstract: false, subtypeOf: "Structure", partialDefinition: [field("Z", type("Int64"))] });
+  for (const [owner, name, structure] of [[namespace, "point", point], [namespace, "status", status], [others, "point", other], [others, "status", other]]) {
+    const encoding = owner.addObject({ nodeId: `s=${name}.Binary`, browseName: opcua.coerceQualifiedName("0:Default Binary"), typeDefinition: "DataTypeEncodingType" });
+    structure.addReference({ referenceType: "HasEncoding", isForward: true, nodeId: encoding });
   }
   return { point, mode, status };
 }
@@ -63,6 +66,7 @@ async function line(space, namespace) {
   variable("Recipe", "Int32", { dataType: "Int32", arrayType: "Array", value: new Int32Array([1, 2, 3]) }, { valueRank: 1, ...writable });
   const stamped = variable("Stamped", "UInt32", { dataType: "UInt32", value: 7 });
   stamped.setValueFromSource({ dataType: "UInt32", value: 7 }, StatusCodes.Good, new Date("2020-01-02T03:04:05.678Z"));
+  variable("Moment", "DateTime", { dataType: "DateTime", value: new Date("2020-01-02T03:04:05.678Z") });
   const argument = (name) => ({ name, dataType: "Int32" });
   namespace.addMethod(object, { nodeId: "s=Line.Add", browseName: "Add", inputArguments: [argument("a"), argument("b")], outputArguments: [argument("sum")] })
     .bindMethod((inputs, _context, done) => done(null, { statusCode: StatusCodes.Good,

@@ -88,11 +88,8 @@ pub(crate) async fn run(shared: Arc<Shared>, address: Url, current: Current) {
             }
             Err(error) => {
                 debug!(%error, "no pull point");
-                let next_step = match error {
-                    Error::Refused => "check whether the user may subscribe to events",
-                    _ => "look whether the camera has too many subscribers, or no events at all",
-                };
-                let health = Health::unhealthy(error.reason(), error.to_string()).with_next_step(next_step);
+                let health = Health::unhealthy(error.reason(), error.to_string())
+                    .with_next_step("look whether the camera has too many subscribers, or no events at all");
                 tell(&shared, &health);
                 error
             }

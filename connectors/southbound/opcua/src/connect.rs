@@ -106,7 +106,7 @@ fn client(endpoint: &Endpoint, settings: &OpcuaDevice) -> Result<Client, LinkErr
         .request_timeout(settings.effective_request_timeout())
         .publish_timeout(settings.effective_keep_alive_interval() * 3 + settings.effective_request_timeout())
         .min_publish_interval(Duration::from_millis(10))
-        // It would shift the times of values; `transport` minds the clocks.
+        // It would shift times; `transport` minds the clocks.
         .ignore_clock_skew(false)
         // The library forgets what was under way; `resume` does it.
         .recreate_subscriptions(false)

@@ -1,6 +1,9 @@
 //! Drives the session of a link: nothing happens unless its events are polled.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use foreshore_connector_sdk::{Gap, Health, LinkError, LinkErrorClass, Member, Observation, health::reason};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
@@ -59,9 +62,18 @@ impl Driver {
     pub(crate) async fn run(mut self, ended: watch::Sender<Option<LinkError>>) {
         let error = self.drive().await;
         debug!(%error, "session ended");
-        if self.was_connected {
-            let gap = self.shared.interrupted(&error.message).await;
-            if self.shared.out.emit(Observation::Gap(gap)).await.is_err() {
+        let Self {
+            shared,
+            events,
+            was_connected,
+            work,
+            ..
+        } = self;
+        // Both may hold what others wait for, and nothing drives them any more.
+        drop((events, work));
+        if was_connected && !shared.closing.load(Ordering::Relaxed) {
+            let gap = shared.interrupted(&error.message);
+            if shared.out.emit(Observation::Gap(gap)).await.is_err() {
                 debug!("nobody wants to hear of the gap any more");
             }
         }

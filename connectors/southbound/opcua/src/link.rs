@@ -39,7 +39,6 @@ pub(crate) struct OpcUaLink {
     shared: Arc<Shared>,
     driver: JoinHandle<()>,
     ended: watch::Receiver<Option<LinkError>>,
-    closed: AtomicBool,
 }
 
 /// What driver, runner and commands share.
@@ -54,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) types: RwLock<Option<Arc<DataTypeTree>>>,
     /// How often the session and what is observed in it was taken up; 0 until commands and observing make sense.
     pub(crate) taken_up: watch::Sender<u64>,
+    /// The link ends because nobody wants it any more.
+    pub(crate) closing: AtomicBool,
 }
 
 // === impl OpcUaLink ===
@@ -75,6 +76,7 @@ impl OpcUaLink {
             observed: tokio::sync::Mutex::default(),
             types: RwLock::default(),
             taken_up: watch::Sender::new(0),
+            closing: AtomicBool::new(false),
         });
         let (ended_sender, ended) = watch::channel(None);
         let (connected_sender, mut connected) = watch::channel(false);
@@ -83,7 +85,6 @@ impl OpcUaLink {
             shared,
             driver: tokio::spawn(driver.run(ended_sender)),
             ended,
-            closed: AtomicBool::new(false),
         };
         // From here on dropping the link ends what it began, whatever happens.
         let opened = link.unless_ended(connected.wait_for(|connected| *connected));
@@ -161,7 +162,7 @@ impl Link for OpcUaLink {
     }
 
     async fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+        self.shared.closing.store(true, Ordering::Relaxed);
         close(&self.shared.session).await;
         self.driver.abort();
     }
@@ -173,7 +174,7 @@ impl Drop for OpcUaLink {
         let driver = self.driver.abort_handle();
         let runtime = tokio::runtime::Handle::try_current();
         match runtime {
-            Ok(runtime) if !self.closed.load(Ordering::Relaxed) && !driver.is_finished() => {
+            Ok(runtime) if !self.shared.closing.swap(true, Ordering::Relaxed) && !driver.is_finished() => {
                 let session = Arc::clone(&self.shared.session);
                 runtime.spawn(async move {
                     close(&session).await;
@@ -255,13 +256,15 @@ impl Shared {
     }
 
     /// The interruption that begins with the end of the link.
-    pub(crate) async fn interrupted(&self, cause: &str) -> Gap {
-        let observed = self.observed.lock().await;
-        let heard = observed
-            .subscriptions
-            .iter()
-            .map(|subscription| subscription.track.heard().elapsed())
-            .max();
+    pub(crate) fn interrupted(&self, cause: &str) -> Gap {
+        // Whoever has it is only about to begin observing.
+        let heard = self.observed.try_lock().ok().and_then(|observed| {
+            let heard = observed
+                .subscriptions
+                .iter()
+                .map(|subscription| subscription.track.heard());
+            heard.min().map(|heard| heard.elapsed())
+        });
         Gap {
             member: Member::Device,
             since: ago(heard.unwrap_or_default()),

@@ -4,8 +4,8 @@
 //!   it takes the session up again; every server then refuses the signature, the session is lost and with it, on
 //!   servers that transfer no subscriptions, the data of the outage (OPC 10000-4, 5.7.3.2: the signature covers the
 //!   last nonce that the server gave in CreateSession or ActivateSession).
-//! - It counts the lifetime of a channel's token by the server's clock. Its own mend for clocks that differ shifts every
-//!   time that the server sends, those of the values included. Counted by our clock nothing need be shifted.
+//! - It counts the lifetime of a channel's token by the server's clock. Its own mend for clocks that differ shifts
+//!   values that are times, and the times of events. Counted by our clock nothing need be shifted.
 //! - It waits for ever for a server that takes a connection and does not greet.
 
 use std::{

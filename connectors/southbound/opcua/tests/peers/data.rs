@@ -23,6 +23,7 @@ fn spec() -> Value {
                 point("mode", "ns=3;s=Line.Mode".to_owned()),
                 point("recipe", node("Recipe")),
                 point("stamped", format!("/Objects/nsu={NAMESPACE};Line/3:Stamped")),
+                point("moment", node("Moment")),
                 point("nowhere", node("Nowhere")),
                 point("elsewhere", "nsu=urn:foreshore:peer:nothing;s=Line.Counter".to_owned()),
             ],
@@ -53,7 +54,7 @@ async fn values_arrive(kind: Kind, stamp: &str, application: &str) {
         plant
             .wait(
                 |plant| {
-                    ["status", "path", "mode", "recipe", "stamped"]
+                    ["status", "path", "mode", "recipe", "stamped", "moment"]
                         .iter()
                         .all(|point| !plant.values("all", point).is_empty())
                 },
@@ -87,6 +88,7 @@ fn values_are_plain(plant: &Plant, stamp: &str) {
     let stamped = stamped.unwrap();
     assert_eq!(stamped.value, json!(7));
     assert_eq!(stamped.source_timestamp, Some(stamp.parse().unwrap()));
+    assert_eq!(value("moment"), json!(stamp));
 }
 
 /// Unknown addresses stop no others, and are named.
@@ -98,7 +100,7 @@ async fn unknown_addresses_are_named(plant: &Plant) {
             report.is_some_and(|report| {
                 report.reason == "AddressUnknown"
                     && report.health == foreshore_control::Health::Degraded
-                    && report.evidence.starts_with("2 of 7 data points fail: ")
+                    && report.evidence.starts_with("2 of 8 data points fail: ")
                     && report.evidence.contains("nowhere (BadNodeIdUnknown)")
                     && report
                         .evidence

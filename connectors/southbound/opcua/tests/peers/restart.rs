@@ -69,3 +69,22 @@ async fn a_restart_of_asyncua_is_survived() {
 async fn a_restart_of_node_opcua_is_survived() {
     data_flows_again(Kind::Node, Security::None).await;
 }
+
+/// A server that was away for longer than it keeps anything is dialled anew, as on the first day, and the gap is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_away_for_long_is_dialled_anew() {
+    let mut server = Server::start(Kind::Node, &[]);
+    let mut spec = device_spec(Security::SignAndEncrypt);
+    spec["opcua"]["sessionTimeout"] = "2s".into();
+    spec["opcua"]["subscriptionLifetime"] = "3s".into();
+    let plant = Plant::start(&server, &server.address(), spec, counter_spec()).await;
+    plant.wait_for_counter(0, 20).await;
+    server.kill();
+    plant.wait_for_reason("Reconnecting").await;
+    plant.wait_for_reason("Unreachable").await;
+    let before = plant.counter().len();
+    server.start_again(&[]);
+    plant.wait_for_counter(before, 20).await;
+    plant.wait_for_reason("Healthy").await;
+    assert_eq!((interruptions(&plant.counter()).len(), plant.gaps()), (1, 1));
+}

@@ -10,7 +10,7 @@ use foreshore_peers::{Program, free_port, node, python, script};
 use tempfile::TempDir;
 
 /// Generous: a deadline, never a measurement.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(120);
 
 /// Whether everything is to be run, however long it takes.
 pub(crate) fn full() -> bool {
