@@ -253,6 +253,7 @@ pub(crate) fn outcome(error: Error) -> CommandError {
     let code = match &error {
         // The request may have arrived and its answer not.
         Error::Unreachable(_) => CommandErrorCode::Unknown,
+        Error::NoConnection(_) | Error::Untrusted(_) => CommandErrorCode::Unavailable,
         Error::Refused | Error::Fault { .. } | Error::Protocol(_) | Error::TooLarge { .. } => {
             CommandErrorCode::DeviceFailed
         }

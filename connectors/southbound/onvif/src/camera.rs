@@ -208,7 +208,9 @@ async fn learn_clock(client: &Client, device: &Url) -> Result<(), Error> {
     let body = format!("<GetSystemDateAndTime xmlns=\"{DEVICE}\"/>");
     let answer = match client.call(device, DEVICE, "GetSystemDateAndTime", &body).await {
         Ok(answer) => answer,
-        Err(error @ (Error::Unreachable(_) | Error::Refused)) => return Err(error),
+        Err(
+            error @ (Error::Unreachable(_) | Error::NoConnection(_) | Error::Untrusted(_) | Error::Refused),
+        ) => return Err(error),
         Err(error) => {
             debug!(%error, "the camera does not tell its clock");
             return Ok(());

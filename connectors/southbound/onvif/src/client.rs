@@ -10,6 +10,7 @@ use reqwest::{
     Response, StatusCode, Url,
     header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderName, LOCATION, WWW_AUTHENTICATE},
 };
+use rustls::ClientConfig;
 
 use crate::{
     authentication::{Attempt, Authentication, Reaction, Refused, Target},
@@ -42,6 +43,12 @@ pub(crate) enum Error {
     /// No answer.
     #[error("the camera does not answer: {0}")]
     Unreachable(String),
+    /// No connection: the request certainly did not arrive.
+    #[error("the camera can't be reached: {0}")]
+    NoConnection(String),
+    /// A certificate that is not trusted.
+    #[error("the camera's certificate is not trusted: {0}")]
+    Untrusted(String),
     /// The credentials were refused.
     #[error("the camera refused the credentials")]
     Refused,
@@ -68,7 +75,8 @@ impl Error {
     /// What this means for the link.
     pub(crate) fn to_link_error(&self) -> LinkError {
         let class = match self {
-            Self::Unreachable(_) => LinkErrorClass::Unreachable,
+            Self::Unreachable(_) | Self::NoConnection(_) => LinkErrorClass::Unreachable,
+            Self::Untrusted(_) => LinkErrorClass::Untrusted,
             Self::Refused => LinkErrorClass::AuthenticationRefused,
             Self::Fault { .. } | Self::Protocol(_) | Self::TooLarge { .. } => LinkErrorClass::Protocol,
         };
@@ -78,7 +86,8 @@ impl Error {
     /// What this means for one stream or event.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Unreachable(_) => reasons::UNREACHABLE,
+            Self::Unreachable(_) | Self::NoConnection(_) => reasons::UNREACHABLE,
+            Self::Untrusted(_) => reasons::CERTIFICATE_UNTRUSTED,
             Self::Refused => reasons::AUTHENTICATION_FAILED,
             Self::Fault { .. } | Self::Protocol(_) | Self::TooLarge { .. } => reason::PROTOCOL_ERROR,
         }
@@ -108,21 +117,15 @@ impl Client {
     pub(crate) fn new(
         authentication: Authentication,
         timeout: Duration,
-        accept_untrusted: bool,
-        accept_other_host_names: bool,
-        roots: &[impl AsRef<[u8]>],
+        tls: ClientConfig,
     ) -> Result<Self, reqwest::Error> {
-        let mut builder = reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .timeout(timeout)
             .connect_timeout(timeout)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .tls_danger_accept_invalid_certs(accept_untrusted)
-            .tls_danger_accept_invalid_hostnames(accept_other_host_names)
+            .tls_backend_preconfigured(tls)
             .user_agent("foreshore");
-        for root in roots {
-            builder = builder.add_root_certificate(reqwest::Certificate::from_der(root.as_ref())?);
-        }
         Ok(Self {
             http: builder.build()?,
             authentication,
@@ -292,13 +295,31 @@ fn path_of(address: &Url) -> String {
 }
 
 fn unreachable(error: reqwest::Error) -> Error {
-    // The deepest cause says what happened; the address is known and may hold a password.
+    // The address is known and may hold a password.
     let error = error.without_url();
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
+    let connecting = error.is_connect();
+    let mut cause: &(dyn std::error::Error + 'static) = &error;
+    loop {
+        if let Some(rustls::Error::InvalidCertificate(reason)) = tls_error(cause) {
+            return Error::Untrusted(reason.to_string());
+        }
+        // The deepest cause says what happened.
+        match cause.source() {
+            Some(deeper) => cause = deeper,
+            None if connecting => return Error::NoConnection(cause.to_string()),
+            None => return Error::Unreachable(cause.to_string()),
+        }
     }
-    Error::Unreachable(cause.to_string())
+}
+
+/// The error of TLS that an error of input or output wraps, and hides from `source`.
+fn tls_error<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    loop {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        error = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    }
 }
 
 async fn read(mut response: Response, limit: usize) -> Result<Bytes, Error> {

@@ -88,8 +88,11 @@ pub(crate) async fn run(shared: Arc<Shared>, address: Url, current: Current) {
             }
             Err(error) => {
                 debug!(%error, "no pull point");
-                let health = Health::unhealthy(error.reason(), error.to_string())
-                    .with_next_step("look whether the camera has too many subscribers, or no events at all");
+                let next_step = match error {
+                    Error::Refused => "check whether the user may subscribe to events",
+                    _ => "look whether the camera has too many subscribers, or no events at all",
+                };
+                let health = Health::unhealthy(error.reason(), error.to_string()).with_next_step(next_step);
                 tell(&shared, &health);
                 error
             }

@@ -11,6 +11,7 @@
 //! | `action` | commands: their schemas, and what a camera tells about itself |
 //! | `ptz` | movements, which always end, and presets |
 //! | `link` | the tasks that ask |
+//! | `trust` | which certificates are believed |
 //! | `xml` | tolerant and bounded reading |
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ mod link;
 mod ptz;
 mod reach;
 mod snapshot;
+mod trust;
 mod xml;
 
 /// The connector for ONVIF cameras.

@@ -21,7 +21,7 @@ use crate::{
     client::{Client, Error},
     events::{self, Wanted},
     ptz::Movements,
-    snapshot,
+    snapshot, trust,
 };
 
 /// Failed questions in a row after which the camera is given up.
@@ -84,14 +84,11 @@ impl OnvifLink {
             }
         };
         let authentication = Authentication::new(user, settings.effective_username_token_fallback());
-        let client = Client::new(
-            authentication,
-            settings.effective_request_timeout(),
-            endpoint.trust.accept_untrusted,
-            endpoint.trust.accept_other_host_names,
-            &endpoint.trust.certificates,
-        )
-        .map_err(|error| {
+        let tls = trust::configuration(&endpoint.trust).map_err(|error| {
+            configuration("certificates of spec.trust can't be used".to_owned()).with_evidence(error)
+        })?;
+        let timeout = settings.effective_request_timeout();
+        let client = Client::new(authentication, timeout, tls).map_err(|error| {
             configuration("the HTTP client could not be made".to_owned()).with_evidence(error)
         })?;
         let camera = Camera::ask(&client, &address, &settings)

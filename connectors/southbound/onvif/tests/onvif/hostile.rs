@@ -312,7 +312,7 @@ async fn media1_serves_where_media2_is_only_listed() {
 
 #[tokio::test]
 async fn credentials_are_shown_to_no_other_host() {
-    let (camera, thief) = (Camera::start().await, Camera::start_at("127.0.0.2").await);
+    let (camera, thief) = (Camera::start().await, Camera::start_with("127.0.0.2", None).await);
     let elsewhere = format!("http://127.0.0.2:{}/", thief.port);
     let mut plant = Plant::start().await;
     plant.watch(&[], door()).await;

@@ -69,6 +69,21 @@ impl Plant {
         self.harness.set(&device).await.unwrap();
     }
 
+    /// Dials a camera with what its block `trust` says of certificates; those are PEM.
+    pub(crate) async fn dial_trusting(&mut self, address: &str, trust: Value, certificate: &str) {
+        self.harness
+            .set(&secret("certificates", &[("camera.crt", certificate)]))
+            .await
+            .unwrap();
+        let spec = json!({
+            "onvif": { "requestTimeout": "2s", "keepAliveInterval": "1s" },
+            "reconnect": { "initial": "100ms", "maximum": "500ms" },
+            "trust": trust,
+        });
+        let device = device(CAMERA, address, spec).unwrap();
+        self.harness.set(&device).await.unwrap();
+    }
+
     /// Plans the asset at the camera. Each action is named after its operation, in the group `control`.
     pub(crate) async fn watch(&mut self, operations: &[&str], mut spec: Value) {
         let action = |operation: &&str| json!({ "name": operation.to_lowercase(), "type": "Call", "onvif": { "operation": operation } });

@@ -10,9 +10,10 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
 };
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 /// How the camera answers a request.
 #[derive(Clone)]
@@ -41,10 +42,11 @@ pub(crate) struct Camera {
 
 impl Camera {
     pub(crate) async fn start() -> Self {
-        Self::start_at("127.0.0.1").await
+        Self::start_with("127.0.0.1", None).await
     }
 
-    pub(crate) async fn start_at(host: &str) -> Self {
+    /// Listens on another address, or speaks TLS.
+    pub(crate) async fn start_with(host: &str, tls: Option<ServerConfig>) -> Self {
         let listener = TcpListener::bind((host, 0)).await.unwrap();
         let camera = Self {
             port: listener.local_addr().unwrap().port(),
@@ -52,14 +54,23 @@ impl Camera {
             requests: Arc::default(),
             sent: Arc::default(),
         };
+        let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
         let (port, rules) = (camera.port, Arc::clone(&camera.rules));
         let (requests, sent) = (Arc::clone(&camera.requests), Arc::clone(&camera.sent));
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (rules, requests, sent) = (Arc::clone(&rules), Arc::clone(&requests), Arc::clone(&sent));
+                let tls = tls.clone();
                 // A client that hangs up is no fault.
-                tokio::spawn(async move { serve(stream, port, &rules, &requests, &sent).await.ok() });
+                tokio::spawn(async move {
+                    match tls {
+                        Some(tls) => serve(tls.accept(stream).await.ok()?, port, &rules, &requests, &sent)
+                            .await
+                            .ok(),
+                        None => serve(stream, port, &rules, &requests, &sent).await.ok(),
+                    }
+                });
             }
         });
         camera
@@ -81,7 +92,7 @@ impl Camera {
 }
 
 async fn serve(
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     port: u16,
     rules: &Rules,
     requests: &AtomicUsize,
@@ -131,7 +142,7 @@ async fn serve(
 }
 
 /// Reads a request of known length.
-async fn read(stream: &mut TcpStream) -> std::io::Result<String> {
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<String> {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes).into_owned();
