@@ -234,13 +234,20 @@ async fn run(
 ) -> Result<(), Error> {
     let workloads = driver.workloads();
     let mut serving = serving;
+    let mut serves = true;
     let result = tokio::select! {
         driven = driver.run(outcome, shutdown.clone()) => driven,
         read = source => read.map_err(Error::Task).and_then(|read| Ok(read?)),
-        served = &mut serving => served.map_err(Error::Task).and_then(|served| Ok(served?)),
+        // The end of everything may reach it before the driver.
+        served = &mut serving => {
+            serves = false;
+            served.map_err(Error::Task).and_then(|served| Ok(served?))
+        }
     };
     workloads.end().await;
     shutdown.begin(Duration::ZERO);
-    drop(shutdown.or_deadline(serving).await);
+    if serves {
+        drop(shutdown.or_deadline(serving).await);
+    }
     result
 }

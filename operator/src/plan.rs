@@ -1,6 +1,6 @@
 //! What each role is told, and which object each piece of it came from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use foreshore_control::{
     PlanResource, Resource, ResourceKey,
@@ -23,6 +23,8 @@ pub struct Plans {
     pub roles: BTreeMap<RoleName, BTreeMap<ResourceKey, Resource>>,
     /// By object: what became of it.
     pub carried: BTreeMap<ObjectKey, Carried>,
+    /// Roles whose plan lacks something that is about to be known.
+    pub waiting: BTreeSet<RoleName>,
 }
 
 /// What became of an object in the plans.
@@ -157,8 +159,9 @@ impl<'a> Planner<'a> {
             .is_some_and(|plan| plan.contains_key(&key))
     }
 
-    /// Notes that an object waits for something.
-    pub(crate) fn waits(&mut self, object: &ObjectKey, message: impl Into<String>) {
+    /// Notes that a role can't be told everything about an object yet.
+    pub(crate) fn waits(&mut self, role: &RoleName, object: &ObjectKey, message: impl Into<String>) {
+        self.plans.waiting.insert(role.clone());
         self.note(object, Note::Waits(message.into()));
     }
 

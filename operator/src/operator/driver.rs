@@ -19,10 +19,8 @@ use tracing::{error, info, warn};
 use super::{Error, rotation};
 use crate::{
     facts::Facts,
-    plan::Note,
     problem::Problem,
     reconcile::{Outcome, Reconciler},
-    role::RoleName,
     source::{Snapshot, directory::STATE_NOT_KEPT},
     status::{Index, StatusTable, writer::StatusUpdates},
     workloads::{Running, Workloads},
@@ -283,7 +281,8 @@ impl Desired {
                 if self.planned.get(identity) == Some(plan) {
                     continue;
                 }
-                if self.settling.is_some() && !self.planned.contains_key(identity) && waits(&outcome, role) {
+                let waits = outcome.plans.waiting.contains(role);
+                if self.settling.is_some() && !self.planned.contains_key(identity) && waits {
                     continue;
                 }
                 match self.control.set_plan(identity, plan.values().cloned().collect()) {
@@ -335,16 +334,6 @@ impl Desired {
             .min()
             .unwrap_or(rotation)
     }
-}
-
-/// Whether anything of a role waits for what others tell.
-fn waits(outcome: &Outcome, role: &RoleName) -> bool {
-    let mut carried = outcome
-        .plans
-        .carried
-        .values()
-        .filter(|carried| carried.roles.contains(role));
-    carried.any(|carried| carried.notes.iter().any(|note| matches!(note, Note::Waits(_))))
 }
 
 /// What an operator of a plant wants to read in the log; reports are in the status.

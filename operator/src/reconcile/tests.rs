@@ -182,6 +182,9 @@ fn what_others_have_not_told_yet_is_waited_for() {
             .keys()
             .any(|key| key.name == "dataflow/plant/telemetry->cloud")
     );
+    // Nor does the broker, or nobody would ever hear where it answers.
+    let waiting: Vec<_> = outcome.plans.waiting.iter().map(ToString::to_string).collect();
+    assert_eq!(waiting, ["connector/plant/opcua", "dataflow/plant/dataflows"]);
 }
 
 #[test]

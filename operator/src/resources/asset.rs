@@ -361,7 +361,7 @@ impl ValidAsset {
             planner.disabled(&object, format!("its Device {} is switched off", device.name));
         } else if !planner.has::<DevicePlan>(&role, device) {
             planner.role(&role, &object);
-            planner.waits(&object, format!("Device {} waits itself", device.name));
+            planner.waits(&role, &object, format!("Device {} waits itself", device.name));
         } else {
             let (object_ref, device, spec) = (version.object(), device.name.clone(), (*version.spec).clone());
             planner.add(

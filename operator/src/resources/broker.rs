@@ -195,7 +195,7 @@ pub(crate) fn connect(planner: &mut Planner<'_>, role: &RoleName, object: &Objec
     let mqtt_addresses = planner.facts.all(&serving, facts::MQTT).to_vec();
     let queue_addresses = planner.facts.all(&serving, facts::QUEUE).to_vec();
     if mqtt_addresses.is_empty() || queue_addresses.is_empty() {
-        planner.waits(object, format!("Broker {broker} does not answer yet"));
+        planner.waits(role, object, format!("Broker {broker} does not answer yet"));
         return false;
     }
     let Name { namespace, name } = broker.clone();

@@ -222,13 +222,17 @@ impl ValidEndpoint {
         if let (Some(cloud), Some(endpoint)) = (cloud, &mut spec.cloud)
             && !resolve_cloud(planner, role, &object, cloud, endpoint)
         {
-            planner.waits(user, format!("Cloud {} has not told its address yet", cloud.name));
+            planner.waits(
+                role,
+                user,
+                format!("Cloud {} has not told its address yet", cloud.name),
+            );
             return false;
         }
         if let Some(broker) = broker
             && !broker::connect(planner, role, &object, broker)
         {
-            planner.waits(user, format!("Broker {} does not answer yet", broker.name));
+            planner.waits(role, user, format!("Broker {} does not answer yet", broker.name));
             return false;
         }
         planner.secrets(role, &object, secrets);
@@ -259,6 +263,7 @@ fn resolve_cloud(
     let known = planner.facts.roles.get(&serving);
     let Some(address) = known.and_then(|facts| facts.first(facts::EDGE_LINK)) else {
         planner.waits(
+            role,
             object,
             format!("Cloud {} has not told its address yet", cloud.name),
         );

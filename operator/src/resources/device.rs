@@ -141,6 +141,7 @@ impl ValidDevice {
                 .map(|reference| reference.name.to_string());
             let simulator = simulator.unwrap_or_default();
             planner.waits(
+                &role,
                 &object,
                 format!("Simulator {simulator} has not told its address yet"),
             );
