@@ -180,6 +180,22 @@ impl Cloud {
             http: health.component("http"),
         };
         let (store, authority) = open_files(&options, StoreMetrics::new(metrics)).await?;
+        let opened = Self::open_on(store.clone(), authority, options, health, metrics).await;
+        if opened.is_err() {
+            // The next try finds it free.
+            store.close().await;
+        }
+        opened
+    }
+
+    /// Takes both ports, on what the files hold.
+    async fn open_on(
+        store: Store,
+        authority: Arc<CertificateAuthority>,
+        options: Options,
+        health: Health,
+        metrics: &Metrics,
+    ) -> Result<Self, Error> {
         store
             .write(Priority::Control, 1, |context| {
                 audit::end_interrupted(context, Timestamp::now())

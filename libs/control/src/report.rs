@@ -3,6 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use bytes::Bytes;
+use foreshore_crds::conditions::reasons;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -257,6 +258,13 @@ impl Nack {
             reason: reason.into(),
             message: message.into(),
         }
+    }
+
+    /// Whether the surroundings are to blame, and may be better in a while, rather than the resource: the role tries it
+    /// again by itself.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        [reasons::PORT_IN_USE, reasons::STORAGE_FAILED].contains(&&*self.reason)
     }
 
     pub(crate) fn bounded(self) -> Self {

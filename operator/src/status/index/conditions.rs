@@ -195,7 +195,7 @@ fn refusal(index: &Index, carried: &Carried) -> Option<Obstacle> {
             let Some((hash, refusal)) = held.and_then(|held| held.refused.as_ref()) else {
                 continue;
             };
-            if desired.is_none_or(|desired| desired.hash() != *hash) {
+            if desired.is_none_or(|desired| desired.hash() != *hash) || is_passing(refusal) {
                 continue;
             }
             return Some(match refusal {
@@ -208,6 +208,30 @@ fn refusal(index: &Index, carried: &Carried) -> Option<Obstacle> {
                     format!("{role} is too old for {key}: it lacks {}", missing.join(", ")),
                 ),
             });
+        }
+    }
+    None
+}
+
+/// Whether the role was hindered by its surroundings, and tries again by itself.
+fn is_passing(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Nack(nack) if nack.is_passing())
+}
+
+/// What hinders a role at present from doing what it is told.
+fn hindrance(index: &Index, carried: &Carried) -> Option<Obstacle> {
+    for (role, key) in &carried.parts {
+        let desired = index.outcome.plans.roles.get(role).and_then(|plan| plan.get(key));
+        for instance in index.running.instances.get(role).into_iter().flatten() {
+            let held = index.sessions.held(&instance.identity, key);
+            if let Some((hash, Refusal::Nack(nack))) = held.and_then(|held| held.refused.as_ref())
+                && nack.is_passing()
+                && desired.is_some_and(|desired| desired.hash() == *hash)
+            {
+                let reason = remedy::explain(&nack.reason).map_or(reasons::FAILING, |remedy| remedy.reason);
+                let message = format!("{role} tries {key} again and again: {}", nack.message);
+                return Some(Obstacle::waits(reason, message).evidence(&nack.message));
+            }
         }
     }
     None
@@ -265,6 +289,7 @@ fn obstacle(
         })
     };
     failing
+        .or_else(|| hindrance(index, carried))
         .or_else(waiting)
         .or_else(|| unacknowledged(index, carried))
 }

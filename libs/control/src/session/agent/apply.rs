@@ -1,10 +1,17 @@
 //! Puts changes in force, one after the other.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use foreshore_runtime::Shutdown;
 use foreshore_tls::Fingerprint;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
 use tracing::{error, warn};
 
 use super::{AgentStatus, Change, Error, InForce, Role, outbox::Outbox, store::PlanStore};
@@ -14,6 +21,9 @@ use crate::{
     resource::Resource,
     session::wire::{Answer, Received, ResourceVersion},
 };
+
+/// How long the surroundings have to become better, before what was refused because of them is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// What the operator sent.
 pub(super) enum Incoming {
@@ -26,11 +36,21 @@ pub(super) struct Applier<R> {
     pub(super) role: R,
     pub(super) store: Arc<PlanStore>,
     pub(super) in_force: InForce,
-    pub(super) refused: BTreeSet<ResourceKey>,
+    pub(super) refused: BTreeMap<ResourceKey, Nack>,
+    /// Refused because of the surroundings: tried again then.
+    pub(super) passing: BTreeMap<ResourceKey, (Instant, Resource)>,
     /// Stored, but refused at the start. They stay stored until the operator has said what shall be.
     pub(super) doubtful: BTreeSet<ResourceKey>,
     pub(super) outbox: Arc<Outbox>,
     pub(super) status: watch::Sender<AgentStatus>,
+}
+
+/// Resolves then; never without a time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl<R: Role> Applier<R> {
@@ -66,12 +86,41 @@ impl<R: Role> Applier<R> {
 
     /// Puts changes in force until the shutdown begins.
     pub(super) async fn run(&mut self, mut incoming: mpsc::Receiver<Incoming>, shutdown: &Shutdown) {
-        while let Some(Some(change)) = shutdown.or_begun(incoming.recv()).await {
+        loop {
+            let due = self.passing.values().map(|(at, _)| *at).min();
+            let next = async {
+                tokio::select! {
+                    biased;
+                    change = incoming.recv() => Some(change),
+                    () = at(due) => None,
+                }
+            };
             // A change that has begun is finished, if the time allows.
-            if shutdown.or_deadline(self.take(change)).await.is_none() {
+            let taken = match shutdown.or_begun(next).await {
+                Some(Some(Some(change))) => shutdown.or_deadline(self.take(change)).await,
+                Some(None) => shutdown.or_deadline(self.try_again()).await,
+                Some(Some(None)) | None => return,
+            };
+            if taken.is_none() {
                 return;
             }
         }
+    }
+
+    /// Tries what was refused because of the surroundings and is due. What is refused again in the same words has been
+    /// told already.
+    async fn try_again(&mut self) {
+        let now = Instant::now();
+        let due = self.passing.extract_if(.., |_, (at, _)| *at <= now);
+        let due: Vec<_> = due.map(|(_, (_, resource))| resource).collect();
+        for resource in due {
+            match self.role.apply(Change::Set(resource.clone())).await {
+                Ok(()) => self.accept(resource).await,
+                Err(nack) if self.refused.get(resource.key()) == Some(&nack) => self.put_off(resource),
+                Err(nack) => self.refuse_set(resource, nack),
+            }
+        }
+        self.publish();
     }
 
     async fn take(&mut self, change: Incoming) {
@@ -102,13 +151,13 @@ impl<R: Role> Applier<R> {
         let held = self.in_force.lock().get(resource.key()).map(|(_, hash)| *hash);
         if held != Some(version.hash) {
             if let Err(nack) = self.role.apply(Change::Set(resource.clone())).await {
-                self.refuse(version, false, nack);
+                self.refuse_set(resource, nack);
                 return;
             }
-            let store = Arc::clone(&self.store);
-            self.persist(move || store.put(resource)).await;
+            self.accept(resource).await;
+            return;
         }
-        self.refused.remove(&version.key);
+        self.forget_refusal(&version.key);
         self.hold(version.clone());
         self.outbox.answer(Answer {
             resource: version,
@@ -117,7 +166,43 @@ impl<R: Role> Applier<R> {
         });
     }
 
+    /// The role has put it in force.
+    async fn accept(&mut self, resource: Resource) {
+        let version = ResourceVersion::of(&resource);
+        let store = Arc::clone(&self.store);
+        self.persist(move || store.put(resource)).await;
+        self.forget_refusal(&version.key);
+        self.hold(version.clone());
+        self.outbox.answer(Answer {
+            resource: version,
+            removed: false,
+            refused: None,
+        });
+    }
+
+    fn refuse_set(&mut self, resource: Resource, nack: Nack) {
+        let version = ResourceVersion::of(&resource);
+        if nack.is_passing() {
+            self.put_off(resource);
+        } else {
+            self.passing.remove(&version.key);
+        }
+        self.refuse(version, false, nack);
+    }
+
+    fn put_off(&mut self, resource: Resource) {
+        let again = (Instant::now() + RETRY, resource);
+        self.passing.insert(again.1.key().clone(), again);
+    }
+
+    fn forget_refusal(&mut self, key: &ResourceKey) {
+        self.refused.remove(key);
+        self.passing.remove(key);
+    }
+
     async fn remove(&mut self, key: ResourceKey) {
+        // Even if the removal is refused: it shall not come back by itself.
+        self.passing.remove(&key);
         let held = self.in_force.lock().get(&key).copied();
         let (version, hash) = held.unwrap_or_else(|| (0, Fingerprint::of(b"")));
         let resource = ResourceVersion {
@@ -132,7 +217,7 @@ impl<R: Role> Applier<R> {
             return;
         }
         self.in_force.lock().remove(&key);
-        self.refused.remove(&key);
+        self.forget_refusal(&key);
         let store = Arc::clone(&self.store);
         self.persist(move || store.remove(&key)).await;
         self.outbox.answer(Answer {
@@ -156,7 +241,7 @@ impl<R: Role> Applier<R> {
 
     fn refuse(&mut self, resource: ResourceVersion, removed: bool, nack: Nack) {
         warn!(key = %resource.key, %nack, "resource refused, its last good version stays in force");
-        self.refused.insert(resource.key.clone());
+        self.refused.insert(resource.key.clone(), nack.clone());
         self.outbox.answer(Answer {
             resource,
             removed,

@@ -116,7 +116,13 @@ impl Link {
             status.link = state;
             changed
         });
-        if changed {
+        if changed && matches!(error, Error::Goodbye { .. }) {
+            info!(
+                address = target.address,
+                reason = error.code(),
+                "the operator ended the session"
+            );
+        } else if changed {
             warn!(address = target.address, reason = error.code(), %error, "no session with the operator");
         }
         let by_peer = Refusal::find(error).is_some_and(|refusal| matches!(refusal, Refusal::ByPeer { .. }));

@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use foreshore_crds::conditions::reasons;
 use foreshore_runtime::Shutdown;
 use foreshore_tls::{
     AuthorityOptions, CertificateAuthority, Identity, Role as Kind, RoleIdentity, ServerName, TrustBundle,
@@ -195,6 +196,8 @@ impl Operator {
 struct Recorder {
     /// Accepts what others refuse.
     tolerant: bool,
+    /// Refused a value because of the surroundings, and will not a second time.
+    was_hindered: bool,
     did: mpsc::UnboundedSender<String>,
 }
 
@@ -207,6 +210,9 @@ impl Role for Recorder {
                 let value = secret.data["value"].as_text().unwrap().to_owned();
                 if value == "bad" && !self.tolerant {
                     return Err(Nack::new("BadValue", format!("{}: found bad", secret.name)));
+                }
+                if value == "hindered" && !std::mem::replace(&mut self.was_hindered, true) {
+                    return Err(Nack::new(reasons::PORT_IN_USE, "the port is in use"));
                 }
                 format!("set {}={value}", secret.name)
             }
@@ -265,6 +271,7 @@ impl Site {
             Recorder {
                 did,
                 tolerant: self.tolerant,
+                was_hindered: false,
             },
             shutdown.clone(),
         ));

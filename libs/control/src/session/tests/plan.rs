@@ -98,6 +98,27 @@ async fn a_refused_resource_keeps_its_last_good_version() {
 }
 
 #[tokio::test]
+async fn what_the_surroundings_hinder_is_tried_again() {
+    let mut operator = Operator::start().await;
+    let site = Site::of(&operator, "1");
+    operator
+        .handle
+        .set_plan(&role("1"), vec![resource("a", "hindered"), resource("b", "1")])
+        .unwrap();
+    let mut running = site.start();
+    assert_eq!(running.did_until_complete().await, ["set b=1"]);
+    operator
+        .until("refusal", |seen| {
+            matches!(seen, Observation::Nack { nack, .. } if nack.is_passing()).then_some(())
+        })
+        .await;
+    assert_eq!(running.did().await, "set a=hindered");
+    operator.acknowledged("a").await;
+    running.wait("no refusals", |status| status.refused == 0).await;
+    running.end().await;
+}
+
+#[tokio::test]
 async fn a_role_goes_on_without_the_operator_and_then_gets_what_changed() {
     let mut operator = Operator::start().await;
     let site = Site::of(&operator, "1");
