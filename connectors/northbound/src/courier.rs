@@ -32,6 +32,9 @@ const CLOSE: Duration = Duration::from_secs(5);
 /// Waits between tries to open a path.
 const OPEN_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// Tries after which a queue that can't be opened is told.
+const HEARD: u32 = 3;
+
 /// What a courier needs to do its work.
 #[derive(Clone)]
 pub(crate) struct CourierPlan {
@@ -180,7 +183,10 @@ impl Courier {
                 Err(error @ QueueError::Forbidden { .. }) => (reason::QUEUE_FORBIDDEN, error),
                 Err(error) => (reason::QUEUE_UNAVAILABLE, error),
             };
-            self.observer.unavailable(reason, &error.to_string());
+            // The broker may hear of the path a moment later than its runner.
+            if backoff.tries() >= HEARD {
+                self.observer.unavailable(reason, &error.to_string());
+            }
             self.unless_interrupted(sleep(backoff.next_delay())).await?;
         }
     }

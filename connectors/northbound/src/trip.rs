@@ -275,9 +275,15 @@ impl<'c> Trip<'c> {
         match setback {
             None => {
                 self.observer.delivered(&settled, bytes, took);
-                self.recovered();
                 self.backoff.reset();
                 self.fatal_backoff.reset();
+                if self.was_away_long() && self.inflight.is_empty() {
+                    // The parcel waited for the sink while more piled up: what is at the end of the queue goes first.
+                    self.discard();
+                    self.probe();
+                } else {
+                    self.recovered();
+                }
             }
             Some((parcel, error)) => {
                 if !settled.is_empty() {
@@ -285,7 +291,8 @@ impl<'c> Trip<'c> {
                         .delivered(&settled, bytes.saturating_sub(parcel.bytes()), took);
                 }
                 self.feed(region).put_back(parcel);
-                self.failed(&error);
+                // It was away already when the try began.
+                self.failed(&error, self.busy_at - took);
             }
         }
         Ok(())
@@ -331,7 +338,7 @@ impl<'c> Trip<'c> {
                 Ok(())
             }
             Err(Trouble::Sink(error)) => {
-                self.failed(&error);
+                self.failed(&error, Instant::now());
                 Ok(())
             }
             Err(Trouble::Queue(QueueError::Unavailable { cause })) => {
@@ -352,9 +359,9 @@ impl<'c> Trip<'c> {
         self.standing = Standing::Up;
     }
 
-    fn failed(&mut self, error: &SinkError) {
+    fn failed(&mut self, error: &SinkError, since: Instant) {
         let now = Instant::now();
-        self.away_since.get_or_insert(now);
+        self.away_since.get_or_insert(since);
         let wait = match error {
             SinkError::Retryable { after, .. } => self.backoff.next_delay().max(after.unwrap_or_default()),
             SinkError::Fatal { .. } | SinkError::Rejected { .. } => self.fatal_backoff.next_delay(),
@@ -366,12 +373,8 @@ impl<'c> Trip<'c> {
     // === an outage ===
 
     fn try_again(&mut self, now: Instant) {
-        let away = self.away_since.map(|since| now - since);
-        if away.is_some_and(|away| away > AWAY_LIMIT) && !self.discarded {
-            debug!(path = %self.way.path, "what was read is read again when the sink works");
-            self.live.discard();
-            self.backlog.discard();
-            self.discarded = true;
+        if self.was_away_long() {
+            self.discard();
         }
         let region = if self.live.has_ready() {
             Region::Live
@@ -385,6 +388,18 @@ impl<'c> Trip<'c> {
             }
             None => self.probe(),
         }
+    }
+
+    /// Whether what was read is to be forgotten, and was not yet.
+    fn was_away_long(&self) -> bool {
+        !self.discarded && self.away_since.is_some_and(|since| since.elapsed() > AWAY_LIMIT)
+    }
+
+    fn discard(&mut self) {
+        debug!(path = %self.way.path, "what was read is read again when the sink works");
+        self.live.discard();
+        self.backlog.discard();
+        self.discarded = true;
     }
 
     fn probe(&mut self) {

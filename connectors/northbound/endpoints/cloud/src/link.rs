@@ -171,6 +171,7 @@ impl Runner {
             );
             self.state.send_replace(State::Connected);
         };
+        let lost = |error: &SinkError| drop(self.state.send_replace(State::Away(error.clone())));
         let shared = Shared {
             settings: &self.settings,
             credentials,
@@ -179,7 +180,7 @@ impl Runner {
             assets: &self.assets,
         };
         tokio::select! {
-            ended = session::run(&shared, results, connected) => ended,
+            ended = session::run(&shared, results, connected, lost) => ended,
             never = credentials.keep_renewed(&self.settings) => match never {},
         }
     }

@@ -68,7 +68,7 @@ impl Ended {
         let error = match refusal {
             Some(refusal) if !refusal.is_transient() => SinkError::fatal(refusal.as_str(), status.message()),
             Some(refusal) => SinkError::retryable(refusal.as_str(), status.message()),
-            None => SinkError::retryable("Unreachable", status.message()),
+            None => SinkError::retryable("Unreachable", why_broken(status)),
         };
         let remedy = match refusal {
             Some(Refusal::EdgeUnknown | Refusal::KeyMismatch) => Remedy::Enroll,
@@ -96,6 +96,18 @@ impl Ended {
     }
 }
 
+/// Why a stream ended that the other side did not end: the deepest cause, such as `keep-alive timed out`, says most.
+fn why_broken(status: &tonic::Status) -> String {
+    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(status);
+    while let Some(deeper) = cause.and_then(std::error::Error::source) {
+        cause = Some(deeper);
+    }
+    cause.map_or_else(
+        || status.message().to_owned(),
+        |cause| format!("the link broke: {cause}"),
+    )
+}
+
 /// What a stream shares with those before and after it.
 pub(crate) struct Shared<'a> {
     pub(crate) settings: &'a Settings,
@@ -106,7 +118,12 @@ pub(crate) struct Shared<'a> {
 }
 
 /// Opens a stream and keeps it until it ends.
-pub(crate) async fn run(shared: &Shared<'_>, results: &mut Results, connected: impl FnOnce()) -> Ended {
+pub(crate) async fn run(
+    shared: &Shared<'_>,
+    results: &mut Results,
+    connected: impl FnOnce(),
+    lost: impl FnOnce(&SinkError),
+) -> Ended {
     let settings = shared.settings;
     let half = settings.keep_alive / 2;
     let keepalive = Keepalive {
@@ -170,6 +187,8 @@ pub(crate) async fn run(shared: &Shared<'_>, results: &mut Results, connected: i
     }
     connected();
     let ended = session.carry(results, &frames, &mut incoming).await;
+    // Before anybody hears that a batch failed, and asks whether the link is open.
+    lost(&ended.error);
     session.fail(&ended.error.to_string());
     ended
 }
