@@ -1,7 +1,7 @@
 //! What can be seen of a broker from outside: ledger, sessions, subscriptions.
 
 use foreshore_record::PathLedger;
-use foreshore_store::{Store, StoreError};
+use foreshore_store::{Space, Store, StoreError};
 use serde::Serialize;
 
 use crate::{broker::Handle, error::Error, session::registry::ConnectionInfo};
@@ -45,6 +45,13 @@ impl Handle {
             .engine()
             .blocking(move |store| ledger(store, &broker))
             .await?)
+    }
+
+    /// Free space of the disk below the store; `None` when it is kept in memory, or the system does not say.
+    pub async fn space(&self) -> Option<Space> {
+        // A store that can't be asked any more tells that elsewhere.
+        let asked = self.engine().blocking(|store| Ok(store.space())).await;
+        asked.ok().flatten()
     }
 
     /// Sessions, connected or not, at most so many.

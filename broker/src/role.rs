@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use foreshore_control::{
     Aspect, AspectKind, Change, Health, Nack, PlanResource, Report, ResourceKey, Role,
-    plan::{BrokerPlan, BrokerPolicyPlan, PathOverflow, PathPlan, SecretPlan, SecretValue},
+    plan::{BrokerPlan, BrokerPolicyPlan, ObjectRef, PathOverflow, PathPlan, SecretPlan, SecretValue},
     queue::server::{Purpose, service},
     transport::{ServeOptions, serve_tls},
 };
@@ -23,7 +23,7 @@ use foreshore_crds::{
     v1alpha1::broker::{BrokerSpec, Listener, StorageBackend},
 };
 use foreshore_runtime::{Metrics, Shutdown};
-use foreshore_store::{OverflowPolicy, StoreOptions};
+use foreshore_store::{OverflowPolicy, Space, StoreOptions};
 use foreshore_tls::{ClientAuth, Identity, Role as RoleKind, RoleIdentity};
 use parking_lot::RwLock;
 use tokio::{net::TcpListener, sync::watch};
@@ -38,12 +38,15 @@ use crate::{
 /// Name of the MQTT listener for our own roles; a manifest's listeners can't have it, since it holds a dot.
 const OWN_LISTENER: &str = "foreshore.internal";
 
+/// How often the free space of the disk is looked at.
+const SPACE_INTERVAL: Duration = Duration::from_secs(2);
+
 /// What a broker's role is started with.
 pub struct RoleOptions {
     /// Our certificate, for the listeners of our own roles.
     pub identity: Identity,
     /// Where reports go.
-    pub report: Box<dyn Fn(Report) + Send + Sync>,
+    pub report: Arc<dyn Fn(Report) + Send + Sync>,
     /// Directory of the store.
     pub directory: PathBuf,
     /// Where metrics are registered.
@@ -138,6 +141,13 @@ impl BrokerRole {
     async fn set_broker(&mut self, plan: BrokerPlan) -> Result<(), Nack> {
         let Some(broker) = self.broker() else {
             let broker = self.start(&plan).await?;
+            let (object, report) = (plan.object.clone(), Arc::clone(&self.options.report));
+            let watching = watch_space(broker.clone(), object, report);
+            let ending = self.options.shutdown.clone();
+            foreshore_runtime::spawn("broker space", async move {
+                ending.or_begun(watching).await;
+            })
+            .detach();
             self.served.send_modify(|served| served.broker = Some(broker));
             self.plan = Some(plan);
             return self.open_listeners();
@@ -384,6 +394,47 @@ impl BrokerRole {
             broker.remove_path(&name).await.map_err(storage_failed)?;
         }
         Ok(())
+    }
+}
+
+/// Reports whether the disk has room for what is published, each time that changes.
+async fn watch_space(broker: Handle, object: ObjectRef, report: Arc<dyn Fn(Report) + Send + Sync>) {
+    let mut ticks = tokio::time::interval(SPACE_INTERVAL);
+    let mut was_low = None;
+    loop {
+        ticks.tick().await;
+        let Some(space) = broker.space().await else {
+            continue;
+        };
+        let before = was_low.replace(space.is_low());
+        if before == was_low {
+            continue;
+        }
+        let about = |health, reason: &'static str| {
+            let aspect = Aspect::new(AspectKind::Role, "storage");
+            Report::new(BrokerPlan::KIND, &object, aspect, health, reason)
+        };
+        report(if space.is_low() {
+            let Space { free, watermark } = space;
+            let evidence = format!(
+                "{} MiB are free where messages are kept, minFreeBytes is {} MiB",
+                free >> 20,
+                watermark >> 20
+            );
+            tracing::warn!(
+                free,
+                watermark,
+                "the disk is full: publishes are refused, deliveries go on"
+            );
+            about(Health::Unavailable, reasons::STORAGE_FAILED)
+                .message("publishes are refused until there is space, deliveries go on")
+                .evidence(evidence)
+        } else {
+            if before.is_some() {
+                tracing::info!(free = space.free, "the disk has room for messages");
+            }
+            about(Health::Available, reasons::HEALTHY)
+        });
     }
 }
 

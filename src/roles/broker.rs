@@ -24,7 +24,7 @@ pub(super) async fn run(roles: &Roles, start: Start, observability: Observabilit
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let (role, served) = BrokerRole::new(RoleOptions {
         identity: agent.identity(),
-        report: Box::new(move |report| reporter.report(report)),
+        report: Arc::new(move |report| reporter.report(report)),
         directory: roles.directory(&start).join("store"),
         metrics: observability.metrics,
         default_address: Ipv4Addr::LOCALHOST.into(),

@@ -90,7 +90,7 @@ impl Plant {
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let (role, served) = BrokerRole::new(RoleOptions {
             identity: identity(&authority, RoleKind::Broker, "main"),
-            report: Box::new(move |report| collected.lock().push(report)),
+            report: Arc::new(move |report| collected.lock().push(report)),
             directory: directory.path().join("store"),
             metrics: Metrics::new(),
             default_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
