@@ -13,8 +13,9 @@ mod roles;
 use commands::{broker, check, crds, invoke, sim, status, up};
 
 /// What is logged unless somebody asks otherwise: the OPC UA library tells every session and certificate at `info` and
-/// every lost connection, which the connector tells itself, as an error.
-const DEFAULT_LOG: &str = "info,opcua_server=off,opcua_client=off,opcua_core=off,opcua_crypto=off,opcua_types=off,lsm_tree=warn,fjall=warn";
+/// every lost connection, which the connector tells itself, as an error; of sessions between operator and roles the
+/// operator tells what matters.
+const DEFAULT_LOG: &str = "info,foreshore_control=warn,opcua_server=off,opcua_client=off,opcua_core=off,opcua_crypto=off,opcua_types=off,lsm_tree=warn,fjall=warn";
 
 /// An operator, an MQTT broker, connectors and a cloud endpoint for industrial assets.
 #[derive(Parser)]

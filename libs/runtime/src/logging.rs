@@ -1,6 +1,6 @@
 //! Logs for humans or as JSON.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
@@ -66,12 +66,12 @@ pub fn init(format: Format, filter: &str) -> Result<(), Error> {
     let filter = EnvFilter::try_new(filter).map_err(|error| malformed(error.to_string()))?;
     let registry = tracing_subscriber::registry().with(filter);
     let begun = match format {
-        Format::Human => {
-            let ansi = std::io::stderr().is_terminal();
-            registry
-                .with(fmt::layer().with_writer(std::io::stderr).with_ansi(ansi))
-                .try_init()
+        Format::Human if std::io::stderr().is_terminal() => {
+            registry.with(fmt::layer().with_writer(|| Terminal)).try_init()
         }
+        Format::Human => registry
+            .with(fmt::layer().with_writer(std::io::stderr).with_ansi(false))
+            .try_init(),
         Format::Json => registry
             .with(
                 fmt::layer()
@@ -82,6 +82,22 @@ pub fn init(format: Format, filter: &str) -> Result<(), Error> {
             .try_init(),
     };
     begun.map_err(|_| Error::Begun)
+}
+
+/// Standard error of a person: a line that a program keeps rewriting there, such as a progress, makes way.
+struct Terminal;
+
+impl Write for Terminal {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let mut terminal = std::io::stderr().lock();
+        terminal.write_all(b"\r\x1b[2K")?;
+        terminal.write_all(line)?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
 }
 
 #[cfg(test)]

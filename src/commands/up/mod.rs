@@ -31,6 +31,8 @@ pub(crate) use admin::{Request, ask};
 
 /// How long everything may take to end in order.
 const DRAIN: Duration = Duration::from_secs(30);
+/// Shortest life of a role's certificate: renewals have to find time in it.
+const SHORTEST_CERTIFICATE: Duration = Duration::from_secs(10);
 
 /// What to run.
 #[derive(clap::Args)]
@@ -46,6 +48,9 @@ pub(crate) struct Options {
     /// End by itself after this time, such as 30s or 5m.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
     duration: Option<Duration>,
+    /// Life of the certificates that roles show to each other; each renews its own at two thirds of it.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_certificate_lifetime)]
+    certificate_lifetime: Duration,
     /// Print the closing ledger as one line of JSON.
     #[arg(long)]
     json: bool,
@@ -56,6 +61,14 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     duration
         .map(foreshore_crds::types::Duration::get)
         .map_err(|error| error.to_string())
+}
+
+fn parse_certificate_lifetime(text: &str) -> Result<Duration, String> {
+    let duration = parse_time(text)?;
+    if duration < SHORTEST_CERTIFICATE {
+        return Err(format!("{} s is the least", SHORTEST_CERTIFICATE.as_secs()));
+    }
+    Ok(duration)
 }
 
 /// Runs until it is told to end, or the time is over.
@@ -85,7 +98,10 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let control = ControlPlane::bind(ControlPlaneOptions {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         authority: data.join("authority"),
-        certificates: foreshore_tls::AuthorityOptions::default(),
+        certificates: foreshore_tls::AuthorityOptions {
+            leaf_lifetime: options.certificate_lifetime,
+            ..foreshore_tls::AuthorityOptions::default()
+        },
         authenticator: Arc::new(tokens.clone()),
         server: ControlOptions::default(),
         uid: uuid::Uuid::new_v4().to_string(),
@@ -184,8 +200,11 @@ fn announce(options: &Options, data: &Path) {
         .map(|data| format!(" --data {}", data.display()))
         .unwrap_or_default();
     eprintln!("  status    foreshore status{at}");
-    eprintln!(
-        "  command   foreshore invoke{at} bottling/filler control/set-speed '{{\"BottlesPerMinute\":300}}'"
-    );
+    let command = if options.paths.is_empty() {
+        r#"bottling/filler control/set-speed '{"BottlesPerMinute":300}'"#
+    } else {
+        "NAMESPACE/ASSET GROUP/ACTION [JSON]"
+    };
+    eprintln!("  command   foreshore invoke{at} {command}");
     eprintln!("  end       Ctrl-C");
 }

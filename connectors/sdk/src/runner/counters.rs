@@ -136,8 +136,6 @@ pub(crate) struct MemberCounts {
     pub(crate) gaps: u64,
     pub(crate) refused: u64,
     pub(crate) expired: u64,
-    /// When the broker last took something, in milliseconds since the Unix epoch.
-    pub(crate) last_ms: u64,
 }
 
 impl Counters {
@@ -187,11 +185,9 @@ impl Counters {
             reason = "milliseconds of this century fit a double"
         )]
         self.last_value.set(now.as_millisecond() as f64 / 1000.0);
-        let last_ms = u64::try_from(now.as_millisecond()).unwrap_or(0);
         self.count(member, |counts| {
             counts.values += values;
             counts.messages += 1;
-            counts.last_ms = last_ms;
         });
     }
 

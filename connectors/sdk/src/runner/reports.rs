@@ -115,7 +115,6 @@ impl Teller {
             ("gaps", counts.gaps),
             ("refused", counts.refused),
             ("expired", counts.expired),
-            ("lastValueTimeMs", counts.last_ms),
         ];
         if *member == Member::Device {
             counted.push(("reconnects", self.counters.reconnects()));
