@@ -31,10 +31,17 @@ impl Cloud {
     }
 
     /// An answer; nothing when there is none.
-    fn get(&self, address: &str) -> Option<Value> {
-        let request = self
-            .client
-            .get(format!("{}/{address}", self.base))
+    pub(crate) fn get(&self, address: &str) -> Option<Value> {
+        self.answer(self.client.get(format!("{}/{address}", self.base)))
+    }
+
+    /// The answer to something that is posted.
+    pub(crate) fn post(&self, address: &str, body: &Value) -> Option<Value> {
+        self.answer(self.client.post(format!("{}/{address}", self.base)).json(body))
+    }
+
+    fn answer(&self, request: reqwest::RequestBuilder) -> Option<Value> {
+        let request = request
             .bearer_auth(TOKEN)
             .timeout(std::time::Duration::from_secs(60));
         self.runtime.block_on(async {

@@ -13,6 +13,7 @@ mod publisher;
 mod site;
 
 mod certificates;
+mod commanded;
 mod commands;
 mod crash;
 mod data;

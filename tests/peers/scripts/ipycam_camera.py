@@ -1,6 +1,7 @@
 """ipycam on 127.0.0.1 alone: no WS-Discovery, no video encoders, pictures from memory.
 
-It prints `camera is ready` and then every request with the status of its answer, as in `POST /onvif/ptz_service 401`.
+It prints `camera is ready` and then every request with the status of its answer, as in `POST /onvif/ptz_service 401`,
+and of each movement to a place what its motors are told, as in `motors to 0.5 -0.25 0.75`.
 """
 
 import argparse
@@ -24,6 +25,11 @@ class NoDiscovery:
 class Loopback(parts.ReusableThreadingTCPServer):
     def __init__(self, address, handler):
         super().__init__(("127.0.0.1", address[1]), handler)
+
+
+class Motors:
+    def on_absolute_move(self, pan, tilt, zoom):
+        print("motors to", pan, tilt, zoom, flush=True)
 
 
 def log_request(handler, code="-", size="-"):
@@ -57,6 +63,7 @@ config = CameraConfig(
     main_fps=10,
 )
 camera = IPCamera(config)
+camera.ptz.add_hardware_handler(Motors())
 assert camera.start()
 print("camera is ready", flush=True)
 frame = numpy.zeros((HEIGHT, WIDTH, 3), dtype=numpy.uint8)
