@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreshore_edgelink::Lane;
+use foreshore_record::Lane;
 use foreshore_runtime::Metrics;
 use jiff::Timestamp;
 use prometheus_client::{

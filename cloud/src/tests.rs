@@ -5,14 +5,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use foreshore_control::transport::{ConnectOptions, channel};
 use foreshore_edgelink::{
-    Body, Codec, Entry, Lane, Refusal,
+    Body, Codec, Entry, Refusal,
+    lane::to_proto,
     proto::{
         self, NackReason, cloud_frame::Frame as Down, edge_frame::Frame as Up,
         edge_link_client::EdgeLinkClient, provisioning_client::ProvisioningClient,
     },
     registry::Cut,
 };
-use foreshore_record::{Record, TopicName};
+use foreshore_record::{Lane, Record, TopicName};
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, Task};
 use foreshore_tls::{CertificateChain, CertificateDer, Credentials, Identity, KeyPair, ServerName};
 use tempfile::TempDir;
@@ -165,7 +166,7 @@ fn batch(number: u64, id: u64) -> proto::Batch {
     let body = Body::encode(&[entry], Codec::Zstd).unwrap();
     proto::Batch {
         number,
-        lane: Lane::Live.to_proto(),
+        lane: to_proto(Lane::Live),
         path: "dataflow/bottling/telemetry->cloud".to_owned(),
         path_epoch: 1,
         settles: vec![proto::Interval {
@@ -324,7 +325,7 @@ async fn whoever_breaks_the_protocol_is_cut_off() {
         .await
         .unwrap();
     let part = |bytes: usize, more| proto::Part {
-        lane: Lane::Live.to_proto(),
+        lane: to_proto(Lane::Live),
         body: vec![0; bytes].into(),
         more,
     };

@@ -158,7 +158,7 @@ impl Judge {
             refuse(
                 "kind",
                 problem::enumerate(names()),
-                problem::nearest(text("kind"), names()),
+                foreshore_record::nearest(text("kind"), names()),
             )
         })?;
         let size = document.to_string().len();

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{
     object::{Kind, ObjectKey},
-    problem::{Problem, nearest, quote},
+    problem::{Problem, quote},
 };
 
 /// Most bytes of a Secret or ConfigMap, as in Kubernetes.
@@ -207,7 +207,7 @@ fn unknown_members(manifest: &Value, known: &[&str]) -> Vec<Problem> {
             invalid(quote(member), "")
                 .found(format!("the unknown field {}", quote(member)))
                 .allowed(known.join(", "))
-                .nearest(nearest(member, known.iter().copied()))
+                .nearest(foreshore_record::nearest(member, known.iter().copied()))
         })
         .collect()
 }

@@ -206,29 +206,6 @@ pub(crate) fn quote(text: &str) -> String {
     }
 }
 
-/// The candidate that a misspelt name most likely means: at most a third of its letters differ.
-#[must_use]
-pub(crate) fn nearest<'a>(found: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Names are short; longer ones are not worth the quadratic comparison.
-    const MAX_LENGTH: usize = 253;
-    if found.len() > MAX_LENGTH {
-        return None;
-    }
-    let most = (found.chars().count() / 3).max(1);
-    candidates
-        .into_iter()
-        .filter(|candidate| candidate.len() <= MAX_LENGTH)
-        .map(|candidate| {
-            (
-                strsim::osa_distance(&found.to_lowercase(), &candidate.to_lowercase()),
-                candidate,
-            )
-        })
-        .filter(|(distance, _)| *distance <= most)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,14 +237,5 @@ mod tests {
     fn quotes_are_one_short_line() {
         assert_eq!(quote("a\nb"), "a b");
         assert_eq!(quote(&"ä".repeat(500)).chars().count(), MAX_QUOTE + 1);
-    }
-
-    #[test]
-    fn the_nearest_name_is_near() {
-        let names = ["Device", "Dataflow", "DataflowEndpoint", "Asset"];
-        assert_eq!(nearest("Devise", names), Some("Device"));
-        assert_eq!(nearest("dataFlow", names), Some("Dataflow"));
-        assert_eq!(nearest("Deployment", names), None);
-        assert_eq!(nearest("", names), None);
     }
 }

@@ -243,7 +243,7 @@ impl BrokerPath {
         self.done(applied.first())
     }
 
-    async fn settle_all(&self, settlements: Vec<store::Settlement>) -> Result<(), Error> {
+    async fn settle_all(&self, settlements: Vec<Settlement>) -> Result<(), Error> {
         let operation = Operation::Settle {
             receiver: self.path.receiver,
             epoch: self.opening.epoch,
@@ -336,8 +336,6 @@ impl OpenPath for BrokerPath {
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<(), Error> {
-        let convert = |Settlement { id, emitted, outcome }| store::Settlement { id, emitted, outcome };
-        self.settle_all(settlements.into_iter().map(convert).collect())
-            .await
+        self.settle_all(settlements).await
     }
 }

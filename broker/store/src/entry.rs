@@ -3,22 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use foreshore_record::{Outcome, Qos, Record};
+pub use foreshore_record::{EntryId, Settlement, StoreEpoch};
+use foreshore_record::{Qos, Record};
 
 use crate::clock::BrokerTime;
 
 /// A durable receiver: a persistent session, a shared group or one sink of a dataflow. Never reused.
 pub type ReceiverId = u64;
 
-/// The order in which the broker took messages in. Starts at 1 and rises for the life of a store.
-pub type EntryId = u64;
-
 /// A life of a path: rises with each opening; a settlement of an earlier life is fenced.
 pub type PathEpoch = u64;
-
-/// Drawn at random with each opening of a store. With its id it names a record for ever, even when a store is set back
-/// to an older copy and hands out the same ids again.
-pub type StoreEpoch = u64;
 
 /// A message to be stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,29 +84,6 @@ pub struct Page {
     pub at_end: bool,
     /// First id that was not given out yet when the page was read.
     pub tail: EntryId,
-}
-
-/// How one entry left.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settlement {
-    /// Which entry.
-    pub id: EntryId,
-    /// Outputs that its delivery produced; 0 unless delivered.
-    pub emitted: u32,
-    /// How it left.
-    pub outcome: Outcome,
-}
-
-impl Settlement {
-    /// A delivery that produced one output.
-    #[must_use]
-    pub fn delivered(id: EntryId) -> Self {
-        Self {
-            id,
-            emitted: 1,
-            outcome: Outcome::Delivered,
-        }
-    }
 }
 
 /// A record that could not be processed.

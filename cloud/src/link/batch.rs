@@ -3,12 +3,14 @@
 use std::{sync::Arc, thread::available_parallelism};
 
 use foreshore_edgelink::{
-    Entry, Interval, Lane, batch,
+    Entry, batch,
     interval::settled,
+    lane::to_proto,
     limits::MAX_PATH_LEN,
     proto::{self, NackReason},
     record,
 };
+use foreshore_record::Lane;
 use jiff::Timestamp;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 use tracing::{debug, warn};
@@ -148,7 +150,7 @@ impl Ingest {
             Ok(body) => self.keep(deliverer, lane, header, body).await,
             Err(unreadable) => Err(unreadable.into()),
         };
-        let lane_number = lane.to_proto();
+        let lane_number = to_proto(lane);
         let answer = match kept {
             Ok(kept) => {
                 self.count(lane, &kept);
@@ -298,7 +300,7 @@ fn ack(number: u64, lane: i32, path: String, kept: Kept) -> proto::Ack {
         number,
         lane,
         path,
-        committed: kept.done.into_iter().map(Interval::to_proto).collect(),
+        committed: kept.done.into_iter().map(proto::Interval::from).collect(),
         refused: refused.collect(),
     }
 }

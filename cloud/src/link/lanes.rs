@@ -7,7 +7,11 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use foreshore_edgelink::{Lane, proto};
+use foreshore_edgelink::{
+    lane::{from_proto, to_proto},
+    proto,
+};
+use foreshore_record::Lane;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Unit of the memory that batches of all edges share, in bytes: permits of a semaphore are counted in 32 bits.
@@ -125,7 +129,7 @@ impl Reception {
 
     /// Takes the beginning of a batch; returns the batch when that is all of it.
     pub(crate) fn begin(&mut self, mut header: proto::Batch) -> Result<Option<Complete>, Violation> {
-        let lane = Lane::from_proto(header.lane).ok_or(Violation::NoLane { found: header.lane })?;
+        let lane = from_proto(header.lane).ok_or(Violation::NoLane { found: header.lane })?;
         if self.lanes[lane.index()].assembling.is_some() {
             return Err(Violation::Unfinished { lane });
         }
@@ -141,7 +145,7 @@ impl Reception {
 
     /// Takes another part of a batch; returns the batch when it is the last.
     pub(crate) fn part(&mut self, part: &proto::Part) -> Result<Option<Complete>, Violation> {
-        let lane = Lane::from_proto(part.lane).ok_or(Violation::NoLane { found: part.lane })?;
+        let lane = from_proto(part.lane).ok_or(Violation::NoLane { found: part.lane })?;
         self.take(lane, &part.body, part.more)
     }
 
@@ -228,7 +232,7 @@ impl Reception {
 impl Receiving {
     fn flow(&self, lane: Lane) -> proto::Flow {
         proto::Flow {
-            lane: lane.to_proto(),
+            lane: to_proto(lane),
             received: self.received,
             granted: self.granted,
         }
@@ -261,7 +265,7 @@ mod tests {
     fn begin(lane: Lane, length: usize, part: usize, more: bool) -> proto::Batch {
         let body = Bytes::from(vec![7; part]);
         proto::Batch {
-            lane: lane.to_proto(),
+            lane: to_proto(lane),
             length: length as u32,
             body,
             more,
@@ -271,7 +275,7 @@ mod tests {
 
     fn part(lane: Lane, part: usize, more: bool) -> proto::Part {
         proto::Part {
-            lane: lane.to_proto(),
+            lane: to_proto(lane),
             body: vec![7; part].into(),
             more,
         }

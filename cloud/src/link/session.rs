@@ -4,12 +4,13 @@ use std::{collections::VecDeque, time::Duration};
 
 use foreshore_control::transport::Peer;
 use foreshore_edgelink::{
-    Lane, Refusal,
+    Refusal,
     command::result_from_proto,
     limits::common_protocol,
     proto::{self, cloud_frame, edge_frame, edge_link_server::EdgeLink},
     registry::{Assembly, Whole},
 };
+use foreshore_record::Lane;
 use foreshore_runtime::{Shutdown, Task};
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use foreshore_edgelink::Interval;
+use foreshore_record::Interval;
 use jiff::Timestamp;
 
 use super::{

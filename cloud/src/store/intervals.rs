@@ -2,7 +2,7 @@
 //! overlap nor touch. Entries leave their queue nearly in order, so a set is a handful of rows however many ids it
 //! holds.
 
-use foreshore_edgelink::Interval;
+use foreshore_record::Interval;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::StoreError;

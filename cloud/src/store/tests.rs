@@ -1,7 +1,7 @@
 use std::{path::PathBuf, time::Duration};
 
-use foreshore_edgelink::{Interval, Lane};
 use foreshore_record::{DataValue, Record, TopicName, value};
+use foreshore_record::{Interval, Lane};
 use foreshore_runtime::Metrics;
 use foreshore_tls::Fingerprint;
 use serde_json::json;

@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use foreshore_edgelink::Lane;
+use foreshore_record::Lane;
 use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use foreshore_control::queue::{Error as QueueError, OpenPath, Settlement};
+use foreshore_record::Lane;
 use foreshore_runtime::Backoff;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
@@ -10,7 +11,7 @@ use tracing::{debug, warn};
 use crate::{
     health::reason,
     parcel::{Parcel, Part},
-    sink::{Batch, Delivery, Lane, Sink, SinkError},
+    sink::{Batch, Delivery, Sink, SinkError},
 };
 
 /// How a parcel is delivered.

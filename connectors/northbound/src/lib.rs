@@ -41,4 +41,4 @@ mod trip;
 pub use assets::Assets;
 pub use factory::{EndpointSetup, Secrets, SinkFactory, SinkSetup, Surroundings};
 pub use role::{DataflowRole, Queues, RemoteQueues, Runner, RunnerOptions};
-pub use sink::{Batch, Capabilities, Delivery, Interval, Lane, Output, Sink, SinkError};
+pub use sink::{Batch, Capabilities, Delivery, Output, Sink, SinkError};

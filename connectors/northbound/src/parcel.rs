@@ -3,13 +3,10 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use foreshore_control::queue::{Entry, EntryId, Settlement};
-use foreshore_record::{Outcome, Record};
+use foreshore_record::{Interval, Outcome, Record};
 use tokio::time::Instant;
 
-use crate::{
-    sink::{Interval, Output},
-    stage::Processed,
-};
+use crate::{sink::Output, stage::Processed};
 
 /// Entries that went through the stages, in order of id, with what the stages made of them.
 #[derive(Debug, Default)]

@@ -7,65 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use foreshore_control::queue::EntryId;
-use foreshore_record::Record;
-
-/// How urgent a batch is on a link that it shares with others.
-///
-/// A sink's manifest says `Alarm`, `Live` or `Bulk`; what piled up at a `Live` sink is `Backlog`. In every lane the
-/// engine hands over what happens now before what piled up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lane {
-    /// Before everything else but commands.
-    Alarm,
-    /// What happens now: since the path was opened, or since the sink came back.
-    Live,
-    /// What waited before.
-    Backlog,
-    /// When there is room.
-    Bulk,
-}
-
-impl Lane {
-    /// All lanes, the most urgent first.
-    pub const ALL: [Self; 4] = [Self::Alarm, Self::Live, Self::Backlog, Self::Bulk];
-
-    /// The name in metrics and logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Alarm => "alarm",
-            Self::Live => "live",
-            Self::Backlog => "backlog",
-            Self::Bulk => "bulk",
-        }
-    }
-}
-
-impl std::fmt::Display for Lane {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(self.as_str())
-    }
-}
-
-/// Ids of one epoch of the store, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Interval {
-    /// Epoch of the store in which these ids were given out.
-    pub store_epoch: u64,
-    /// Smallest id.
-    pub first: EntryId,
-    /// Largest id.
-    pub last: EntryId,
-}
-
-impl Interval {
-    /// Whether the id of that epoch lies in the interval.
-    #[must_use]
-    pub fn contains(&self, store_epoch: u64, id: EntryId) -> bool {
-        self.store_epoch == store_epoch && (self.first..=self.last).contains(&id)
-    }
-}
+use foreshore_record::{EntryId, Interval, Lane, Record};
 
 /// One record for the sink: what the stages made of an entry.
 #[derive(Clone, Debug, PartialEq)]

@@ -13,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use foreshore_control::queue::{EntryId, Error as QueueError, OpenPath, ReadRange};
 use foreshore_crds::v1alpha1::dataflow::Lane as SinkLane;
+use foreshore_record::Lane;
 use foreshore_runtime::Backoff;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -24,7 +25,7 @@ use crate::{
     health::reason,
     observer::Observer,
     parcel::{Limits, Parcel},
-    sink::{Lane, SinkError},
+    sink::SinkError,
     stage::Stages,
 };
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{
     FieldPath, Problem, ProblemKind,
-    problem::{enumerate, nearest, show},
+    problem::{enumerate, show},
 };
 
 /// Members of `metadata` that Kubernetes knows, and whether their content is the server's business.
@@ -51,7 +51,7 @@ pub(super) fn judge(document: &Value, problems: &mut Vec<Problem>) {
                 format!("the unknown field {name}"),
                 enumerate(MEMBERS),
             )
-            .with_nearest(nearest(name, MEMBERS)),
+            .with_nearest(foreshore_record::nearest(name, MEMBERS)),
         );
     }
     name(metadata, &path, problems);

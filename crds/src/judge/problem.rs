@@ -147,34 +147,9 @@ pub(super) fn enumerate<'a>(words: impl IntoIterator<Item = &'a str>) -> String 
     }
 }
 
-/// The candidate that a mistyped word most likely meant.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let folded = word.to_lowercase();
-    candidates
-        .into_iter()
-        .map(|candidate| {
-            (
-                strsim::damerau_levenshtein(&folded, &candidate.to_lowercase()),
-                candidate,
-            )
-        })
-        .filter(|(distance, candidate)| *distance <= candidate.chars().count().max(3) / 3)
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nearest_forgives_a_slip_and_no_more() {
-        let fields = ["address", "authentication", "enabled", "opcua"];
-        assert_eq!(nearest("adress", fields), Some("address"));
-        assert_eq!(nearest("Authentification", fields), Some("authentication"));
-        assert_eq!(nearest("OPCUA", fields), Some("opcua"));
-        assert_eq!(nearest("polling", fields), None);
-    }
 
     #[test]
     fn long_values_are_cut_at_a_character() {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     path::FieldPath,
-    problem::{Problem, ProblemKind, enumerate, nearest},
+    problem::{Problem, ProblemKind, enumerate},
 };
 
 /// Takes away what the schema does not know, reporting each, and nulls, which mean the same as leaving out.
@@ -37,7 +37,7 @@ pub(super) fn prune(value: &mut Value, schema: &Value, path: &FieldPath, problem
                                 format!("the unknown field {name}"),
                                 enumerate(names().map(String::as_str)),
                             )
-                            .with_nearest(nearest(name, names().map(String::as_str))),
+                            .with_nearest(foreshore_record::nearest(name, names().map(String::as_str))),
                         );
                         false
                     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     path::FieldPath,
-    problem::{Problem, ProblemKind, enumerate, nearest, show},
+    problem::{Problem, ProblemKind, enumerate, show},
 };
 use crate::types::allowed_by_pattern;
 
@@ -43,7 +43,7 @@ fn problem(error: &ValidationError<'_>, schema: &Value, document: &Value) -> Pro
             new(ProblemKind::NotSupported, enumerate(options.iter().copied())).with_nearest(
                 value
                     .as_str()
-                    .and_then(|value| nearest(value, options.iter().copied())),
+                    .and_then(|value| foreshore_record::nearest(value, options.iter().copied())),
             )
         }
         ValidationErrorKind::MaxLength { limit } => Problem::new(

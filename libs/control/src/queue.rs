@@ -20,10 +20,8 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use foreshore_record::{Outcome, PathLedger, Record};
-
-/// Identifier of an entry: the order in which the broker took records in. Ids start at 1.
-pub type EntryId = u64;
+pub use foreshore_record::{EntryId, Settlement};
+use foreshore_record::{PathLedger, Record};
 
 /// A record in a queue.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,17 +59,6 @@ pub struct ReadBatch {
     pub entries: Vec<Entry>,
     /// First id that is not in the queue yet.
     pub tail: EntryId,
-}
-
-/// How one entry left.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settlement {
-    /// Which entry.
-    pub id: EntryId,
-    /// Outputs that its delivery produced; 0 unless delivered.
-    pub emitted: u32,
-    /// How it left.
-    pub outcome: Outcome,
 }
 
 /// Totals of a path, with what its backlog weighs.

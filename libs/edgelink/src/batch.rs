@@ -3,14 +3,13 @@
 use std::{borrow::Borrow, sync::Arc};
 
 use bytes::{Buf, Bytes};
-use foreshore_record::Record;
+use foreshore_record::{Interval, Record};
 use prost::{
     Message,
     encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field},
 };
 
 use crate::{
-    Interval,
     limits::{MAX_BATCH_BYTES, MAX_OUTPUTS, PART_BYTES},
     proto,
     record::{self, InvalidRecord},

@@ -2,21 +2,12 @@
 
 use std::collections::HashSet;
 
+use foreshore_record::Interval;
+
 use crate::{
     limits::{MAX_ID, MAX_INTERVALS},
     proto,
 };
-
-/// Ids of entries of one epoch of the edge's store, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Interval {
-    /// Epoch of the store in which these ids were given out.
-    pub store_epoch: u64,
-    /// Smallest id.
-    pub first: u64,
-    /// Largest id.
-    pub last: u64,
-}
 
 /// Intervals that no edge of ours sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,26 +39,12 @@ pub enum InvalidInterval {
     },
 }
 
-impl Interval {
-    /// Whether the id of that epoch lies in the interval.
-    #[must_use]
-    pub fn contains(&self, store_epoch: u64, id: u64) -> bool {
-        self.store_epoch == store_epoch && (self.first..=self.last).contains(&id)
-    }
-
-    /// Whether all ids of `other` lie in this interval.
-    #[must_use]
-    pub fn covers(&self, other: &Self) -> bool {
-        self.store_epoch == other.store_epoch && self.first <= other.first && other.last <= self.last
-    }
-
-    /// The interval as a message.
-    #[must_use]
-    pub fn to_proto(self) -> proto::Interval {
-        proto::Interval {
-            store_epoch: self.store_epoch,
-            first: self.first,
-            last: self.last,
+impl From<Interval> for proto::Interval {
+    fn from(interval: Interval) -> Self {
+        Self {
+            store_epoch: interval.store_epoch,
+            first: interval.first,
+            last: interval.last,
         }
     }
 }
@@ -156,30 +133,5 @@ mod tests {
             read(&[(9, 1, 5), (3, 1, 1), (9, 6, 6)]),
             Err(InvalidInterval::Order { first: 6, last: 6 })
         );
-    }
-
-    #[test]
-    fn covering_needs_the_same_epoch() {
-        let wide = Interval {
-            store_epoch: 1,
-            first: 2,
-            last: 9,
-        };
-        assert!(wide.covers(&Interval {
-            store_epoch: 1,
-            first: 2,
-            last: 9
-        }));
-        assert!(!wide.covers(&Interval {
-            store_epoch: 1,
-            first: 1,
-            last: 9
-        }));
-        assert!(!wide.covers(&Interval {
-            store_epoch: 2,
-            first: 3,
-            last: 4
-        }));
-        assert!(wide.contains(1, 9) && !wide.contains(1, 10) && !wide.contains(2, 5));
     }
 }

@@ -1,7 +1,7 @@
 //! EdgeLink: the one stream between an edge and its cloud endpoint.
 //!
 //! The protocol is `proto/edgelink.proto`; this crate is what both ends share of it beyond the generated code: the
-//! typed [`Lane`]s and [`Interval`]s, bodies of batches with their checks ([`batch`]), records and commands as
+//! lanes and intervals of [`foreshore_record::entry`] on the wire, bodies of batches with their checks ([`batch`]), records and commands as
 //! messages, the proof with which an expired edge renews ([`possession`]), what an
 //! edge tells of its assets ([`registry`]), and why provisioning refuses
 //! ([`Refusal`]). It does no I/O.
@@ -18,6 +18,5 @@ pub mod refusal;
 pub mod registry;
 
 pub use batch::{Body, BodyError, Codec, Entry};
-pub use interval::{Interval, InvalidInterval};
-pub use lane::Lane;
+pub use interval::InvalidInterval;
 pub use refusal::Refusal;

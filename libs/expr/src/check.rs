@@ -321,22 +321,10 @@ fn nearest_first<'n>(wanted: &str, names: impl Iterator<Item = &'n str>) -> Stri
     if names.is_empty() {
         return "no name".to_owned();
     }
-    let similarity = |name: &str| strsim::jaro_winkler(&wanted.to_lowercase(), &name.to_lowercase());
-    let nearest = (0..names.len()).max_by(|a, b| {
-        let similarity_of = |at: &usize| names.get(*at).map_or(0.0, |name| similarity(name));
-        similarity_of(a).total_cmp(&similarity_of(b))
-    });
-    let similar = nearest.filter(|at| {
-        names
-            .get(*at)
-            .is_some_and(|name| similarity(name) >= MIN_SIMILARITY)
-    });
-    if let Some(at) = similar {
+    let nearest = foreshore_record::nearest(wanted, names.iter().copied());
+    if let Some(at) = names.iter().position(|name| Some(*name) == nearest) {
         let name = names.remove(at);
         return format!("`{name}`, or {}", names.join(", "));
     }
     names.join(", ")
 }
-
-/// Below that (of 1), a name is no likely misspelling.
-const MIN_SIMILARITY: f64 = 0.75;

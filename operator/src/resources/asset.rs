@@ -334,7 +334,7 @@ pub(crate) fn topic_problem(error: &InvalidTemplate, template: &str, field: &str
                 .split(", ")
                 .map(|name| name.trim_matches(['{', '}']))
                 .collect::<Vec<_>>();
-            let nearest = crate::problem::nearest(found, names);
+            let nearest = foreshore_record::nearest(found, names);
             problem.allowed(allowed).nearest(nearest)
         }
         InvalidTemplate::Brace { .. } | InvalidTemplate::Topic(_) => problem.allowed(error.to_string()),

@@ -4,7 +4,7 @@ use foreshore_crds::{conditions::reasons, refs::LocalRef};
 
 use crate::{
     object::{Kind, ObjectKey},
-    problem::{Problem, nearest},
+    problem::Problem,
 };
 
 use super::{Name, Scope, enumerate};
@@ -32,7 +32,10 @@ impl Scope<'_> {
             .field(field)
             .found(&name.name)
             .allowed(enumerate(&others))
-            .nearest(nearest(&name.name, others.iter().map(|name| name.as_str()))));
+            .nearest(foreshore_record::nearest(
+                &name.name,
+                others.iter().map(|name| name.as_str()),
+            )));
         }
         if !self.has(kind, &name) {
             let message = format!("{kind} {name} is not accepted itself");

@@ -11,11 +11,7 @@ use foreshore_crds::{
 };
 use foreshore_tls::{Credentials, TrustBundle};
 
-use crate::{
-    judged::Secret,
-    object::Kind,
-    problem::{Problem, nearest},
-};
+use crate::{judged::Secret, object::Kind, problem::Problem};
 
 use super::{Faults, Name, Scope, enumerate};
 
@@ -204,8 +200,10 @@ impl<'s> Secrets<'s, '_> {
             .field(field)
             .found(name);
         let problem = problem.allowed(enumerate(others.iter().map(|known| &known.name)));
-        self.faults
-            .add(problem.nearest(nearest(name, others.iter().map(|known| known.name.as_str()))));
+        self.faults.add(problem.nearest(foreshore_record::nearest(
+            name,
+            others.iter().map(|known| known.name.as_str()),
+        )));
         None
     }
 
@@ -219,7 +217,7 @@ impl<'s> Secrets<'s, '_> {
                     .field(field)
                     .found(enumerate(keys.clone()))
                     .allowed(key)
-                    .nearest(nearest(key, keys.map(String::as_str))),
+                    .nearest(foreshore_record::nearest(key, keys.map(String::as_str))),
             );
         }
         value

@@ -1,10 +1,11 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use foreshore_control::queue::Paths as _;
+use foreshore_record::Lane;
 use serde_json::json;
 
 use super::plant::{GENEROUS, Plant, all_delivered, line, path, quick, until};
-use crate::{Delivery, Lane, SinkError};
+use crate::{Delivery, SinkError};
 
 #[tokio::test]
 async fn records_go_through_stages_to_the_sink_and_the_ledger_tells_all() {

@@ -189,7 +189,7 @@ async fn routes_lead_records_to_different_sinks() {
     let lanes = |sink: &str| plant.scripts.of(sink).received.lock()[0].lane;
     assert_eq!(
         (lanes("high"), lanes("all")),
-        (crate::Lane::Alarm, crate::Lane::Bulk)
+        (foreshore_record::Lane::Alarm, foreshore_record::Lane::Bulk)
     );
     plant.end().await;
 }

@@ -16,7 +16,7 @@ use foreshore_control::{
     queue::{Paths, testing::MemoryPaths},
 };
 use foreshore_crds::v1alpha1::dataflow_endpoint::EndpointType;
-use foreshore_record::{PathLedger, Record, TopicName};
+use foreshore_record::{Lane, PathLedger, Record, TopicName};
 use foreshore_runtime::{Metrics, Shutdown};
 use foreshore_tls::{AuthorityOptions, CertificateAuthority, Identity};
 use jiff::Timestamp;
@@ -24,8 +24,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::{
-    Assets, Batch, Capabilities, DataflowRole, Delivery, EndpointSetup, Lane, Queues, Runner, RunnerOptions,
-    Sink, SinkError, SinkFactory, SinkSetup, Surroundings,
+    Assets, Batch, Capabilities, DataflowRole, Delivery, EndpointSetup, Queues, Runner, RunnerOptions, Sink,
+    SinkError, SinkFactory, SinkSetup, Surroundings,
 };
 
 pub(super) const NAMESPACE: &str = "plant";

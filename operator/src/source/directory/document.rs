@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     object::{CORE_API_VERSION, Kind, ObjectKey},
-    problem::{Position, Problem, nearest, quote},
+    problem::{Position, Problem, quote},
 };
 
 use super::yaml::{self, Document};
@@ -262,7 +262,7 @@ fn kind_of(api_version: &str, name: &str) -> Result<Kind, Problem> {
             .field("kind")
             .found(name)
             .allowed(names.join(", "));
-        return Err(problem.nearest(nearest(name, names)));
+        return Err(problem.nearest(foreshore_record::nearest(name, names)));
     };
     if api_version != kind.api_version() {
         let message = format!("unknown version of {kind}");

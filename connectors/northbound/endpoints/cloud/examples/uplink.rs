@@ -16,9 +16,9 @@ use foreshore_cloud::{Cloud, JoinToken, Options, Secret};
 use foreshore_control::plan::{EndpointPlan, ObjectRef, SecretPlan, SecretValue};
 use foreshore_endpoint_cloud::CloudSinkFactory;
 use foreshore_northbound::{
-    Assets, Batch, EndpointSetup, Interval, Lane, Output, Secrets, Sink, SinkFactory, SinkSetup, Surroundings,
+    Assets, Batch, EndpointSetup, Output, Secrets, Sink, SinkFactory, SinkSetup, Surroundings,
 };
-use foreshore_record::{DataValue, Record, TopicName, value};
+use foreshore_record::{DataValue, Interval, Lane, Record, TopicName, value};
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown};
 use foreshore_tls::Identity;
 use jiff::Timestamp;

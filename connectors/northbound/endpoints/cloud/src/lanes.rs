@@ -9,7 +9,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use foreshore_edgelink::{Lane, limits::PART_BYTES, proto};
+use foreshore_edgelink::{
+    lane::{from_proto, to_proto},
+    limits::PART_BYTES,
+    proto,
+};
+use foreshore_record::Lane;
 use proto::edge_frame::Frame;
 
 use crate::outbox::{Outgoing, Reply};
@@ -53,7 +58,7 @@ pub(crate) struct Next {
 impl Sending {
     /// Takes what the cloud tells about a lane.
     pub(crate) fn flow(&mut self, flow: &proto::Flow, now: Instant) {
-        let Some(lane) = Lane::from_proto(flow.lane) else {
+        let Some(lane) = from_proto(flow.lane) else {
             return;
         };
         let state = &mut self.lanes[lane.index()];
@@ -97,7 +102,7 @@ impl Sending {
         let number = current.number;
         let frame = if current.begun {
             Frame::Part(proto::Part {
-                lane: lane.to_proto(),
+                lane: to_proto(lane),
                 body,
                 more,
             })
@@ -202,7 +207,7 @@ mod tests {
 
     fn batch(lane: Lane, parts: usize) -> Outgoing {
         let header = proto::Batch {
-            lane: lane.to_proto(),
+            lane: to_proto(lane),
             ..proto::Batch::default()
         };
         let parts = (0..parts).map(|_| Bytes::from(vec![0; PART_BYTES])).collect();
@@ -217,7 +222,7 @@ mod tests {
         let mut sending = Sending::default();
         for lane in Lane::ALL {
             let flow = proto::Flow {
-                lane: lane.to_proto(),
+                lane: to_proto(lane),
                 received: 0,
                 granted: bytes as u64,
             };
@@ -232,7 +237,7 @@ mod tests {
             Frame::Part(part) => part.lane,
             other => panic!("{other:?}"),
         };
-        Lane::from_proto(lane).unwrap()
+        from_proto(lane).unwrap()
     }
 
     #[test]
@@ -260,7 +265,7 @@ mod tests {
         assert!(sending.next(now).is_none());
         let part = PART_BYTES as u64;
         let flow = proto::Flow {
-            lane: Lane::Bulk.to_proto(),
+            lane: to_proto(Lane::Bulk),
             received: part,
             granted: 2 * part,
         };

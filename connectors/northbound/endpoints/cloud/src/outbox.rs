@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use foreshore_edgelink::{Lane, proto};
+use foreshore_edgelink::proto;
+use foreshore_record::Lane;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 

@@ -3,8 +3,9 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use foreshore_edgelink::{Body, BodyError, Entry, Interval, Lane as LinkLane, proto};
-use foreshore_northbound::{Batch, Capabilities, Delivery, Lane, Output, Sink, SinkError};
+use foreshore_edgelink::{Body, BodyError, Entry, lane::to_proto, proto};
+use foreshore_northbound::{Batch, Capabilities, Delivery, Output, Sink, SinkError};
+use foreshore_record::Interval;
 use tokio::{sync::oneshot, task::spawn_blocking};
 
 use crate::{
@@ -29,15 +30,6 @@ pub(crate) struct CloudSink {
 impl CloudSink {
     pub(crate) fn new(link: Arc<Link>) -> Self {
         Self { link }
-    }
-}
-
-fn lane_of(lane: Lane) -> LinkLane {
-    match lane {
-        Lane::Alarm => LinkLane::Alarm,
-        Lane::Live => LinkLane::Live,
-        Lane::Backlog => LinkLane::Backlog,
-        Lane::Bulk => LinkLane::Bulk,
     }
 }
 
@@ -75,21 +67,13 @@ impl Sink for CloudSink {
                 },
                 error => SinkError::retryable("EncodingFailed", error),
             })?;
-        let settles = batch.settles.iter().map(|interval| {
-            Interval {
-                store_epoch: interval.store_epoch,
-                first: interval.first,
-                last: interval.last,
-            }
-            .to_proto()
-        });
-        let lane = lane_of(batch.lane);
+        let lane = batch.lane;
         let header = proto::Batch {
             number: 0,
-            lane: lane.to_proto(),
+            lane: to_proto(lane),
             path: batch.path.to_owned(),
             path_epoch: batch.path_epoch,
-            settles: settles.collect(),
+            settles: batch.settles.iter().copied().map(proto::Interval::from).collect(),
             codec: body.codec.to_proto(),
             length: body.length,
             crc: body.crc,

@@ -14,9 +14,9 @@ use foreshore_control::plan::{
 };
 use foreshore_crds::v1alpha1::{AssetSpec, dataflow_endpoint::DataflowEndpointSpec};
 use foreshore_northbound::{
-    Assets, Batch, Delivery, EndpointSetup, Interval, Lane, Output, Secrets, Sink, SinkError, Surroundings,
+    Assets, Batch, Delivery, EndpointSetup, Output, Secrets, Sink, SinkError, Surroundings,
 };
-use foreshore_record::{DataValue, Record, TopicName, value};
+use foreshore_record::{DataValue, Interval, Lane, Record, TopicName, value};
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, Task};
 use foreshore_tls::Identity;
 use jiff::Timestamp;

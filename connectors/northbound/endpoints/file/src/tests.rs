@@ -2,10 +2,9 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
 
 use foreshore_control::plan::{EndpointPlan, ObjectRef};
 use foreshore_northbound::{
-    Batch, Delivery, EndpointSetup, Interval, Lane, Output, Secrets, Sink, SinkError, SinkFactory as _,
-    SinkSetup,
+    Batch, Delivery, EndpointSetup, Output, Secrets, Sink, SinkError, SinkFactory as _, SinkSetup,
 };
-use foreshore_record::{Record, TopicName};
+use foreshore_record::{Interval, Lane, Record, TopicName};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 

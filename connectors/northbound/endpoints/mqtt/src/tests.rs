@@ -6,10 +6,10 @@ use foreshore_mqtt::{
     testing::{Behaviour, StandIn},
 };
 use foreshore_northbound::{
-    Assets, Batch, Delivery, EndpointSetup, Interval, Lane, Output, Secrets, Sink, SinkError,
-    SinkFactory as _, SinkSetup, Surroundings,
+    Assets, Batch, Delivery, EndpointSetup, Output, Secrets, Sink, SinkError, SinkFactory as _, SinkSetup,
+    Surroundings,
 };
-use foreshore_record::{Qos, Record, SourceNumber, TopicName};
+use foreshore_record::{Interval, Lane, Qos, Record, SourceNumber, TopicName};
 use foreshore_runtime::{Metrics, Shutdown};
 use foreshore_tls::{AuthorityOptions, CertificateAuthority, Identity, Role, RoleIdentity, ServerName};
 use jiff::Timestamp;
