@@ -8,6 +8,7 @@ mod arrows;
 mod bench;
 mod generate;
 mod graph;
+mod results;
 mod shell;
 mod test;
 mod tools;

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::{arrows, generate, shell, tools};
+use crate::{arrows, generate, results, shell, tools};
 
 /// Which checks to run.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Also run what takes long: more kill -9 cycles, longer outages, larger backlogs.
+    /// Also run what takes long: more kill -9 cycles, longer outages, larger backlogs; writes docs/results/DATE.md.
     #[arg(long)]
     full: bool,
     /// Leave out cargo-deny, which is built from source the first time.
@@ -52,11 +52,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         &mut shell::cargo(&["build", "--workspace", "--locked", "--quiet"]),
     )?;
     generate::check()?;
-    let mut tests = shell::cargo(&["test", "--workspace", "--locked", "--quiet"]);
-    tests
-        .env("FORESHORE_ORACLE", &oracle)
-        .env("FORESHORE_TEST_FULL", if options.full { "1" } else { "" });
-    shell::run("tests", &mut tests)
+    // What fails is seen at once, not one failure a run.
+    let mut tests = shell::cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    tests.env("FORESHORE_ORACLE", &oracle);
+    if !options.full {
+        tests.arg("--quiet").env("FORESHORE_TEST_FULL", "");
+        return shell::run("tests", &mut tests);
+    }
+    let file = results::record(tests.env("FORESHORE_TEST_FULL", "1"))?;
+    eprintln!("wrote {}", file.display());
+    Ok(())
 }
 
 /// Licences, sources, duplicate versions; advisories where their database can be had.
