@@ -246,6 +246,16 @@ impl<'a> Scope<'a> {
     }
 }
 
+/// Refuses a field that nothing carries out yet: what a manifest asks for is never passed over in silence.
+fn not_built_in(field: &str, present: bool) -> Result<(), Problem> {
+    if !present {
+        return Ok(());
+    }
+    Err(Problem::new(reasons::UNSUPPORTED_HERE, "not built in yet")
+        .field(field)
+        .allowed("a manifest without this field"))
+}
+
 /// The text of a list in a message.
 pub(crate) fn enumerate<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();

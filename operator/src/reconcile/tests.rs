@@ -385,6 +385,15 @@ fn what_can_not_be_done_here_is_refused() {
         (problem.reason, problem.field.as_deref()),
         (reasons::UNSUPPORTED_HERE, Some("spec.pod"))
     );
+    let plant = PLANT.replace("  replicas: 1 # of the broker", "  storage: {maxBytes: 1Gi}");
+    assert_ne!(plant, PLANT);
+    let outcome = reconciler().reconcile(&snapshot(&plant), &told());
+    let problem = &outcome.verdicts[&key(Kind::Broker, "main")].problems[0];
+    assert_eq!(
+        (problem.reason, problem.field.as_deref()),
+        (reasons::UNSUPPORTED_HERE, Some("spec.storage.maxBytes"))
+    );
+    let plant = PLANT.replace("  replicas: 1 # of the broker", "  pod: {image: other}");
     let cluster = Platform {
         pods: true,
         ..Platform::standalone()

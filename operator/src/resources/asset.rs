@@ -17,7 +17,7 @@ use crate::{
     role::RoleName,
 };
 
-use super::{Faults, Name, Scope, Version, broker, connector};
+use super::{Faults, Name, Scope, Version, broker, connector, not_built_in};
 
 /// An Asset that can be served.
 pub(crate) struct ValidAsset {
@@ -165,6 +165,10 @@ fn check_blocks(spec: &AssetSpec, rules: &Rules, faults: &mut Faults) {
                 custom,
             } = event;
             rules.block(&field, Opcua, opcua.is_some(), faults);
+            let refresh = opcua
+                .as_ref()
+                .is_some_and(|opcua| opcua.condition_refresh.is_some());
+            faults.take(not_built_in(&format!("{field}.opcua.conditionRefresh"), refresh));
             rules.block(&field, Onvif, onvif.is_some(), faults);
             rules.block(&field, Custom, custom.is_some(), faults);
         }

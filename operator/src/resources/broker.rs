@@ -21,7 +21,7 @@ use crate::{
     role::RoleName,
 };
 
-use super::{Faults, Name, Scope, Version, enumerate, ports::Claim, secrets::Secrets};
+use super::{Faults, Name, Scope, Version, enumerate, not_built_in, ports::Claim, secrets::Secrets};
 
 /// A Broker that can be started.
 pub(crate) struct ValidBroker {
@@ -111,6 +111,10 @@ pub(crate) fn validate(
     let spec = &*version.spec;
     faults.take(scope.pod(spec.pod.as_ref()));
     faults.take(check_storage(spec, scope));
+    if let Some(storage) = &spec.storage {
+        faults.take(not_built_in("spec.storage.maxBytes", storage.max_bytes.is_some()));
+        faults.take(not_built_in("spec.storage.sync", storage.sync.is_some()));
+    }
     if spec.effective_replicas() > 1 {
         faults.add(
             Problem::new(

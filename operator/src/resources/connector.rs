@@ -8,7 +8,7 @@ use foreshore_tls::Role;
 
 use crate::{object::Kind, plan::Planner, problem::Problem, role::RoleName};
 
-use super::{Faults, Name, Scope, Version, broker, enumerate};
+use super::{Faults, Name, Scope, Version, broker, enumerate, not_built_in};
 
 /// A Connector that can be started.
 pub(crate) struct ValidConnector {
@@ -39,13 +39,14 @@ pub(crate) fn validate(
         replicas: _,
         high_availability,
         log_level: _,
-        limits: _,
+        limits,
         pod,
         custom: _,
     } = &*version.spec;
     faults.take(check_protocol(*protocol, scope));
     faults.take(scope.pod(pod.as_ref()));
     faults.take(scope.pod_only("spec.highAvailability", high_availability.is_some()));
+    faults.take(not_built_in("spec.limits", limits.is_some()));
     faults.check()?;
     match broker {
         Some(broker) => Ok(ValidConnector { version, broker }),

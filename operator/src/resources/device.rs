@@ -8,7 +8,7 @@ use foreshore_crds::{
 
 use crate::{facts, object::Kind, plan::Planner, problem::Problem};
 
-use super::{Faults, Name, Scope, Version, connector, simulator};
+use super::{Faults, Name, Scope, Version, connector, not_built_in, simulator};
 
 /// A Device that can be dialled.
 pub(crate) struct ValidDevice {
@@ -106,7 +106,16 @@ pub(crate) fn validate(
         let problem = Problem::new(reasons::INVALID, "no protocol").field("spec");
         return Err(vec![problem.allowed("exactly one of opcua, onvif and custom")]);
     };
-    let (References { connector, secrets }, faults) = dereference(&version, protocol, scope);
+    let (References { connector, secrets }, mut faults) = dereference(&version, protocol, scope);
+    let limits = version
+        .spec
+        .opcua
+        .as_ref()
+        .and_then(|opcua| opcua.limits.as_ref());
+    faults.take(not_built_in(
+        "spec.opcua.limits.maxPublishRequests",
+        limits.is_some_and(|limits| limits.max_publish_requests.is_some()),
+    ));
     faults.check()?;
     match connector {
         Some(connector) => Ok(ValidDevice {
