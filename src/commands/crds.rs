@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use anyhow::{Context, Result};
 use foreshore_crds::generate;
+use foreshore_operator::status::remedy;
 
 /// What to print.
 #[derive(clap::Args)]
@@ -23,6 +24,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             .collect();
         let rules = generate::rules_page().context("generate the page of rules")?;
         files.push(("docs/errors/rules.md".to_owned(), rules));
+        files.push(("docs/errors/reasons.md".to_owned(), remedy::page()));
         return print(&serde_json::to_string(&files)?);
     }
     let texts: String = manifests

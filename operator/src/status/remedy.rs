@@ -194,6 +194,20 @@ pub fn explain(reason: &str) -> Option<&'static Remedy> {
     REMEDIES.iter().find(|remedy| remedy.reason == reason)
 }
 
+/// The page of all reasons, as it lies in `docs/errors/reasons.md`.
+#[must_use]
+pub fn page() -> String {
+    let mut page = String::from(
+        "# Reasons\n\n<!-- Generated from operator/src/status/remedy.rs by `cargo xtask generate`. Do not edit. -->\n\n\
+         Why a condition is as it is, as `foreshore status` and `kubectl describe` show it. Roles have reasons of their \
+         own besides, which their messages explain.\n\n| reason | how it came to that | what to do |\n|---|---|---|\n",
+    );
+    for Remedy { reason, cause, next } in REMEDIES {
+        page.extend(["| `", reason, "` | ", cause, " | ", next, " |\n"]);
+    }
+    page
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
