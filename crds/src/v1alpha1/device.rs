@@ -233,8 +233,9 @@ effective!(OpcuaLimits {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct OnvifDevice {
-    /// Sends a WS-UsernameToken (digest form) where HTTP Digest fails; false where it is left out. Profile S
-    /// cameras may need it; it shows the password's hash to whoever listens on an unencrypted network.
+    /// Sends a WS-UsernameToken (digest form) where HTTP Digest fails, and HTTP Basic where the camera offers nothing
+    /// else for pictures; false where it is left out. Profile S cameras may need it; on an unencrypted network the
+    /// former shows the password's hash to whoever listens, the latter the password itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username_token_fallback: Option<bool>,
     /// Which media service is used; Auto where it is left out.
