@@ -41,8 +41,8 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             free_space_watermark: 512 << 20,
-            memtable_bytes: 8 << 20,
-            cache_bytes: 8 << 20,
+            memtable_bytes: 4 << 20,
+            cache_bytes: 4 << 20,
         }
     }
 }
