@@ -56,7 +56,7 @@ impl Machines {
         for device in ["tank-1", "door-1"] {
             machines
                 .plant
-                .wait_until(device, START, |machines| machines.healthy(device) == "True");
+                .wait_until(device, START, || machines.healthy(device) == "True");
         }
         machines
     }
@@ -191,9 +191,11 @@ fn a_machine_that_does_not_answer_or_is_away_is_said_to() {
     machines.tank.wait_for("Fill called with 1.0", SOON);
 
     machines.tank.kill();
-    machines.wait_until("the device is told to be unhealthy", SOON, || {
-        machines.healthy("tank-1") == "False"
-    });
+    machines
+        .plant
+        .wait_until("the device is told to be unhealthy", SOON, || {
+            machines.healthy("tank-1") == "False"
+        });
     let away = machines.invoke("bottling/tank", "control/write-setpoint", "50", &[]);
     let why = failure(&away);
     assert!(
