@@ -63,6 +63,8 @@ struct State {
     waiting_bytes: usize,
     /// Entries that were handed to a member and are not settled for good.
     held: HashSet<EntryId>,
+    /// Settled for good while the queue is read: the page that is being read may hold them still.
+    settled: Vec<EntryId>,
 }
 
 #[derive(Debug)]
@@ -114,6 +116,7 @@ impl Group {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             held: HashSet::new(),
+            settled: Vec::new(),
         };
         Self {
             name,
@@ -279,8 +282,10 @@ impl Group {
     /// Settlements are durable.
     pub(crate) fn settled(&self, entries: impl Iterator<Item = EntryId>) {
         let mut state = self.state.lock();
-        for entry in entries {
-            state.held.remove(&entry);
+        if state.reading {
+            state.settled.extend(entries);
+        } else {
+            state.forget(entries);
         }
     }
 
@@ -329,6 +334,8 @@ impl Group {
             (Some(receiver), Some(cursor)) if room => DrainStep::Read(receiver, cursor),
             _ => {
                 state.reading = false;
+                let settled = std::mem::take(&mut state.settled);
+                state.forget(settled);
                 DrainStep::Idle
             }
         }
@@ -352,6 +359,8 @@ impl Group {
                 });
             }
         }
+        let settled = std::mem::take(&mut state.settled);
+        state.forget(settled);
         let mut step = DrainStep::Idle;
         match state.backlog.read(read_to, at_end) {
             AfterRead::More => {}
@@ -419,6 +428,12 @@ impl State {
                 .identifier
                 .map(|identifier| [identifier.get()].into()),
             origin: Origin::Group(Arc::clone(group)),
+        }
+    }
+
+    fn forget(&mut self, entries: impl IntoIterator<Item = EntryId>) {
+        for entry in entries {
+            self.held.remove(&entry);
         }
     }
 

@@ -45,6 +45,8 @@ pub(super) struct Drain {
     reading: Option<JoinHandle<Result<Page, StoreError>>>,
     /// Whether the page that is being read is to be read anew.
     stale: bool,
+    /// Settled for good while a page is being read: the page may hold them still.
+    settled: Vec<EntryId>,
     awaiting: Option<(EntryId, Pin<Box<CommitFuture>>)>,
     /// Entries that were in flight when the last connection ended, with packet identifier and whether they were sent.
     resume: HashMap<EntryId, (u16, bool)>,
@@ -85,6 +87,7 @@ impl Drain {
             backlog: Backlog::draining(),
             reading: None,
             stale: false,
+            settled: Vec::new(),
             awaiting: None,
             resume: resume.collect(),
         }
@@ -93,6 +96,15 @@ impl Drain {
     /// Entries that were in flight.
     pub(super) fn resumed(&self) -> impl Iterator<Item = EntryId> {
         self.resume.keys().copied()
+    }
+
+    /// Takes note of an entry that is settled for good; `false` when no page is being read that may hold it still.
+    pub(super) fn is_read_while_settled(&mut self, entry: EntryId) -> bool {
+        let is_read = self.reading.is_some();
+        if is_read {
+            self.settled.push(entry);
+        }
+        is_read
     }
 
     /// Goes back to reading from the head.
@@ -120,8 +132,12 @@ impl Connection {
                     Ok(page) => page.map_err(|error| Ending::store_failed(&error))?,
                     Err(_) => return Err(Ending::store_failed(&StoreError::Closed).into()),
                 };
+                let settled = std::mem::take(&mut drain.settled);
                 if !std::mem::take(&mut drain.stale) {
                     self.take_page(page);
+                }
+                for entry in settled {
+                    self.sending.handed.remove(&entry);
                 }
             } else if let Some((floor, commit)) = &mut drain.awaiting {
                 let Poll::Ready(committed) = commit.as_mut().poll(context) else {

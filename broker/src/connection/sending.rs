@@ -662,7 +662,12 @@ impl Connection {
 
     fn follow(&mut self, after: After) {
         match after {
-            After::Settled(None, entry) => drop(self.sending.handed.remove(&entry)),
+            After::Settled(None, entry) => {
+                let drain = self.sending.drain.as_mut();
+                if !drain.is_some_and(|drain| drain.is_read_while_settled(entry)) {
+                    self.sending.handed.remove(&entry);
+                }
+            }
             After::Settled(Some(group), entry) => group.settled([entry].into_iter()),
             After::Publish(packet_id, delivery) => {
                 if let Some(in_flight) = self.state.outbound.get_mut(&packet_id) {
