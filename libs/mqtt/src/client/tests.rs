@@ -228,7 +228,7 @@ async fn a_refusal_tells_its_reason_and_later_messages_go_on() {
     let error = refused.await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the server refused the message: not authorized (0x87)"
+        "the server refused the message: not authorized (0x87): the judge of the test refuses it"
     );
     taken.await.unwrap();
     assert_eq!(broker.connections(), 1);
