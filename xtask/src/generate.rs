@@ -1,6 +1,6 @@
 //! Generated files: committed, and compared with what would be generated now.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -20,7 +20,12 @@ pub(crate) struct Options {
 
 /// Writes or compares the files.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    if options.check { check() } else { write() }
+    let mut run = shell::cargo(&["run", "--quiet", "--locked", "--bin", "foreshore", "--"]);
+    if options.check {
+        check(&mut run)
+    } else {
+        write(&mut run)
+    }
 }
 
 /// A generated file and what it should hold.
@@ -29,8 +34,8 @@ struct Generated {
     text: String,
 }
 
-fn write() -> Result<()> {
-    for Generated { path, text } in all()? {
+fn write(foreshore: &mut Command) -> Result<()> {
+    for Generated { path, text } in all(foreshore)? {
         if fs::read_to_string(&path).is_ok_and(|old| old == text) {
             continue;
         }
@@ -44,8 +49,8 @@ fn write() -> Result<()> {
 }
 
 /// Fails when a committed file differs from what would be generated now.
-pub(crate) fn check() -> Result<()> {
-    let different: Vec<String> = all()?
+pub(crate) fn check(foreshore: &mut Command) -> Result<()> {
+    let different: Vec<String> = all(foreshore)?
         .into_iter()
         .filter(|Generated { path, text }| fs::read_to_string(path).map_or(true, |old| old != *text))
         .map(|file| file.path.display().to_string())
@@ -59,18 +64,9 @@ pub(crate) fn check() -> Result<()> {
     )
 }
 
-fn all() -> Result<Vec<Generated>> {
+fn all(foreshore: &mut Command) -> Result<Vec<Generated>> {
     let mut files = vec![readme()?];
-    let documents = shell::output(&mut shell::cargo(&[
-        "run",
-        "--quiet",
-        "--locked",
-        "--bin",
-        "foreshore",
-        "--",
-        "crds",
-        "--json",
-    ]))?;
+    let documents = shell::output(foreshore.args(["crds", "--json"]))?;
     let manifests: Vec<(String, String)> =
         serde_json::from_str(&documents).context("foreshore crds --json")?;
     for (name, text) in manifests {
