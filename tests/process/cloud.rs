@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::{plant::SOON, site::wait_until};
+
 /// Token of the example's JSON API.
 const TOKEN: &str = "example-api-token-0123456789abcdef";
 
@@ -70,13 +72,23 @@ impl Cloud {
             .cloned()
     }
 
+    /// A page of values; a busy endpoint may need another try.
+    fn page(&self, address: &str) -> Value {
+        let mut page = None;
+        wait_until(SOON, || {
+            page = self.get(address);
+            page.is_some()
+        });
+        page.unwrap_or_else(|| panic!("no answer to {address}"))
+    }
+
     /// How often it holds each number that was published on a topic.
     pub(crate) fn numbers(&self, topic: &str) -> BTreeMap<u64, usize> {
         let mut numbers = BTreeMap::new();
         let first = format!("topics/values?topic={topic}&limit={PAGE}");
         let mut address = first.clone();
         loop {
-            let page = self.get(&address).unwrap();
+            let page = self.page(&address);
             for item in page["items"].as_array().unwrap() {
                 *numbers.entry(item["value"]["n"].as_u64().unwrap()).or_default() += 1;
             }
