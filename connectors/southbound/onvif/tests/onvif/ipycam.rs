@@ -37,14 +37,10 @@ impl Setup {
     async fn start(self, plant: &Plant) -> Program {
         let directory = plant.directory();
         let start = move || {
-            let mut command = match self.clock {
-                Some(offset) => {
-                    let mut command = Command::new("faketime");
-                    command.args(["-f", offset]).arg(python());
-                    command
-                }
-                None => Command::new(python()),
-            };
+            let mut command = Command::new(python());
+            if let Some(offset) = self.clock {
+                command.env("LD_PRELOAD", faketime()).env("FAKETIME", offset);
+            }
             command
                 .arg(script("ipycam_camera.py"))
                 .args([
@@ -60,6 +56,17 @@ impl Setup {
         };
         tokio::task::spawn_blocking(start).await.unwrap()
     }
+}
+
+/// The library of faketime. Its program would stay between us and the camera, and the camera outlive it.
+fn faketime() -> String {
+    let shown = Command::new("faketime")
+        .args(["-f", "+0s", "printenv", "LD_PRELOAD"])
+        .output();
+    String::from_utf8(shown.unwrap().stdout)
+        .unwrap()
+        .trim()
+        .to_owned()
 }
 
 fn door() -> Value {
