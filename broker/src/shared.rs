@@ -6,12 +6,12 @@
 //! where it stays with a session that may return.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::Arc,
 };
 
 use foreshore_record::{DropReason, Qos, TopicFilter};
-use foreshore_store::{Entry, EntryId, Operation, ReadRange, ReceiverId, StoreError};
+use foreshore_store::{EntryId, Operation, Page, ReadRange, ReceiverId, Settlement, StoreError};
 use parking_lot::Mutex;
 
 use crate::{
@@ -57,14 +57,10 @@ struct State {
     turn: usize,
     backlog: Backlog<Item>,
     /// Whether somebody reads the queue.
-    reading: bool,
+    drained: bool,
     /// What no member could take yet.
     waiting: VecDeque<Item>,
     waiting_bytes: usize,
-    /// Entries that were handed to a member and are not settled for good.
-    held: HashSet<EntryId>,
-    /// Settled for good while the queue is read: the page that is being read may hold them still.
-    settled: Vec<EntryId>,
 }
 
 #[derive(Debug)]
@@ -94,29 +90,16 @@ pub(crate) enum GroupOffer {
     Dropped,
 }
 
-/// What the reader of a group's queue is to do next.
-#[derive(Debug)]
-pub(crate) enum DrainStep {
-    /// Read entries after this one.
-    Read(ReceiverId, EntryId),
-    /// Wait for a commit, then say [`Group::resolved`].
-    AwaitCommit(EntryId),
-    /// Nothing for now.
-    Idle,
-}
-
 impl Group {
     fn new(name: String, filter: TopicFilter, total: Arc<Congestion>) -> Self {
         let state = State {
             receiver: None,
             members: Vec::new(),
             turn: 0,
-            backlog: Backlog::Live { after: 0 },
-            reading: false,
+            backlog: Backlog::live(),
+            drained: false,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
-            held: HashSet::new(),
-            settled: Vec::new(),
         };
         Self {
             name,
@@ -153,8 +136,7 @@ impl Group {
     /// The group's durable queue is gone, because no member's session outlives its connection any more.
     pub(crate) fn make_volatile(&self) -> Option<ReceiverId> {
         let mut state = self.state.lock();
-        state.backlog = Backlog::Live { after: 0 };
-        state.held.clear();
+        state.backlog = Backlog::live();
         state.receiver.take()
     }
 
@@ -242,8 +224,7 @@ impl Group {
             return GroupOffer::Dropped;
         }
         if state.waiting.len() < MAX_WAITING && state.waiting_bytes < MAX_WAITING_BYTES {
-            state.waiting_bytes += item.message.weight();
-            state.waiting.push_back(item);
+            state.keep(item);
             if !durable && state.waiting.len() > MAX_WAITING / 2 {
                 self.pressure.raise();
             }
@@ -279,26 +260,20 @@ impl Group {
         }
     }
 
-    /// Settlements are durable.
-    pub(crate) fn settled(&self, entries: impl Iterator<Item = EntryId>) {
-        let mut state = self.state.lock();
-        if state.reading {
-            state.settled.extend(entries);
-        } else {
-            state.forget(entries);
-        }
+    /// An entry is settled for good.
+    pub(crate) fn settled(&self, entry: EntryId) {
+        self.state.lock().backlog.settled(entry);
     }
 
     /// An entry is in flight to a session that may return for it.
     pub(crate) fn hold(&self, entry: EntryId) {
-        self.state.lock().held.insert(entry);
+        self.state.lock().backlog.hold(entry);
     }
 
     /// Deliveries come back from a member whose connection ended; what others get at once is returned.
     pub(crate) fn take_back(self: &Arc<Self>, deliveries: Vec<Delivery>) -> Vec<(Location, Delivery)> {
         let mut state = self.state.lock();
         for delivery in deliveries.into_iter().rev() {
-            state.held.remove(&delivery.entry);
             let item = Item {
                 message: delivery.message,
                 entry: delivery.entry,
@@ -321,56 +296,50 @@ impl Group {
             && state.backlog.cursor().is_some()
             && state.waiting.len() < MAX_WAITING / 4
             && state.members.iter().any(Member::has_room);
-        let begin = due && !state.reading;
-        state.reading |= begin;
+        let begin = due && !state.drained;
+        state.drained |= begin;
         begin
     }
 
-    /// What the reader is to do.
-    pub(crate) fn step(&self) -> DrainStep {
+    /// What the reader is to read: entries of this queue, after this one. `None` ends the reading.
+    pub(crate) fn step(&self) -> Option<(ReceiverId, EntryId)> {
         let mut state = self.state.lock();
         let room = state.members.iter().any(Member::has_room) && state.waiting.len() < MAX_WAITING / 4;
-        match (state.receiver, state.backlog.cursor()) {
-            (Some(receiver), Some(cursor)) if room => DrainStep::Read(receiver, cursor),
-            _ => {
-                state.reading = false;
-                let settled = std::mem::take(&mut state.settled);
-                state.forget(settled);
-                DrainStep::Idle
-            }
-        }
+        let receiver = state.receiver.filter(|_| room);
+        let step = receiver.and_then(|receiver| Some((receiver, state.backlog.begin_read()?)));
+        state.drained = step.is_some();
+        step
     }
 
-    /// Entries were read; what members get at once is returned, with what the reader is to wait for.
+    /// Entries were read; what members get at once is returned, with what the reader is to wait for, and with what can't
+    /// be delivered.
     pub(crate) fn read(
         self: &Arc<Self>,
-        entries: Vec<Entry>,
-        read_to: EntryId,
-        at_end: bool,
-    ) -> (Vec<(Location, Delivery)>, DrainStep) {
+        mut page: Page,
+    ) -> (Vec<(Location, Delivery)>, Option<EntryId>, Vec<Settlement>) {
         let mut state = self.state.lock();
-        for entry in entries {
-            if !state.held.contains(&entry.id) {
-                let message = Arc::new(Message::from_record(&entry.record, entry.expires_at));
-                state.waiting_bytes += message.weight();
-                state.waiting.push_back(Item {
-                    message,
-                    entry: entry.id,
-                });
-            }
+        let after = state.backlog.end_read(&mut page);
+        let unreadable = crate::path::unreadable(&page);
+        for settlement in &unreadable {
+            state.backlog.hold(settlement.id);
         }
-        let settled = std::mem::take(&mut state.settled);
-        state.forget(settled);
-        let mut step = DrainStep::Idle;
-        match state.backlog.read(read_to, at_end) {
-            AfterRead::More => {}
-            AfterRead::AwaitCommit(floor) => step = DrainStep::AwaitCommit(floor),
+        for entry in page.entries {
+            state.keep(Item {
+                message: Arc::new(Message::from_record(&entry.record, entry.expires_at)),
+                entry: entry.id,
+            });
+        }
+        let floor = match after {
+            AfterRead::More => None,
+            AfterRead::AwaitCommit(floor) => Some(floor),
             AfterRead::Live(noted) => {
-                state.waiting_bytes += noted.iter().map(|item| item.message.weight()).sum::<usize>();
-                state.waiting.extend(noted);
+                for item in noted {
+                    state.keep(item);
+                }
+                None
             }
-        }
-        (state.hand_out_waiting(self), step)
+        };
+        (state.hand_out_waiting(self), floor, unreadable)
     }
 
     /// What the reader waited for is committed.
@@ -416,7 +385,7 @@ impl State {
             member.outstanding += 1;
         }
         if item.entry != 0 {
-            self.held.insert(item.entry);
+            self.backlog.hold(item.entry);
         }
         Delivery {
             message: Arc::clone(&item.message),
@@ -431,10 +400,13 @@ impl State {
         }
     }
 
-    fn forget(&mut self, entries: impl IntoIterator<Item = EntryId>) {
-        for entry in entries {
-            self.held.remove(&entry);
+    /// Keeps an item until a member has room.
+    fn keep(&mut self, item: Item) {
+        if item.entry != 0 {
+            self.backlog.hold(item.entry);
         }
+        self.waiting_bytes += item.message.weight();
+        self.waiting.push_back(item);
     }
 
     fn take_waiting(&mut self) -> Option<Item> {
@@ -468,6 +440,9 @@ impl State {
             .iter()
             .map(|item| item.entry)
             .fold(entry, EntryId::max);
+        for item in self.waiting.iter().filter(|item| item.entry != 0) {
+            self.backlog.give_back(item.entry);
+        }
         self.waiting.retain(|item| item.entry == 0);
         self.waiting_bytes = self.waiting.iter().map(|item| item.message.weight()).sum();
         self.backlog.fall_back(floor);
@@ -569,10 +544,7 @@ impl Engine {
 }
 
 async fn drain(engine: &Arc<Engine>, group: &Arc<Group>) -> Result<(), StoreError> {
-    loop {
-        let DrainStep::Read(receiver, after) = group.step() else {
-            return Ok(());
-        };
+    while let Some((receiver, after)) = group.step() {
         let range = ReadRange {
             after,
             before: None,
@@ -583,24 +555,26 @@ async fn drain(engine: &Arc<Engine>, group: &Arc<Group>) -> Result<(), StoreErro
             Ok(page) => page?,
             Err(_) => return Ok(()),
         };
-        let gone = crate::path::unreadable(&page);
-        if !gone.is_empty() {
-            engine
-                .committer
-                .submit(vec![Operation::Settle {
-                    receiver,
-                    epoch: 0,
-                    settlements: gone,
-                }])
-                .await?;
-        }
-        let (deliveries, step) = group.read(page.entries, page.resume_after, page.at_end);
+        let (deliveries, floor, unreadable) = group.read(page);
         for (location, delivery) in deliveries {
             engine.send(location, delivery);
         }
-        if let DrainStep::AwaitCommit(floor) = step {
+        if !unreadable.is_empty() {
+            let settled: Vec<_> = unreadable.iter().map(|settlement| settlement.id).collect();
+            let settle = Operation::Settle {
+                receiver,
+                epoch: 0,
+                settlements: unreadable,
+            };
+            engine.committer.commit(vec![settle]).await?;
+            for entry in settled {
+                group.settled(entry);
+            }
+        }
+        if let Some(floor) = floor {
             engine.committer.commit(Vec::new()).await?;
             group.resolved(floor);
         }
     }
+    Ok(())
 }

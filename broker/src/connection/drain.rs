@@ -39,14 +39,10 @@ type CommitFuture = dyn Future<Output = Result<(), StoreError>>;
 
 /// Reading of a session's queue.
 pub(super) struct Drain {
-    receiver: ReceiverId,
+    pub(super) receiver: ReceiverId,
     /// Whether the queue is read, or the session is fed live.
     pub(super) backlog: Backlog<Delivery>,
     reading: Option<JoinHandle<Result<Page, StoreError>>>,
-    /// Whether the page that is being read is to be read anew.
-    stale: bool,
-    /// Settled for good while a page is being read: the page may hold them still.
-    settled: Vec<EntryId>,
     awaiting: Option<(EntryId, Pin<Box<CommitFuture>>)>,
     /// Entries that were in flight when the last connection ended, with packet identifier and whether they were sent.
     resume: HashMap<EntryId, (u16, bool)>,
@@ -86,31 +82,15 @@ impl Drain {
             receiver,
             backlog: Backlog::draining(),
             reading: None,
-            stale: false,
-            settled: Vec::new(),
             awaiting: None,
             resume: resume.collect(),
         }
     }
 
-    /// Entries that were in flight.
-    pub(super) fn resumed(&self) -> impl Iterator<Item = EntryId> {
-        self.resume.keys().copied()
-    }
-
-    /// Takes note of an entry that is settled for good; `false` when no page is being read that may hold it still.
-    pub(super) fn is_read_while_settled(&mut self, entry: EntryId) -> bool {
-        let is_read = self.reading.is_some();
-        if is_read {
-            self.settled.push(entry);
-        }
-        is_read
-    }
-
-    /// Goes back to reading from the head.
-    pub(super) fn fall_back(&mut self, floor: EntryId) {
-        self.stale = self.reading.is_some();
-        self.backlog.fall_back(floor);
+    /// The session's entry leaves its queue, as soon as that is stored.
+    pub(super) fn settles(&mut self, entry: EntryId) {
+        self.resume.remove(&entry);
+        self.backlog.hold(entry);
     }
 }
 
@@ -132,13 +112,7 @@ impl Connection {
                     Ok(page) => page.map_err(|error| Ending::store_failed(&error))?,
                     Err(_) => return Err(Ending::store_failed(&StoreError::Closed).into()),
                 };
-                let settled = std::mem::take(&mut drain.settled);
-                if !std::mem::take(&mut drain.stale) {
-                    self.take_page(page);
-                }
-                for entry in settled {
-                    self.sending.handed.remove(&entry);
-                }
+                self.take_page(page);
             } else if let Some((floor, commit)) = &mut drain.awaiting {
                 let Poll::Ready(committed) = commit.as_mut().poll(context) else {
                     return Ok(progress);
@@ -146,7 +120,7 @@ impl Connection {
                 committed.map_err(|error| Ending::store_failed(&error))?;
                 drain.backlog.resolved(*floor);
                 drain.awaiting = None;
-            } else if let Some(after) = drain.backlog.cursor().filter(|_| room) {
+            } else if room && let Some(after) = drain.backlog.begin_read() {
                 let range = ReadRange {
                     after,
                     before: None,
@@ -162,10 +136,11 @@ impl Connection {
         }
     }
 
-    fn take_page(&mut self, page: Page) {
-        let Some(receiver) = self.session.receiver else {
+    fn take_page(&mut self, mut page: Page) {
+        let Some(drain) = &mut self.sending.drain else {
             return;
         };
+        let (receiver, after) = (drain.receiver, drain.backlog.end_read(&mut page));
         for (ids, reason) in [
             (&page.expired, DropReason::EXPIRED),
             (&page.damaged, DropReason::CORRUPT),
@@ -180,7 +155,7 @@ impl Connection {
         let Some(drain) = &mut self.sending.drain else {
             return;
         };
-        match drain.backlog.read(page.resume_after, page.at_end) {
+        match after {
             AfterRead::More => {}
             AfterRead::AwaitCommit(floor) => {
                 let committer = self.engine.committer.clone();
@@ -189,9 +164,8 @@ impl Connection {
             }
             AfterRead::Live(noted) => {
                 let vanished = std::mem::take(&mut drain.resume);
-                for (id, (packet_id, _)) in vanished {
+                for (packet_id, _) in vanished.into_values() {
                     self.forget(packet_id);
-                    self.sending.handed.remove(&id);
                 }
                 for delivery in noted {
                     self.sending.push(delivery);
@@ -205,8 +179,8 @@ impl Connection {
             return;
         };
         let resumed = drain.resume.remove(&entry.id);
-        if resumed.is_none() && self.sending.handed.contains(&entry.id) {
-            return;
+        if resumed.is_some() {
+            drain.backlog.hold(entry.id);
         }
         let message = Arc::new(Message::from_record(&entry.record, entry.expires_at));
         let delivery = delivery(message, entry.id, &entry.flags);
@@ -231,13 +205,9 @@ impl Connection {
             .drain
             .as_mut()
             .and_then(|drain| drain.resume.remove(&id));
-        match resumed {
-            Some((packet_id, _)) => self.forget(packet_id),
-            // The client has it, and its acknowledgement is awaited.
-            None if self.sending.handed.contains(&id) => return,
-            None => {}
+        if let Some((packet_id, _)) = resumed {
+            self.forget(packet_id);
         }
-        self.sending.handed.insert(id);
         self.sending
             .settle(receiver, None, id, Outcome::Dropped { reason });
     }

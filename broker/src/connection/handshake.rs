@@ -414,10 +414,7 @@ impl Welcomed {
         } = attached;
         let session = Arc::clone(&state.session);
         let drain = session.receiver.map(|receiver| Drain::new(receiver, &state));
-        let mut sending = Sending::new(window, aliases, drain);
-        if let Some(drain) = &sending.drain {
-            sending.handed = drain.resumed().collect();
-        }
+        let sending = Sending::new(window, aliases, drain);
         let mut out = Outgoing::default();
         encode::connack(facts.version, &ack, out.tail());
         let groups: Vec<_> = state

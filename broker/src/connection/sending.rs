@@ -1,7 +1,7 @@
 //! Deliveries to the client: the window, what is in flight, and what is settled (MQTT 5.0 sections 4.3 and 4.9).
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -55,8 +55,6 @@ pub(super) struct Sending {
     replay: VecDeque<Delivery>,
     /// Reading of the session's queue, if it has one.
     pub(super) drain: Option<Drain>,
-    /// Entries of the session's queue that were handed to the client and are not settled for good.
-    pub(super) handed: HashSet<EntryId>,
     /// Topic aliases that the client knows, and how many it takes.
     aliases: HashMap<TopicName, u16>,
     max_aliases: u16,
@@ -79,8 +77,10 @@ impl std::fmt::Debug for Submit {
 /// What follows when operations are stored.
 #[derive(Debug)]
 enum After {
-    /// An entry is settled for good.
-    Settled(Option<Arc<Group>>, EntryId),
+    /// An entry of a group is settled for good.
+    Settled(Arc<Group>, EntryId),
+    /// An entry of the session's queue is settled for good.
+    SettledOwn(EntryId),
     /// A packet identifier is durable: the message is sent.
     Publish(u16, Delivery),
     /// The reception is durable: the message is released.
@@ -98,7 +98,6 @@ impl Sending {
             waiting_bytes: 0,
             replay: VecDeque::new(),
             drain,
-            handed: HashSet::new(),
             aliases: HashMap::new(),
             max_aliases,
             operations: Vec::new(),
@@ -128,7 +127,12 @@ impl Sending {
             Some((_, settlements)) => settlements.push(settlement),
             None => self.settlements.push((receiver, vec![settlement])),
         }
-        self.after.push(After::Settled(group, id));
+        if let Some(group) = group {
+            self.after.push(After::Settled(group, id));
+        } else if let Some(drain) = self.drain.as_mut().filter(|drain| drain.receiver == receiver) {
+            drain.settles(id);
+            self.after.push(After::SettledOwn(id));
+        }
     }
 
     /// All operations that wait, settlements first.
@@ -157,7 +161,7 @@ impl Sending {
                 .push_back((submitted.completion, std::mem::take(&mut self.after)));
         }
         let of_groups = |after: After| match after {
-            After::Settled(Some(group), entry) => Some((group, entry)),
+            After::Settled(group, entry) => Some((group, entry)),
             _ => None,
         };
         let storing = std::mem::take(&mut self.storing).into_iter();
@@ -175,7 +179,7 @@ impl Sending {
                 for (completion, settled) in storing {
                     if completion.await.is_ok() {
                         for (group, entry) in settled {
-                            group.settled([entry].into_iter());
+                            group.settled(entry);
                         }
                     }
                 }
@@ -272,7 +276,7 @@ impl Connection {
             .fold(missed, EntryId::max);
         queue.retain(|delivery| !own(delivery));
         self.sending.waiting_bytes = queue.iter().chain(&self.sending.zero).map(weight).sum();
-        drain.fall_back(floor);
+        drain.backlog.fall_back(floor);
     }
 
     fn window_is_open(&self) -> bool {
@@ -332,7 +336,9 @@ impl Connection {
         let held = match &delivery.origin {
             Origin::Session if delivery.entry == 0 => Held::Nowhere,
             Origin::Session => {
-                self.sending.handed.insert(delivery.entry);
+                if let Some(drain) = &mut self.sending.drain {
+                    drain.backlog.hold(delivery.entry);
+                }
                 Held::Own(delivery.entry)
             }
             Origin::Group(group) => Held::Group(Box::new(delivery.clone()), Arc::clone(group)),
@@ -662,13 +668,12 @@ impl Connection {
 
     fn follow(&mut self, after: After) {
         match after {
-            After::Settled(None, entry) => {
-                let drain = self.sending.drain.as_mut();
-                if !drain.is_some_and(|drain| drain.is_read_while_settled(entry)) {
-                    self.sending.handed.remove(&entry);
+            After::SettledOwn(entry) => {
+                if let Some(drain) = &mut self.sending.drain {
+                    drain.backlog.settled(entry);
                 }
             }
-            After::Settled(Some(group), entry) => group.settled([entry].into_iter()),
+            After::Settled(group, entry) => group.settled(entry),
             After::Publish(packet_id, delivery) => {
                 if let Some(in_flight) = self.state.outbound.get_mut(&packet_id) {
                     in_flight.phase = Phase::Sent;

@@ -7,6 +7,7 @@
 mod command;
 pub mod contract;
 pub mod emitter;
+mod ended;
 pub mod endpoint;
 pub mod health;
 pub mod invocation;
@@ -19,6 +20,7 @@ pub mod testkit;
 
 pub use contract::{Connector, Link, LinkError, LinkErrorClass, Refusal, Subject};
 pub use emitter::{Closed, Emitter, TryEmitError};
+pub use ended::{EndSender, Ended};
 pub use endpoint::{Credentials, Endpoint, TrustMaterial};
 pub use health::{Health, HealthStatus, Member, MemberHealth};
 pub use invocation::Invocation;

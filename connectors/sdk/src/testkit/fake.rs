@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::{
     contract::{Connector, Link, LinkError, Refusal},
     emitter::Emitter,
+    ended::{EndSender, Ended},
     endpoint::Endpoint,
     health::{Health, Member, MemberHealth},
     invocation::Invocation,
@@ -48,12 +49,12 @@ struct State {
 /// The link that was made last.
 struct Present {
     emitter: Emitter,
-    end: watch::Sender<Option<LinkError>>,
+    end: EndSender,
 }
 
 struct FakeLink {
     shared: Arc<Shared>,
-    ended: watch::Receiver<Option<LinkError>>,
+    ended: Ended,
 }
 
 impl Default for FakeConnector {
@@ -134,7 +135,7 @@ impl FakeConnector {
     pub fn lose(&self, error: LinkError) {
         self.shared.change(|state| {
             if let Some(link) = &state.link {
-                link.end.send_replace(Some(error));
+                link.end.send(error);
             }
         });
     }
@@ -186,7 +187,7 @@ impl Connector for FakeConnector {
     }
 
     async fn connect(&self, endpoint: Endpoint, out: Emitter) -> Result<Box<dyn Link>, LinkError> {
-        let (end, ended) = watch::channel(None);
+        let (end, ended) = Ended::channel();
         self.shared.change(|state| {
             state.dials.push(endpoint);
             match state.refusal.clone() {
@@ -221,14 +222,8 @@ impl Link for FakeLink {
     }
 
     async fn ended(&self) -> LinkError {
-        let mut ended = self.ended.clone();
-        let error = ended
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|error| error.clone());
-        match error {
-            Some(error) => error,
+        match self.ended.why().await {
+            Some(why) => why,
             // The connector made another link; this one is nobody's any more.
             None => std::future::pending().await,
         }
