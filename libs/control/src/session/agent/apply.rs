@@ -155,15 +155,9 @@ impl<R: Role> Applier<R> {
                 return;
             }
             self.accept(resource).await;
-            return;
+        } else {
+            self.acknowledge(version);
         }
-        self.forget_refusal(&version.key);
-        self.hold(version.clone());
-        self.outbox.answer(Answer {
-            resource: version,
-            removed: false,
-            refused: None,
-        });
     }
 
     /// The role has put it in force.
@@ -171,6 +165,11 @@ impl<R: Role> Applier<R> {
         let version = ResourceVersion::of(&resource);
         let store = Arc::clone(&self.store);
         self.persist(move || store.put(resource)).await;
+        self.acknowledge(version);
+    }
+
+    /// The version is in force.
+    fn acknowledge(&mut self, version: ResourceVersion) {
         self.forget_refusal(&version.key);
         self.hold(version.clone());
         self.outbox.answer(Answer {
