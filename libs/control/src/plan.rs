@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt};
 
 use foreshore_crds::v1alpha1::{
     AssetSpec, BrokerPolicySpec, BrokerSpec, CloudSpec, DataflowEndpointSpec, DataflowSpec, DeviceSpec,
-    SimulatorSpec,
+    SimulatorSpec, asset::Action,
 };
 use foreshore_record::TopicFilter;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -110,6 +110,17 @@ pub struct AssetPlan {
     pub device: String,
     /// What the user wrote.
     pub spec: AssetSpec,
+}
+
+impl AssetPlan {
+    /// An action, by the names of its group and its own.
+    #[must_use]
+    pub fn action(&self, group: &str, action: &str) -> Option<&Action> {
+        let mut groups = self.spec.action_groups.iter();
+        let group = groups.find(|candidate| candidate.name.as_str() == group)?;
+        let mut actions = group.actions.iter();
+        actions.find(|candidate| candidate.name.as_str() == action)
+    }
 }
 
 /// What a dataflow runner tells a cloud endpoint of an asset, so that it is known there and can be sent commands before

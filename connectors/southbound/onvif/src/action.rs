@@ -1,7 +1,7 @@
 //! Commands: which there are, what they take, and those that are no movements.
 
-use foreshore_connector_sdk::{Invocation, plan::AssetPlan};
-use foreshore_crds::v1alpha1::asset::{Action, OnvifAction, OnvifOperation};
+use foreshore_connector_sdk::Invocation;
+use foreshore_crds::v1alpha1::asset::{OnvifAction, OnvifOperation};
 use foreshore_record::{CommandError, CommandErrorCode, CommandOutcome};
 use quick_xml::escape::escape;
 use reqwest::Url;
@@ -82,7 +82,9 @@ pub(crate) fn request_schema(operation: OnvifOperation) -> Value {
 
 /// Carries out a command.
 pub(crate) async fn invoke(shared: &Shared, invocation: &Invocation) -> CommandOutcome {
-    let action = find(&invocation.asset, &invocation.group, &invocation.action)
+    let action = invocation
+        .asset
+        .action(&invocation.group, &invocation.action)
         .ok_or_else(|| CommandError::new(CommandErrorCode::NotFound, "the asset has no such action"))?;
     let onvif = action.onvif.as_ref().ok_or_else(|| {
         CommandError::new(CommandErrorCode::Internal, "the action names no onvif operation")
@@ -121,18 +123,6 @@ pub(crate) async fn invoke(shared: &Shared, invocation: &Invocation) -> CommandO
         | OnvifOperation::SetHomePosition
         | OnvifOperation::SendAuxiliaryCommand => ptz::invoke(shared, onvif, input).await,
     }
-}
-
-pub(crate) fn find<'a>(asset: &'a AssetPlan, group: &str, action: &str) -> Option<&'a Action> {
-    let group = asset
-        .spec
-        .action_groups
-        .iter()
-        .find(|candidate| candidate.name.as_str() == group)?;
-    group
-        .actions
-        .iter()
-        .find(|candidate| candidate.name.as_str() == action)
 }
 
 async fn device(shared: &Shared, operation: &str, content: &str) -> CommandOutcome {

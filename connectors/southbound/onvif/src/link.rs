@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use foreshore_connector_sdk::{
-    Credentials, Emitter, Endpoint, Health, Invocation, Link, LinkError, LinkErrorClass, Member,
-    MemberHealth, plan::AssetPlan,
+    Credentials, Emitter, EndSender, Ended, Endpoint, Health, Invocation, Link, LinkError, LinkErrorClass,
+    Member, MemberHealth, plan::AssetPlan,
 };
 use foreshore_crds::v1alpha1::{asset::Stream, device::OnvifDevice};
 use foreshore_record::CommandOutcome;
 use parking_lot::{Mutex, RwLock};
 use reqwest::Url;
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::task::AbortHandle;
 use tracing::debug;
 
 use crate::{
@@ -30,7 +30,7 @@ const PATIENCE: u32 = 3;
 /// A link to one camera.
 pub(crate) struct OnvifLink {
     shared: Arc<Shared>,
-    ended: watch::Receiver<Option<LinkError>>,
+    ended: Ended,
     running: Mutex<Running>,
     keep_alive: AbortHandle,
     pull_point: events::Current,
@@ -107,7 +107,7 @@ impl OnvifLink {
             movements: Movements::default(),
             events: RwLock::default(),
         });
-        let (sender, ended) = watch::channel(None);
+        let (sender, ended) = Ended::channel();
         let keep_alive = tokio::spawn(keep_alive(Arc::clone(&shared), sender)).abort_handle();
         Ok(Self {
             shared,
@@ -241,13 +241,8 @@ impl Link for OnvifLink {
     }
 
     async fn ended(&self) -> LinkError {
-        let mut ended = self.ended.clone();
-        let error = ended
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|error| error.clone());
-        error.unwrap_or_else(|| LinkError::new(LinkErrorClass::Unreachable, "the camera's task ended"))
+        let why = self.ended.why().await;
+        why.unwrap_or_else(|| LinkError::new(LinkErrorClass::Unreachable, "the camera's task ended"))
     }
 
     async fn invoke(&self, invocation: Invocation) -> CommandOutcome {
@@ -262,7 +257,7 @@ impl Link for OnvifLink {
 }
 
 /// Asks whether the camera is there, so that one without streams is not healthy for ever.
-async fn keep_alive(shared: Arc<Shared>, ended: watch::Sender<Option<LinkError>>) {
+async fn keep_alive(shared: Arc<Shared>, end: EndSender) {
     let interval = shared.settings.effective_keep_alive_interval();
     let body = format!("<GetSystemDateAndTime xmlns=\"{DEVICE}\"/>");
     let mut failures = 0;
@@ -285,7 +280,7 @@ async fn keep_alive(shared: Arc<Shared>, ended: watch::Sender<Option<LinkError>>
                 failures += 1;
                 debug!(%error, failures, "camera does not answer");
                 if failures >= PATIENCE || error == Error::Refused {
-                    ended.send_replace(Some(error.to_link_error()));
+                    end.send(error.to_link_error());
                     return;
                 }
             }

@@ -27,7 +27,9 @@ struct Parameter {
 
 /// Carries out a command.
 pub(crate) async fn invoke(shared: &Shared, invocation: Invocation) -> CommandOutcome {
-    let action = find(&invocation.asset, &invocation.group, &invocation.action)
+    let action = invocation
+        .asset
+        .action(&invocation.group, &invocation.action)
         .ok_or_else(|| CommandError::new(CommandErrorCode::NotFound, "the asset has no such action"))?;
     // Of what goes into a connection that is known to be dead, nobody could say what became of it.
     let connected = tokio::time::timeout(Duration::ZERO, shared.session.wait_for_connection());
@@ -49,7 +51,9 @@ pub(crate) async fn request_schema(
     group: &str,
     action: &str,
 ) -> Option<Value> {
-    let action = find(asset, group, action).filter(|action| action.type_ == ActionType::Call)?;
+    let action = asset
+        .action(group, action)
+        .filter(|action| action.type_ == ActionType::Call)?;
     let method = node(shared, action.target.as_ref()?.as_str()).await.ok()?;
     let parameters = parameters(shared, &method, "InputArguments").await?;
     let properties: Map<String, Value> = parameters
@@ -84,18 +88,6 @@ fn schema_of(scalar: Option<VariantScalarTypeId>) -> Value {
         None => return json!({}),
     };
     json!({ "type": [one, "array"] })
-}
-
-fn find<'a>(asset: &'a AssetPlan, group: &str, action: &str) -> Option<&'a Action> {
-    let group = asset
-        .spec
-        .action_groups
-        .iter()
-        .find(|candidate| candidate.name.as_str() == group)?;
-    group
-        .actions
-        .iter()
-        .find(|candidate| candidate.name.as_str() == action)
 }
 
 async fn read(shared: &Shared, action: &Action) -> CommandOutcome {

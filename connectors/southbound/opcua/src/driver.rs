@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use foreshore_connector_sdk::{Gap, Health, LinkError, LinkErrorClass, Member, Observation, health::reason};
+use foreshore_connector_sdk::{
+    EndSender, Gap, Health, LinkError, LinkErrorClass, Member, Observation, health::reason,
+};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use jiff::Timestamp;
 use opcua::{
@@ -59,7 +61,7 @@ impl Driver {
     }
 
     /// Runs until the link is lost for good, and says why.
-    pub(crate) async fn run(mut self, ended: watch::Sender<Option<LinkError>>) {
+    pub(crate) async fn run(mut self, end: EndSender) {
         let error = self.drive().await;
         debug!(%error, "session ended");
         let Self {
@@ -77,7 +79,7 @@ impl Driver {
                 debug!("nobody wants to hear of the gap any more");
             }
         }
-        ended.send_replace(Some(error));
+        end.send(error);
     }
 
     async fn drive(&mut self) -> LinkError {

@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use foreshore_connector_sdk::{
-    Emitter, Endpoint, Gap, Health, Invocation, Link, LinkError, LinkErrorClass, Member, MemberHealth,
+    Emitter, Ended, Endpoint, Gap, Health, Invocation, Link, LinkError, LinkErrorClass, Member, MemberHealth,
     plan::AssetPlan,
 };
 use foreshore_crds::v1alpha1::device::OpcuaDevice;
@@ -38,7 +38,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) struct OpcUaLink {
     shared: Arc<Shared>,
     driver: JoinHandle<()>,
-    ended: watch::Receiver<Option<LinkError>>,
+    ended: Ended,
 }
 
 /// What driver, runner and commands share.
@@ -78,12 +78,12 @@ impl OpcUaLink {
             taken_up: watch::Sender::new(0),
             closing: AtomicBool::new(false),
         });
-        let (ended_sender, ended) = watch::channel(None);
+        let (end, ended) = Ended::channel();
         let (connected_sender, mut connected) = watch::channel(false);
         let driver = Driver::new(Arc::clone(&shared), events, connected_sender);
         let link = Self {
             shared,
-            driver: tokio::spawn(driver.run(ended_sender)),
+            driver: tokio::spawn(driver.run(end)),
             ended,
         };
         // From here on dropping the link ends what it began, whatever happens.
@@ -133,13 +133,8 @@ impl Link for OpcUaLink {
     }
 
     async fn ended(&self) -> LinkError {
-        let mut ended = self.ended.clone();
-        let error = ended
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|error| error.clone());
-        error.unwrap_or_else(|| unreachable_error("the session's task ended"))
+        let why = self.ended.why().await;
+        why.unwrap_or_else(|| unreachable_error("the session's task ended"))
     }
 
     async fn request_schema(
