@@ -52,7 +52,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         &mut shell::cargo(&["test", "--workspace", "--locked", "--no-run", "--quiet"]),
     )?;
     // The binary of that build: without the features of tests half of its dependencies would be built again.
-    let foreshore = shell::target()?.join("debug/foreshore");
+    let foreshore = arrows::target_directory()?.join("debug/foreshore");
     generate::check(&mut shell::command(&foreshore.to_string_lossy(), &[]))?;
     // What fails is seen at once, not one failure a run.
     let mut tests = shell::cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
