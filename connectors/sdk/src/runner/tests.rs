@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::{
     plan::{AssetPlan, DevicePlan},
     runner::RunnerOptions,
-    testkit::{FakeConnector, Harness, asset, device},
+    testkit::{FakeConnector, Harness, Recorder, asset, device},
 };
 
 /// Generous: a deadline, never a measurement.
@@ -52,6 +52,22 @@ fn options(directory: &Path) -> RunnerOptions {
     options
 }
 
+async fn harness(connector: &FakeConnector, options: RunnerOptions) -> Harness {
+    Harness::with(Arc::new(connector.clone()), options, Default::default())
+        .await
+        .unwrap()
+}
+
+async fn assert_one_asset_is_observed(connector: &FakeConnector) {
+    let one = |fake: &FakeConnector| fake.observed().last().is_some_and(|assets| assets.len() == 1);
+    assert!(connector.wait_until(SOON, one).await);
+}
+
+async fn assert_endpoint_becomes(harness: &Harness, reason: &str) {
+    let told = |reports: &Recorder| reports.reason("Device", "line", "Endpoint") == reason;
+    assert!(harness.reports.wait_until(SOON, told).await);
+}
+
 /// A device with one asset, linked.
 async fn linked(directory: &Path) -> (Harness, FakeConnector) {
     linked_with(options(directory)).await
@@ -59,26 +75,11 @@ async fn linked(directory: &Path) -> (Harness, FakeConnector) {
 
 async fn linked_with(options: RunnerOptions) -> (Harness, FakeConnector) {
     let connector = FakeConnector::default();
-    let mut harness = Harness::with(Arc::new(connector.clone()), options, Default::default())
-        .await
-        .unwrap();
+    let mut harness = harness(&connector, options).await;
     harness.set(&line()).await.unwrap();
     harness.set(&filler()).await.unwrap();
-    assert!(
-        connector
-            .wait_until(SOON, |fake| fake
-                .observed()
-                .last()
-                .is_some_and(|assets| assets.len() == 1))
-            .await
-    );
-    assert!(
-        harness
-            .reports
-            .wait_until(SOON, |reports| reports.reason("Device", "line", "Endpoint")
-                == "Healthy")
-            .await
-    );
+    assert_one_asset_is_observed(&connector).await;
+    assert_endpoint_becomes(&harness, "Healthy").await;
     (harness, connector)
 }
 

@@ -164,13 +164,7 @@ async fn a_device_without_a_link_is_unavailable_at_once_and_the_key_stays_free()
     let (requester, _task) = requester(&harness).await;
     connector.refuse_dials(Some(LinkError::new(LinkErrorClass::Unreachable, "switched off")));
     connector.lose(LinkError::new(LinkErrorClass::Unreachable, "cut"));
-    assert!(
-        harness
-            .reports
-            .wait_until(SOON, |reports| reports.reason("Device", "line", "Endpoint")
-                == "Unreachable")
-            .await
-    );
+    assert_endpoint_becomes(&harness, "Unreachable").await;
     let error = ask(&requester, keyed("ops/start", &json!({}), "k"))
         .await
         .unwrap_err();
@@ -182,13 +176,7 @@ async fn a_device_without_a_link_is_unavailable_at_once_and_the_key_stays_free()
         "{error}"
     );
     connector.refuse_dials(None);
-    assert!(
-        harness
-            .reports
-            .wait_until(SOON, |reports| reports.reason("Device", "line", "Endpoint")
-                == "Healthy")
-            .await
-    );
+    assert_endpoint_becomes(&harness, "Healthy").await;
     ask(&requester, keyed("ops/start", &json!({}), "k"))
         .await
         .unwrap();

@@ -72,13 +72,7 @@ async fn another_address_needs_another_link_and_a_disabled_device_none() {
     moved.spec.enabled = Some(false);
     harness.set(&moved).await.unwrap();
     assert!(connector.wait_until(SOON, |fake| fake.closed() == 2).await);
-    assert!(
-        harness
-            .reports
-            .wait_until(SOON, |reports| reports.reason("Device", "line", "Endpoint")
-                == "Disabled")
-            .await
-    );
+    assert_endpoint_becomes(&harness, "Disabled").await;
     moved.spec.enabled = None;
     harness.set(&moved).await.unwrap();
     assert!(connector.wait_until(SOON, |fake| fake.dials().len() == 3).await);
@@ -106,13 +100,7 @@ async fn a_removed_device_ends_and_one_of_its_name_begins_after_it() {
 async fn a_wrong_password_is_not_tried_again_until_the_secret_changes() {
     let directory = tempfile::tempdir().unwrap();
     let connector = FakeConnector::default();
-    let mut harness = Harness::with(
-        Arc::new(connector.clone()),
-        options(directory.path()),
-        Default::default(),
-    )
-    .await
-    .unwrap();
+    let mut harness = harness(&connector, options(directory.path())).await;
     connector.refuse_dials(Some(
         LinkError::new(LinkErrorClass::AuthenticationRefused, "login refused")
             .with_evidence("BadUserAccessDenied"),
@@ -142,14 +130,7 @@ async fn a_wrong_password_is_not_tried_again_until_the_secret_changes() {
         .set(&secret("plc", &[("username", "op"), ("password", "right")]))
         .await
         .unwrap();
-    assert!(
-        connector
-            .wait_until(SOON, |fake| fake
-                .observed()
-                .last()
-                .is_some_and(|assets| assets.len() == 1))
-            .await
-    );
+    assert_one_asset_is_observed(&connector).await;
     assert_eq!(
         (connector.dials().len(), password(&connector).as_str()),
         (2, "right")
@@ -160,13 +141,7 @@ async fn a_wrong_password_is_not_tried_again_until_the_secret_changes() {
 async fn a_secret_that_changes_makes_a_new_link_and_one_that_is_missing_none() {
     let directory = tempfile::tempdir().unwrap();
     let connector = FakeConnector::default();
-    let mut harness = Harness::with(
-        Arc::new(connector.clone()),
-        options(directory.path()),
-        Default::default(),
-    )
-    .await
-    .unwrap();
+    let mut harness = harness(&connector, options(directory.path())).await;
     harness.set(&with_password(line())).await.unwrap();
     let missing =
         |reports: &crate::testkit::Recorder| reports.reason("Device", "line", "Endpoint") == "SecretNotFound";
@@ -195,13 +170,7 @@ async fn an_unreachable_device_is_dialled_again_and_again() {
     let directory = tempfile::tempdir().unwrap();
     let connector = FakeConnector::default();
     connector.refuse_dials(Some(LinkError::new(LinkErrorClass::Unreachable, "no route")));
-    let mut harness = Harness::with(
-        Arc::new(connector.clone()),
-        options(directory.path()),
-        Default::default(),
-    )
-    .await
-    .unwrap();
+    let mut harness = harness(&connector, options(directory.path())).await;
     harness.set(&line()).await.unwrap();
     harness.set(&filler()).await.unwrap();
     assert!(connector.wait_until(SOON, |fake| fake.dials().len() > 5).await);

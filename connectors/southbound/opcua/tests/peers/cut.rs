@@ -14,6 +14,14 @@ const ONE: Counts = Counts {
     subscriptions: 1,
 };
 
+/// The counter is consecutive, and the server has one session and one subscription.
+fn assert_nothing_is_lost(plant: &Plant, server: &mut Server) {
+    let counter = plant.counter();
+    assert_eq!(interruptions(&counter), [], "{counter:?}");
+    assert_eq!(plant.gaps(), 0);
+    server.wait_for_counts(ONE);
+}
+
 /// An outage that the server's queues cover: nothing may be lost, nothing doubled, nothing left behind.
 async fn nothing_is_lost(kind: Kind, security: Security) {
     let mut server = Server::start(kind, &[]);
@@ -29,10 +37,7 @@ async fn nothing_is_lost(kind: Kind, security: Security) {
         plant.wait_for_counter(before, 80).await;
         plant.wait_for_reason("Healthy").await;
     }
-    let counter = plant.counter();
-    assert_eq!(interruptions(&counter), [], "{counter:?}");
-    assert_eq!(plant.gaps(), 0);
-    server.wait_for_counts(ONE);
+    assert_nothing_is_lost(&plant, &mut server);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,10 +158,7 @@ async fn a_frozen_server_is_noticed(kind: Kind, security: Security) {
     server.signal("CONT");
     plant.wait_for_counter(before, 60).await;
     plant.wait_for_reason("Healthy").await;
-    let counter = plant.counter();
-    assert_eq!(interruptions(&counter), [], "{counter:?}");
-    assert_eq!(plant.gaps(), 0);
-    server.wait_for_counts(ONE);
+    assert_nothing_is_lost(&plant, &mut server);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,10 +188,7 @@ async fn a_network_that_swallows_everything_is_noticed(kind: Kind, security: Sec
     proxy.mend();
     plant.wait_for_counter(before, 60).await;
     plant.wait_for_reason("Healthy").await;
-    let counter = plant.counter();
-    assert_eq!(interruptions(&counter), [], "{counter:?}");
-    assert_eq!(plant.gaps(), 0);
-    server.wait_for_counts(ONE);
+    assert_nothing_is_lost(&plant, &mut server);
 }
 
 #[tokio::test(flavor = "multi_thread")]
