@@ -12,6 +12,7 @@ use foreshore_control::{
     queue::{Paths, client::RemotePaths},
     transport::ConnectOptions,
 };
+use foreshore_peers::free_port;
 use foreshore_record::TopicFilter;
 use foreshore_runtime::{Metrics, Shutdown};
 use foreshore_tls::{
@@ -52,14 +53,6 @@ fn object(name: &str) -> ObjectRef {
         uid: "u".into(),
         generation: 1,
     }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 fn broker(spec: serde_json::Value) -> BrokerPlan {

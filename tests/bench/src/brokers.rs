@@ -9,12 +9,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use foreshore_peers::free_port;
 use serde::de::DeserializeOwned;
 
 use crate::{
     Plan,
     mqtt::{Delivered, Published, READY},
-    program::{Program, free_port},
+    program::Program,
 };
 
 /// A broker that is measured.
@@ -149,7 +150,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<Vec<Compared>> {
 
 fn run(plan: &Plan, contender: Contender, scenario: &Scenario) -> Result<Run> {
     let folder = tempfile::tempdir_in(&plan.folder)?;
-    let port = free_port()?;
+    let port = free_port();
     let mut broker = start(plan, contender, folder.path(), port)?;
     broker.wait_for_port(port)?;
     let address = format!("127.0.0.1:{port}");

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use foreshore_peers::free_port;
 use serde_json::Value;
 
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     metrics::Histogram,
     plant::{API_TOKEN, Plant},
     process,
-    program::{Program, free_port},
+    program::Program,
 };
 
 /// Offered value changes a second, rising.
@@ -91,7 +92,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<Vec<Step>> {
 fn step(plan: &Plan, offered: u32) -> Result<Step> {
     let folder = tempfile::tempdir_in(&plan.folder)?;
     let points = offered / CHANGES;
-    let server_port = free_port()?;
+    let server_port = free_port();
     let mut server = Command::new(&plan.foreshore);
     server
         .args(["sim", "opcua", "--log", "error"])
@@ -104,10 +105,10 @@ fn step(plan: &Plan, offered: u32) -> Result<Step> {
 
     let manifests = folder.path().join("manifests");
     fs::create_dir(&manifests)?;
-    let http = free_port()?;
+    let http = free_port();
     fs::write(
         manifests.join("plant.yaml"),
-        plant(server_port, http, free_port()?),
+        plant(server_port, http, free_port()),
     )?;
     let assets = assets(points);
     fs::write(manifests.join("assets.yaml"), assets)?;

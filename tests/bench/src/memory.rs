@@ -7,13 +7,14 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use foreshore_peers::free_port;
 use serde::Serialize;
 
 use crate::{
     Plan,
     plant::{Plant, example},
     process::{self, Memory},
-    program::{Program, free_port},
+    program::Program,
 };
 
 /// An idle plant.
@@ -40,7 +41,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<[Idle; 2]> {
     let (with, without) = (folder.path().join("with"), folder.path().join("without"));
     let mut whole = start(plan, &with, &[], &[])?;
 
-    let (line, camera) = (free_port()?, free_port()?);
+    let (line, camera) = (free_port(), free_port());
     let _machines = [
         machine(
             plan,
@@ -90,8 +91,8 @@ pub(crate) fn measure(plan: &Plan) -> Result<[Idle; 2]> {
 }
 
 fn start(plan: &Plan, folder: &Path, replace: &[(String, String)], without: &[&str]) -> Result<Plant> {
-    let http = free_port()?;
-    let ports = [("1883", free_port()?), ("7443", free_port()?), ("7080", http)];
+    let http = free_port();
+    let ports = [("1883", free_port()), ("7443", free_port()), ("7080", http)];
     let mut replace = replace.to_vec();
     replace.extend(ports.map(|(port, free)| (format!("port: {port}"), format!("port: {free}"))));
     let manifests = folder.join("manifests");

@@ -3,8 +3,12 @@
 use std::{
     io::{BufRead, BufReader, Read},
     net::TcpListener,
-    process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    ops::Range,
+    process::{self, Child, Command, Stdio},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -105,12 +109,24 @@ fn forward(output: Option<impl Read + Send + 'static>, lines: Sender<String>) {
     }
 }
 
-/// A TCP port of the loopback address that nothing listens on.
+/// Ports that the system gives to nobody who does not ask for them: with one that it also gives to outgoing connections,
+/// one of those might have it when a program comes to listen there.
+const PORTS: Range<u32> = 10_000..32_768;
+
+/// A TCP port of the loopback address that nothing listens on, another one at each call.
 ///
 /// # Panics
 /// When there is none.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound address").port()
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    // Tests that run at the same time in other processes begin elsewhere.
+    let first = process::id().wrapping_mul(7_919);
+    (0..PORTS.end - PORTS.start)
+        .filter_map(|_| {
+            let next = first.wrapping_add(CALLS.fetch_add(1, Ordering::Relaxed));
+            u16::try_from(PORTS.start + next % (PORTS.end - PORTS.start)).ok()
+        })
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
