@@ -384,7 +384,7 @@ impl Inner {
             "the broker ends",
         ));
         for mailbox in &self.engine.shards {
-            mailbox.send(ShardItem::Stop);
+            mailbox.send(ShardItem::Stop, 0);
         }
     }
 }

@@ -16,33 +16,53 @@ use super::pressure::{Congestion, Pressure};
 /// Items above which senders are to wait.
 const FULL: usize = 4096;
 
+/// Bytes of messages above which senders are to wait.
+const FULL_BYTES: usize = 1 << 20;
+
 /// Work for one shard.
 #[derive(Debug)]
 pub(crate) struct Mailbox<T> {
-    items: Mutex<Vec<T>>,
+    waiting: Mutex<Waiting<T>>,
     waker: AtomicWaker,
     pressure: Pressure,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    items: Vec<T>,
+    bytes: usize,
+}
+
+impl<T> Default for Waiting<T> {
+    fn default() -> Self {
+        Self {
+            items: Vec::new(),
+            bytes: 0,
+        }
+    }
 }
 
 impl<T> Mailbox<T> {
     pub(crate) fn new(total: Arc<Congestion>) -> Self {
         Self {
-            items: Mutex::default(),
+            waiting: Mutex::default(),
             waker: AtomicWaker::new(),
             pressure: Pressure::new(total),
         }
     }
 
-    /// Leaves an item.
-    pub(crate) fn send(&self, item: T) {
-        let mut items = self.items.lock();
-        items.push(item);
-        let waiting = items.len();
-        drop(items);
-        if waiting == 1 {
+    /// Leaves an item that holds so many bytes of a message.
+    pub(crate) fn send(&self, item: T, bytes: usize) {
+        let mut waiting = self.waiting.lock();
+        waiting.items.push(item);
+        waiting.bytes += bytes;
+        let is_first = waiting.items.len() == 1;
+        let is_full = waiting.items.len() > FULL || waiting.bytes > FULL_BYTES;
+        drop(waiting);
+        if is_first {
             self.waker.wake();
         }
-        if waiting > FULL {
+        if is_full {
             self.pressure.raise();
         }
     }
@@ -50,7 +70,7 @@ impl<T> Mailbox<T> {
     /// Takes all items, in the order in which they were left.
     pub(crate) fn poll_take(&self, context: &mut Context<'_>) -> Poll<Vec<T>> {
         let take = || {
-            let items = std::mem::take(&mut *self.items.lock());
+            let Waiting { items, .. } = std::mem::take(&mut *self.waiting.lock());
             (!items.is_empty()).then_some(items)
         };
         let items = take().or_else(|| {
@@ -84,16 +104,22 @@ mod tests {
         let taken =
             tokio::spawn(async move { std::future::poll_fn(|context| reader.poll_take(context)).await });
         tokio::task::yield_now().await;
-        mailbox.send(1);
-        mailbox.send(2);
+        mailbox.send(1, 0);
+        mailbox.send(2, 0);
         let first = taken.await.unwrap();
         assert_eq!(first[0], 1);
 
         for item in 0..=FULL {
-            mailbox.send(item);
+            assert!(!mailbox.pressure().is_congested());
+            mailbox.send(item, 0);
         }
         assert!(mailbox.pressure().is_congested());
         let all = std::future::poll_fn(|context| mailbox.poll_take(context)).await;
         assert!(all.ends_with(&[FULL]) && !mailbox.pressure().is_congested());
+
+        mailbox.send(1, FULL_BYTES);
+        assert!(!mailbox.pressure().is_congested());
+        mailbox.send(2, 1);
+        assert!(mailbox.pressure().is_congested());
     }
 }

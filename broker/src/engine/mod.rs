@@ -112,21 +112,22 @@ impl Engine {
     /// Hands a delivery to a connection.
     pub(crate) fn send(&self, location: Location, delivery: Delivery) {
         if let Some(mailbox) = self.shards.get(usize::from(location.shard)) {
-            mailbox.send(ShardItem::Deliver(location, delivery));
+            let bytes = delivery.message.weight();
+            mailbox.send(ShardItem::Deliver(location, delivery), bytes);
         }
     }
 
     /// Tells a connection something.
     pub(crate) fn control(&self, location: Location, control: Control) {
         if let Some(mailbox) = self.shards.get(usize::from(location.shard)) {
-            mailbox.send(ShardItem::Control(location, control));
+            mailbox.send(ShardItem::Control(location, control), 0);
         }
     }
 
     /// Tells all connections something.
     pub(crate) fn control_all(&self, control: &Control) {
         for mailbox in &self.shards {
-            mailbox.send(ShardItem::ControlAll(control.clone()));
+            mailbox.send(ShardItem::ControlAll(control.clone()), 0);
         }
     }
 

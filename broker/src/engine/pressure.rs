@@ -1,9 +1,9 @@
 //! Backpressure: who has too much to do says so, and publishers wait before they read on.
 //!
 //! A publisher looks at the pressure of those whom its message concerned, and reads no further packet while one of them
-//! is congested. So every publisher overshoots by one message at most. Nobody is waited for beyond a grace period:
-//! whoever stays congested is then *slow*, and what that costs is the receiver's own (its durable queue, its dropped
-//! messages at quality of service 0, or its connection).
+//! is congested. So every publisher overshoots by what it had read in one go at most. Nobody is waited for beyond a
+//! grace period: whoever stays congested is then *slow*, and what that costs is the receiver's own (its durable queue,
+//! its dropped messages at quality of service 0, or its connection).
 
 use std::sync::{
     Arc,

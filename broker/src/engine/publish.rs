@@ -62,7 +62,7 @@ impl Engine {
                 Some(shard) if shard.index == targets.shard => shard.fan_out(&fanout),
                 _ => {
                     if let Some(mailbox) = self.shards.get(usize::from(targets.shard)) {
-                        mailbox.send(ShardItem::Fanout(fanout));
+                        mailbox.send(ShardItem::Fanout(fanout), message.weight());
                     }
                 }
             }

@@ -30,6 +30,10 @@ use crate::{
     wire::ReasonCode,
 };
 
+/// Bytes that may wait for a connection in excess while publishers wait for it: what was on its way when they began to
+/// wait, in the mailbox of its shard and in what they had read before.
+const OVERSHOOT: usize = 4 << 20;
+
 /// Topics whose routes a shard remembers.
 const MAX_TOPICS: usize = 4096;
 
@@ -357,7 +361,13 @@ impl Inbox {
         let waiting = self.bytes.get() + self.bytes_ahead.get();
         // What a group hands out is bounded by the group, and would have to go back to it.
         let from_group = matches!(delivery.origin, Origin::Group(_)) && delivery.qos != Qos::AtMostOnce;
-        if waiting > 0 && waiting + weight > self.max_bytes && !from_group {
+        let overshoots = delivery.qos != Qos::AtMostOnce && self.session.pressure.is_congested();
+        let most = if overshoots {
+            self.max_bytes + OVERSHOOT
+        } else {
+            self.max_bytes
+        };
+        if waiting > 0 && waiting + weight > most && !from_group {
             match delivery {
                 Delivery { entry: 1.., .. } => self.missed.set(delivery.entry.max(self.missed.get())),
                 Delivery {

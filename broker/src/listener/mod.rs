@@ -219,7 +219,7 @@ async fn accept(engine: Arc<Engine>, listener: Arc<Listener>, socket: TcpListene
             listener: Arc::clone(&listener),
             permit,
         };
-        engine.shards[next_shard].send(ShardItem::Accept(Box::new(accepted)));
+        engine.shards[next_shard].send(ShardItem::Accept(Box::new(accepted)), 0);
         next_shard = (next_shard + 1) % engine.shards.len();
     }
 }

@@ -199,6 +199,16 @@ impl Client {
         }
     }
 
+    /// Sends messages in one piece, as a client does that waits for nothing.
+    pub(crate) async fn send_publishes(&mut self, all: impl Iterator<Item = rmqtt_codec::types::Publish>) {
+        let mut bytes = BytesMut::new();
+        for publish in all {
+            let packet = v5::Packet::Publish(Box::new(publish));
+            self.codec.encode(packet, &mut bytes).unwrap();
+        }
+        self.send_raw(&bytes).await;
+    }
+
     pub(crate) async fn send_publish(&mut self, publish: rmqtt_codec::types::Publish) {
         self.send(v5::Packet::Publish(Box::new(publish))).await;
     }

@@ -39,6 +39,24 @@ async fn a_receiver_that_reads_nothing_does_not_stop_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_burst_does_not_end_the_connection_of_a_receiver_that_reads() {
+    let limits = Limits {
+        max_live_bytes: 8 << 10,
+        ..Limits::default()
+    };
+    let broker = TestBroker::start_limited(limits).await;
+    let mut receiver = Client::clean(broker.address, "receiver").await;
+    receiver.subscribe("t", QoS::AtLeastOnce).await;
+    let payload = |index: u16| format!("{index:01000}");
+    let mut publisher = Client::clean(broker.address, "p").await;
+    let burst = (1..=250).map(|id| publish("t", &payload(id), QoS::AtLeastOnce, id));
+    publisher.send_publishes(burst).await;
+    for index in 1..=250 {
+        assert_eq!(receiver.take().await, payload(index));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_persistent_session_that_is_slow_reads_its_queue() {
     let broker = TestBroker::start_limited(small()).await;
     let connect = v5::Connect {
