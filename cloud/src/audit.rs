@@ -8,7 +8,10 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::Value;
 
-use crate::store::{Context, StoreError, nanoseconds, timestamp};
+use crate::{
+    store::{Context, StoreError},
+    times::{nanoseconds, timestamp},
+};
 
 /// Outcome of a command that succeeded.
 const OK: &str = "ok";

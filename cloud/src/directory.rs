@@ -5,10 +5,12 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use crate::store::{
-    Context, Priority, Store, StoreError,
-    edges::{self, Applicant, EdgeRow, Refused},
-    nanoseconds,
+use crate::{
+    store::{
+        Context, Priority, Store, StoreError,
+        edges::{self, Applicant, EdgeRow, Refused},
+    },
+    times::nanoseconds,
 };
 use jiff::Timestamp;
 

@@ -18,6 +18,7 @@ mod provisioning;
 mod samples;
 mod service;
 mod store;
+mod times;
 
 pub use options::{
     ApiToken, CommandOptions, HistoryOptions, HttpOptions, InvalidOption, JoinToken, LinkOptions,

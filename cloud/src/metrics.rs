@@ -16,7 +16,7 @@ use prometheus_client::{
     registry::Unit,
 };
 
-use crate::store::nanoseconds;
+use crate::times::nanoseconds;
 
 /// From 1 ms to five hours, narrow enough for a percentile within a fifth: a plant's latency is read from these.
 fn age_buckets() -> Histogram {

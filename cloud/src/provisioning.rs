@@ -23,8 +23,8 @@ use crate::{
     store::{
         StoreError,
         edges::{Applicant, EdgeRow},
-        nanoseconds, timestamp,
     },
+    times::{nanoseconds, timestamp},
 };
 
 /// How long a nonce may be signed.

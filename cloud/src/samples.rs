@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::store::nanoseconds;
+use crate::times::nanoseconds;
 
 /// Longest name of a member or a point, in bytes; a record with a longer one is kept under its topic.
 const MAX_MEMBER_LEN: usize = 1024;

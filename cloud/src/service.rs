@@ -30,9 +30,9 @@ use crate::{
     store::{
         Context, Priority, Store, StoreError,
         edges::{self, TokenRow},
-        nanoseconds,
         retention::Retention,
     },
+    times::nanoseconds,
 };
 
 /// Folder of the authority in the data directory.

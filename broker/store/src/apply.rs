@@ -8,10 +8,9 @@ pub(crate) mod upkeep;
 
 use crate::{
     batch::{Applied, Batch, Operation, Refusal},
-    engine::Bytes,
     entry::EntryId,
     error::StoreError,
-    keys::{self, Table},
+    keys::{self, Bytes, Table},
     rows,
     transaction::Transaction,
 };

@@ -2,7 +2,7 @@
 //!
 //! Numbers are LEB128; texts and bytes are preceded by their length.
 
-use crate::{engine::Bytes, error::StoreError};
+use crate::{error::StoreError, keys::Bytes};
 
 /// Length of the checksum at a row's end (CRC-32).
 const CHECKSUM_LEN: usize = 4;

@@ -4,10 +4,10 @@
 
 use std::ops::ControlFlow;
 
-use crate::{error::StoreError, keys::Table};
-
-/// Bytes of a key or a value; cheap to clone.
-pub(crate) type Bytes = fjall::Slice;
+use crate::{
+    error::StoreError,
+    keys::{Bytes, Table},
+};
 
 /// Looks at one row and says whether to go on.
 pub(crate) type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StoreError> + 'v;

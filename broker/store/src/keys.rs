@@ -1,9 +1,9 @@
 //! Tables and the keys of their rows. Numbers are big-endian, so that the order of keys is the order of numbers.
 
-use crate::{
-    engine::Bytes,
-    entry::{Direction, EntryId, ReceiverId, Slot},
-};
+use crate::entry::{Direction, EntryId, ReceiverId, Slot};
+
+/// Bytes of a key or a value; cheap to clone.
+pub(crate) type Bytes = fjall::Slice;
 
 /// A keyspace of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

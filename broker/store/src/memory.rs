@@ -8,9 +8,9 @@ use std::{
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::{
-    engine::{Bytes, Change, Engine, View, Visit},
+    engine::{Change, Engine, View, Visit},
     error::StoreError,
-    keys::Table,
+    keys::{Bytes, Table},
 };
 
 type Tables = [BTreeMap<Bytes, Bytes>; Table::ALL.len()];

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use crate::{
     clock::BrokerTime,
     codec::{RowReader, RowWriter},
-    engine::Bytes,
     entry::{DeadLetter, EntryFlags, EntryId, Retained, StoreEpoch},
     error::StoreError,
+    keys::Bytes,
 };
 
 const VERSION: u8 = 1;

@@ -6,9 +6,9 @@ use crate::{
     attempts::{Attempts, HandedOut},
     clock::BrokerTime,
     codec::{RowReader, RowWriter},
-    engine::Bytes,
     entry::{Blob, EntryId, Inflight, PathEpoch, ReceiverId, StoreEpoch},
     error::StoreError,
+    keys::Bytes,
     ledger::{Counts, EndedTotals, PathTotals, SourceTotals},
     limits::{Limits, OverflowPolicy},
 };

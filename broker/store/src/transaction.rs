@@ -10,10 +10,10 @@ use std::{
 
 use crate::{
     clock::BrokerTime,
-    engine::{Bytes, Change, View, Visit},
+    engine::{Change, View, Visit},
     entry::{EntryId, ReceiverId, StoreEpoch},
     error::StoreError,
-    keys::{self, Table},
+    keys::{self, Bytes, Table},
     ledger::SourceTotals,
     record::EntryHead,
     rows::{self, PathRow, PositionRow},

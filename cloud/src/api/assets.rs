@@ -13,8 +13,8 @@ use crate::{
     store::{
         StoreError,
         registry::{self, AssetFilter, AssetRow, SeriesFilter},
-        timestamp,
     },
+    times::timestamp,
 };
 
 #[derive(Deserialize)]

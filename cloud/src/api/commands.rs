@@ -22,7 +22,8 @@ use crate::{
     audit::{self, AuditFilter, AuditRow},
     commands::{NotTried, Target},
     samples::AssetKey,
-    store::{nanoseconds, registry::assets_named},
+    store::registry::assets_named,
+    times::nanoseconds,
 };
 
 #[derive(Deserialize)]

@@ -8,7 +8,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{Api, Problem};
-use crate::store::{edges, timestamp};
+use crate::{store::edges, times::timestamp};
 
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<Value>, Problem> {
     let rows = api.store.read(edges::all).await?;

@@ -18,10 +18,9 @@ use crate::{
     store::{
         StoreError,
         history::{self, Observed, Place},
-        nanoseconds,
         registry::{self, SeriesFilter, SeriesRow},
-        timestamp,
     },
+    times::{nanoseconds, timestamp},
 };
 
 #[derive(Deserialize)]

@@ -9,7 +9,8 @@ use tracing::{debug, warn};
 
 use crate::{
     samples::AssetKey,
-    store::{Context, Priority, Store, nanoseconds, registry},
+    store::{Context, Priority, Store, registry},
+    times::nanoseconds,
 };
 
 /// Wait before what the store did not take is written again.

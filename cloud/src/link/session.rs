@@ -34,7 +34,8 @@ use crate::{
     metrics::LinkMetrics,
     options::LinkOptions,
     provisioning::{edge_of, refuse, unavailable},
-    store::{Priority, Store, edges, edges::EdgeRow, registry, timestamp},
+    store::{Priority, Store, edges, edges::EdgeRow, registry},
+    times::timestamp,
 };
 
 /// How long the first frame of a stream may take.

@@ -9,9 +9,12 @@ use super::{
     Context, StoreError, history,
     intervals::{Done, without},
     ledger::{self, Counted, Fenced},
-    nanoseconds, registry,
+    registry,
 };
-use crate::samples::{Sample, Samples};
+use crate::{
+    samples::{Sample, Samples},
+    times::nanoseconds,
+};
 
 /// A batch, read and judged as far as that needs no database.
 #[derive(Debug)]

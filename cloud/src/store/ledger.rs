@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
-use super::{Context, StoreError, timestamp};
+use super::{Context, StoreError};
+use crate::times::timestamp;
 
 /// What is known of one path of one edge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

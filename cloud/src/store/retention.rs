@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use tracing::{debug, warn};
 
-use super::{Context, Priority, Store, StoreError, nanoseconds};
+use super::{Context, Priority, Store, StoreError};
+use crate::times::nanoseconds;
 use crate::{audit, samples::Kind};
 
 /// Most rows that one transaction deletes of one series.

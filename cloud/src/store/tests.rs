@@ -4,6 +4,7 @@ use foreshore_record::{DataValue, Record, TopicName, value};
 use foreshore_record::{Interval, Lane};
 use foreshore_runtime::Metrics;
 use foreshore_tls::Fingerprint;
+use jiff::Timestamp;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -15,7 +16,10 @@ use super::{
     retention::Retention,
     *,
 };
-use crate::samples::{AssetKey, Samples};
+use crate::{
+    samples::{AssetKey, Samples},
+    times::nanoseconds,
+};
 
 pub(crate) struct Opened {
     pub(crate) store: Store,

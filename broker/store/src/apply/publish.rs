@@ -5,10 +5,9 @@ use foreshore_record::{DropReason, SourceNumber};
 use super::refused;
 use crate::{
     batch::{Applied, Publish, Refusal},
-    engine::Bytes,
     entry::{EntryFlags, EntryId, Inflight, ReceiverId},
     error::StoreError,
-    keys::{self, Table},
+    keys::{self, Bytes, Table},
     ledger::SourceTotals,
     limits::OverflowPolicy,
     record::{self, EntryFields},

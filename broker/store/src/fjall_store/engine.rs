@@ -15,9 +15,9 @@ use fjall::{
 
 use super::{StoreOptions, files::Directory};
 use crate::{
-    engine::{Bytes, Change, Engine, View, Visit},
+    engine::{Change, Engine, View, Visit},
     error::StoreError,
-    keys::Table,
+    keys::{Bytes, Table},
 };
 
 /// Bytes of all journals above which keyspaces are flushed to get rid of the oldest; the least that fjall takes.

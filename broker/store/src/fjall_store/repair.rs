@@ -14,7 +14,7 @@ use crate::{
     engine::{Change, Engine, View},
     entry::{EntryId, ReceiverId},
     error::StoreError,
-    keys::{self, Table},
+    keys::{self, Bytes, Table},
     ledger::Counts,
     record::EntryHead,
     rows::{self, PathRow, PositionRow},
@@ -119,7 +119,7 @@ pub(crate) fn repair(engine: &impl Engine) -> Result<Repaired, StoreError> {
     Ok(repaired)
 }
 
-fn change<K: Into<crate::engine::Bytes>>(table: Table, key: K, value: crate::engine::Bytes) -> Change {
+fn change<K: Into<Bytes>>(table: Table, key: K, value: Bytes) -> Change {
     Change {
         table,
         key: key.into(),

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json, map::Entry};
 use crate::{
     camera::{DEVICE, IMAGING, Profile},
     client::Error,
-    link::Shared,
     ptz::{self, AXES},
+    shared::Shared,
     xml::Element,
 };
 

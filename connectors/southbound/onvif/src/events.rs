@@ -16,7 +16,7 @@ use tracing::{debug, info};
 use crate::{
     camera::EVENTS,
     client::{Client, Error, Lockout},
-    link::Shared,
+    shared::Shared,
     xml::Element,
 };
 

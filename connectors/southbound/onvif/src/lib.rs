@@ -10,7 +10,7 @@
 //! | `events` | one pull point a camera |
 //! | `action` | commands: their schemas, and what a camera tells about itself |
 //! | `ptz` | movements, which always end, and presets |
-//! | `link` | the tasks that ask |
+//! | `link`, `shared` | the tasks that ask, and what they share |
 //! | `trust` | which certificates are believed |
 //! | `xml` | tolerant and bounded reading |
 
@@ -31,6 +31,7 @@ mod events;
 mod link;
 mod ptz;
 mod reach;
+mod shared;
 mod snapshot;
 mod trust;
 mod xml;

@@ -7,7 +7,7 @@ use foreshore_connector_sdk::{
     Credentials, Emitter, EndSender, Ended, Endpoint, Health, Invocation, Link, LinkError, LinkErrorClass,
     Member, MemberHealth, plan::AssetPlan,
 };
-use foreshore_crds::v1alpha1::{asset::Stream, device::OnvifDevice};
+use foreshore_crds::v1alpha1::asset::Stream;
 use foreshore_record::CommandOutcome;
 use parking_lot::{Mutex, RwLock};
 use reqwest::Url;
@@ -21,6 +21,7 @@ use crate::{
     client::{Client, Error},
     events::{self, Wanted},
     ptz::Movements,
+    shared::Shared,
     snapshot, trust,
 };
 
@@ -36,28 +37,11 @@ pub(crate) struct OnvifLink {
     pull_point: events::Current,
 }
 
-/// What all tasks share.
-pub(crate) struct Shared {
-    pub(crate) client: Arc<Client>,
-    pub(crate) camera: Camera,
-    pub(crate) out: Emitter,
-    pub(crate) settings: OnvifDevice,
-    pub(crate) movements: Movements,
-    events: RwLock<Arc<Vec<Wanted>>>,
-}
-
 /// Tasks that ask the camera.
 #[derive(Default)]
 struct Running {
     streams: BTreeMap<Member, (Stream, AbortHandle)>,
     events: Option<AbortHandle>,
-}
-
-impl Shared {
-    /// Events that are asked for.
-    pub(crate) fn wanted_events(&self) -> Arc<Vec<Wanted>> {
-        Arc::clone(&self.events.read())
-    }
 }
 
 // === impl OnvifLink ===

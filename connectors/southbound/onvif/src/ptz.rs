@@ -15,7 +15,7 @@ use crate::{
     action::{SCHEMA, invalid, outcome, profile, service},
     camera::PTZ,
     client::Client,
-    link::Shared,
+    shared::Shared,
     xml::Element,
 };
 

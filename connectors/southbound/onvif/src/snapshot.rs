@@ -9,7 +9,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::{
     client::{Error, Lockout},
-    link::Shared,
+    shared::Shared,
 };
 
 /// Fetches pictures of one stream until dropped.

@@ -14,8 +14,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     address::Address,
-    link::Shared,
     observed::{Wanted, resolve},
+    shared::Shared,
     value,
 };
 

@@ -21,8 +21,8 @@ use crate::{
     connect::{EventStream, classify, unreachable_error},
     deliver,
     inbox::{Inbound, Track, Turn},
-    link::Shared,
     resume::Resume,
+    shared::Shared,
 };
 
 /// How often in a row taking up may fail before another link is tried.

@@ -7,6 +7,7 @@
 //! | `connect` | choosing the endpoint, judging its certificate, opening the session |
 //! | `observed` | what is observed, made equal to what is asked for |
 //! | `link`, `driver` | the link, and what drives its session |
+//! | `shared` | the session, and what is known of it |
 //! | `resume` | taking up what an interruption left |
 //! | `transport` | the library's connection, put right |
 //! | `inbox`, `deliver` | from the server's messages to observations |
@@ -34,6 +35,7 @@ mod limits;
 mod link;
 mod observed;
 mod resume;
+mod shared;
 mod transport;
 mod value;
 

@@ -22,8 +22,8 @@ use crate::{
     connect::classify,
     inbox::{Inbound, Track, following, is_empty},
     limits::Limits,
-    link::{Shared, ago},
     observed::{Observed, request_failed},
+    shared::{Shared, ago},
 };
 
 /// Most messages that are fetched again for one subscription after an interruption.

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use proto::provisioning_client::ProvisioningClient;
 use tracing::{info, warn};
 
-use crate::{factory::Settings, session::Remedy};
+use crate::settings::Settings;
 
 /// Largest of our own files.
 const MAX_FILE: u64 = 1 << 20;
@@ -37,6 +37,17 @@ pub(crate) enum Error {
     /// The cloud endpoint refused.
     #[error("the cloud endpoint refused: {}", .0.message())]
     Refused(#[source] Box<tonic::Status>),
+}
+
+/// What may help before the next try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// Time.
+    Wait,
+    /// A new certificate: the cloud does not take the one that we show.
+    Renew,
+    /// The join token: the cloud does not know this edge, or its key.
+    Enroll,
 }
 
 impl From<tonic::Status> for Error {

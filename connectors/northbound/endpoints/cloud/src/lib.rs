@@ -6,6 +6,7 @@
 //! | module | what |
 //! |---|---|
 //! | `factory` | one link for each endpoint, sinks on it |
+//! | `settings` | where an endpoint is, and how the edge is known there |
 //! | `sink` | from a batch to its acknowledgement |
 //! | `link` | the stream: opened, kept, opened again |
 //! | `session` | one life of the stream |
@@ -22,6 +23,7 @@ mod link;
 mod outbox;
 mod relay;
 mod session;
+mod settings;
 mod sink;
 mod telling;
 

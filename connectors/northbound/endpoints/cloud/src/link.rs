@@ -10,11 +10,11 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use crate::{
-    credentials::EdgeCredentials,
-    factory::Settings,
+    credentials::{EdgeCredentials, Remedy},
     outbox::Outbox,
     relay::{Relay, Results},
-    session::{self, Ended, Remedy, Shared},
+    session::{self, Ended, Shared},
+    settings::Settings,
 };
 
 /// Shortest and longest wait before the stream is opened again.

@@ -25,7 +25,7 @@ use parking_lot::Mutex as Lock;
 use tokio::sync::{Mutex, mpsc};
 use tracing::info;
 
-use crate::factory::Settings;
+use crate::settings::Settings;
 
 /// Reason code of a broker whose policy forbids a publish (MQTT 5.0, 2.4: Not authorized).
 const NOT_AUTHORIZED: u8 = 0x87;

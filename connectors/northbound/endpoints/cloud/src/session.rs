@@ -17,11 +17,11 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::{
-    credentials::EdgeCredentials,
-    factory::Settings,
+    credentials::{EdgeCredentials, Remedy},
     lanes::Sending,
     outbox::{Failure, Outbox, Reply},
     relay::{COMMAND_CREDIT, Relay, Results},
+    settings::Settings,
     telling::Telling,
 };
 
@@ -42,17 +42,6 @@ static BOOT: LazyLock<Uuid> = LazyLock::new(Uuid::new_v4);
 pub(crate) struct Ended {
     pub(crate) error: SinkError,
     pub(crate) remedy: Remedy,
-}
-
-/// What may help before the next try.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Remedy {
-    /// Time.
-    Wait,
-    /// A new certificate: the cloud does not take the one that we show.
-    Renew,
-    /// The join token: the cloud does not know this edge, or its key.
-    Enroll,
 }
 
 impl Ended {
