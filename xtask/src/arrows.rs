@@ -76,7 +76,10 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "the binary and tools",
         crates: &["foreshore", "foreshore-bench", "foreshore-peers", "xtask"],
-        within: &[("xtask", "foreshore-peers")],
+        within: &[
+            ("xtask", "foreshore-peers"),
+            ("foreshore-bench", "foreshore-peers"),
+        ],
     },
 ];
 
