@@ -41,7 +41,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             free_space_watermark: 512 << 20,
-            memtable_bytes: 4 << 20,
+            memtable_bytes: 2 << 20,
             cache_bytes: 4 << 20,
         }
     }
