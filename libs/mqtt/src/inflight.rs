@@ -49,10 +49,12 @@ pub(crate) struct Unexpected;
 /// Messages that were sent and not answered yet.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    /// By packet identifier − 1.
+    /// By packet identifier − 1, as far as identifiers were needed.
     slots: Vec<Option<Outgoing>>,
-    /// Identifiers that are free.
+    /// Identifiers that were used and are free.
     free: Vec<NonZeroU16>,
+    /// Most messages at once.
+    most: u16,
     /// What is to be sent again before anything new, with the identifier that the session knows it by.
     again: VecDeque<(Option<NonZeroU16>, Outgoing)>,
     /// Messages sent on this connection and not answered.
@@ -66,10 +68,10 @@ pub(crate) struct InFlight {
 impl InFlight {
     /// At most `window` messages at once.
     pub(crate) fn new(window: u16, limits: Limits) -> Self {
-        let window = window.clamp(1, LARGEST_PUBLISH_ID);
         Self {
-            slots: std::iter::repeat_with(|| None).take(window.into()).collect(),
-            free: (1..=window).rev().filter_map(NonZeroU16::new).collect(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            most: window.clamp(1, LARGEST_PUBLISH_ID),
             again: VecDeque::new(),
             sent: 0,
             next_order: 0,
@@ -90,13 +92,14 @@ impl InFlight {
 
     /// Whether a new message may be sent now.
     pub(crate) fn has_room(&self) -> bool {
-        self.again.is_empty() && self.sent < self.window && !self.free.is_empty()
+        let has_id = !self.free.is_empty() || self.slots.len() < self.most.into();
+        self.again.is_empty() && self.sent < self.window && has_id
     }
 
     /// Begins with a new connection: everything not answered is to be sent again, in the order of publication.
     pub(crate) fn resume(&mut self, session_present: bool, limits: Limits) {
         self.limits = limits;
-        self.window = self.slots.len().min(limits.receive_maximum.into());
+        self.window = self.most.min(limits.receive_maximum).into();
         let mut all: Vec<_> = std::mem::take(&mut self.again).into();
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let id = u16::try_from(index + 1).ok().and_then(NonZeroU16::new);
@@ -133,7 +136,7 @@ impl InFlight {
             let Some((id, outgoing)) = self.again.pop_front() else {
                 return;
             };
-            let Some(id) = id.or_else(|| self.free.pop()) else {
+            let Some(id) = id.or_else(|| self.free_id()) else {
                 self.again.push_front((id, outgoing));
                 return;
             };
@@ -163,10 +166,21 @@ impl InFlight {
             answer: reply,
             dup: false,
         };
-        match self.free.pop() {
+        match self.free_id() {
             Some(id) => self.transmit(id, outgoing, out),
             None => self.again.push_back((None, outgoing)),
         }
+    }
+
+    /// An identifier that nothing is sent under.
+    fn free_id(&mut self) -> Option<NonZeroU16> {
+        if let Some(id) = self.free.pop() {
+            return Some(id);
+        }
+        let next = u16::try_from(self.slots.len() + 1).ok()?;
+        let id = NonZeroU16::new(next).filter(|_| next <= self.most)?;
+        self.slots.push(None);
+        Some(id)
     }
 
     fn transmit(&mut self, id: NonZeroU16, outgoing: Outgoing, out: &mut BytesMut) {
