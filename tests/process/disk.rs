@@ -121,12 +121,9 @@ fn a_damaged_store_is_opened_and_its_loss_is_counted() {
     let mut plant = Plant::with(to_nowhere);
     plant.wait_until_flowing(crate::plant::TELEMETRY);
     // So little that nothing is flushed from the journal into tables, where damage is found when it is read.
-    let load = Load {
-        rate: 1000,
-        size: 100,
-    };
+    let load = Load { rate: 500, size: 100 };
     let mut publisher = Publisher::start(plant.site.ports.mqtt, "numbers/damaged", load);
-    publisher.wait_for(2000, START);
+    publisher.wait_for(500, START);
     publisher.finish();
     let acknowledged = publisher.acknowledged.len() as u64;
     assert_eq!(plant.path(PATH).unwrap().waiting, acknowledged);

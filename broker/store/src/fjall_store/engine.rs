@@ -5,6 +5,7 @@ use std::{
     ops::{Bound, ControlFlow},
     path::{Path, PathBuf},
     sync::OnceLock,
+    time::{Duration, Instant},
 };
 
 use fjall::{
@@ -12,6 +13,7 @@ use fjall::{
     Readable, Snapshot,
     config::{BlockSizePolicy, BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry},
 };
+use parking_lot::Mutex;
 
 use super::{StoreOptions, files::Directory};
 use crate::{
@@ -26,6 +28,12 @@ const MAX_JOURNAL_BYTES: u64 = 64 << 20;
 /// Bits of a filter for each key.
 const FILTER: FilterPolicyEntry = FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0));
 
+/// Bytes of rows in the memtables of all keyspaces together above which they are flushed.
+const YOUNG_BYTES: usize = 256 << 10;
+
+/// Time between two such flushes: who writes much fills memtables anyway, and each is flushed when it is full.
+const YOUNG_AGE: Duration = Duration::from_secs(10);
+
 /// One thread flushes while another compacts.
 const WORKERS: usize = 2;
 
@@ -34,8 +42,45 @@ pub(crate) struct FjallEngine {
     tables: [Keyspace; Table::ALL.len()],
     database: Database,
     directory: Option<Directory>,
+    young: Mutex<Young>,
     /// What can't be read any more.
     damage: OnceLock<StoreError>,
+}
+
+/// What was written since memtables were flushed for being many. fjall bounds each of them, not all together, and a
+/// store that is hardly used would hold as much memory as a busy one.
+#[derive(Debug)]
+struct Young {
+    bytes: [usize; Table::ALL.len()],
+    since: Instant,
+}
+
+impl Young {
+    fn new(now: Instant) -> Self {
+        Self {
+            bytes: [0; Table::ALL.len()],
+            since: now,
+        }
+    }
+
+    /// Adds what was written, and tells which memtables are to be flushed now.
+    fn add(&mut self, written: &[usize; Table::ALL.len()], now: Instant) -> [bool; Table::ALL.len()] {
+        for (bytes, written) in self.bytes.iter_mut().zip(written) {
+            *bytes += written;
+        }
+        if self.bytes.iter().sum::<usize>() < YOUNG_BYTES || now - self.since < YOUNG_AGE {
+            return [false; Table::ALL.len()];
+        }
+        self.since = now;
+        self.bytes.each_mut().map(|bytes| {
+            // What is left alone costs little, and would be a small table.
+            let is_due = *bytes > YOUNG_BYTES / 16;
+            if is_due {
+                *bytes = 0;
+            }
+            is_due
+        })
+    }
 }
 
 /// A snapshot of all keyspaces.
@@ -85,6 +130,7 @@ impl FjallEngine {
             tables,
             database,
             directory: None,
+            young: Mutex::new(Young::new(Instant::now())),
             damage: OnceLock::new(),
         })
     }
@@ -121,15 +167,27 @@ impl FjallEngine {
     fn write_with(&self, changes: Vec<Change>, durability: Option<PersistMode>) -> Result<(), StoreError> {
         let mut batch =
             OwnedWriteBatch::with_capacity(self.database.clone(), changes.len()).durability(durability);
+        let mut bytes = [0; Table::ALL.len()];
         for Change { table, key, value } in changes {
             let keyspace = &self.tables[table as usize];
+            bytes[table as usize] += key.len() + value.as_ref().map_or(0, |value| value.len());
             match value {
                 Some(value) => batch.insert(keyspace, key, value),
                 None if table.written_once() => batch.remove_weak(keyspace, key),
                 None => batch.remove(keyspace, key),
             }
         }
-        batch.commit().map_err(|error| self.failed("write", error))
+        let committed = batch.commit().and_then(|()| self.flush_young(&bytes));
+        committed.map_err(|error| self.failed("write", error))
+    }
+
+    /// Flushes memtables that together hold too much.
+    fn flush_young(&self, written: &[usize; Table::ALL.len()]) -> Result<(), fjall::Error> {
+        let due = self.young.lock().add(written, Instant::now());
+        for (_, keyspace) in due.iter().zip(&self.tables).filter(|(due, _)| **due) {
+            keyspace.rotate_memtable()?;
+        }
+        Ok(())
     }
 
     /// Turns an error of the engine into ours. If it may mean that the disk gives back something else than was written,
@@ -260,5 +318,38 @@ impl Engine for FjallEngine {
         self.directory
             .as_ref()
             .map_or(Ok(()), |directory| directory.mark_clean(commits))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(queue: usize, meta: usize) -> [usize; Table::ALL.len()] {
+        let mut bytes = [0; Table::ALL.len()];
+        bytes[Table::Queue as usize] = queue;
+        bytes[Table::Path as usize] = meta;
+        bytes
+    }
+
+    #[test]
+    fn memtables_are_flushed_when_they_hold_much_together_and_not_too_often() {
+        let none = [false; Table::ALL.len()];
+        let start = Instant::now();
+        let mut young = Young::new(start);
+        assert_eq!(young.add(&written(YOUNG_BYTES - 10, 9), start + YOUNG_AGE), none);
+        assert_eq!(young.add(&written(0, 1), start + YOUNG_AGE / 2), none);
+        let due = young.add(&written(0, 0), start + YOUNG_AGE);
+        assert!(due[Table::Queue as usize] && !due[Table::Path as usize]);
+        // What was not flushed counts on.
+        assert_eq!(young.bytes[Table::Path as usize], 10);
+        assert_eq!(
+            young.add(
+                &written(YOUNG_BYTES, 0),
+                start + YOUNG_AGE * 2 - Duration::from_secs(1)
+            ),
+            none
+        );
+        assert!(young.add(&written(0, 0), start + YOUNG_AGE * 2)[Table::Queue as usize]);
     }
 }
