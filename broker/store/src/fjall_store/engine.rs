@@ -47,8 +47,8 @@ pub(crate) struct FjallEngine {
     damage: OnceLock<StoreError>,
 }
 
-/// What was written since memtables were flushed for being many. fjall bounds each of them, not all together, and a
-/// store that is hardly used would hold as much memory as a busy one.
+/// What was written to each keyspace since it was last flushed because all together held much. fjall bounds each
+/// memtable, not all of them, and a store that is hardly used would hold as much memory as a busy one.
 #[derive(Debug)]
 struct Young {
     bytes: [usize; Table::ALL.len()],
@@ -185,6 +185,7 @@ impl FjallEngine {
     fn flush_young(&self, written: &[usize; Table::ALL.len()]) -> Result<(), fjall::Error> {
         let due = self.young.lock().add(written, Instant::now());
         for (_, keyspace) in due.iter().zip(&self.tables).filter(|(due, _)| **due) {
+            // Public but undocumented: fjall has no other way to flush one keyspace, and its bound of all is not carried out.
             keyspace.rotate_memtable()?;
         }
         Ok(())
@@ -325,10 +326,10 @@ impl Engine for FjallEngine {
 mod tests {
     use super::*;
 
-    fn written(queue: usize, meta: usize) -> [usize; Table::ALL.len()] {
+    fn written(queue: usize, path: usize) -> [usize; Table::ALL.len()] {
         let mut bytes = [0; Table::ALL.len()];
         bytes[Table::Queue as usize] = queue;
-        bytes[Table::Path as usize] = meta;
+        bytes[Table::Path as usize] = path;
         bytes
     }
 
