@@ -10,7 +10,9 @@ use foreshore_runtime::logging;
 mod commands;
 mod roles;
 
-use commands::{broker, check, crds, invoke, sim, status, up};
+use commands::{broker, check, crds, invoke, operator, role, sim, status, up};
+use foreshore_tls::Role;
+use roles::Work;
 
 /// What is logged unless somebody asks otherwise: the OPC UA library tells every session and certificate at `info` and
 /// every lost connection, which the connector tells itself, as an error; of sessions between operator and roles the
@@ -41,8 +43,18 @@ enum Command {
     Check(check::Options),
     /// Send a command to an asset.
     Invoke(invoke::Options),
+    /// Run the operator in a cluster.
+    Operator(operator::Options),
     /// Run the MQTT broker alone.
     Broker(broker::Options),
+    /// Run a southbound connector for an operator.
+    Connector(role::Connector),
+    /// Run the dataflows of a namespace for an operator.
+    Dataflow(role::Options),
+    /// Run the cloud endpoint for an operator.
+    Cloud(role::Options),
+    /// Run a declared Simulator for an operator.
+    Simulator(role::Options),
     /// Run a simulated asset, with faults on demand.
     #[command(subcommand)]
     Sim(sim::Device),
@@ -61,6 +73,11 @@ fn main() -> ExitCode {
         Command::Status(options) => commands::block_on(status::run(options)),
         Command::Check(options) => check::run(options),
         Command::Invoke(options) => commands::block_on(invoke::run(options)),
+        Command::Operator(options) => commands::block_on(operator::run(options)),
+        Command::Connector(connector) => commands::block_on(connector.run()),
+        Command::Dataflow(options) => commands::block_on(options.run(Role::Dataflow, Work::Dataflow)),
+        Command::Cloud(options) => commands::block_on(options.run(Role::Cloud, Work::Cloud)),
+        Command::Simulator(options) => commands::block_on(options.run(Role::Simulator, Work::Simulator)),
         Command::Broker(options) => commands::block_on(broker::run(options)),
         Command::Sim(device) => commands::block_on(sim::run(device)),
         Command::Crds(options) => crds::run(&options),

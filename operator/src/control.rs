@@ -1,16 +1,19 @@
 //! The operator's end of all control sessions: authority, server, own certificate.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use foreshore_control::{
     Authority, ControlHandle, ControlOptions, ControlServer, Observed, enroll::Authenticator,
 };
 use foreshore_runtime::Shutdown;
 use foreshore_tls::{
-    AuthorityOptions, CertificateAuthority, Identity, Role, RoleIdentity, ServerName, TrustBundle,
+    AuthorityView, CertificateAuthority, Identity, Role, RoleIdentity, ServerName, TrustBundle,
 };
 use jiff::Timestamp;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
 
 use crate::role::RoleName;
 
@@ -21,10 +24,8 @@ pub const SERVER_NAME: &str = "operator.foreshore.internal";
 pub struct Options {
     /// Address to bind; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Folder of the certificate authority.
-    pub authority: PathBuf,
-    /// Lifetimes of certificates.
-    pub certificates: AuthorityOptions,
+    /// Issues the certificates of roles.
+    pub authority: Arc<CertificateAuthority>,
     /// Judges bootstrap credentials.
     pub authenticator: Arc<dyn Authenticator>,
     /// Bounds of the server.
@@ -57,8 +58,6 @@ pub enum Error {
 pub struct ControlAccess {
     /// Addresses, `host:port`.
     pub addresses: Vec<String>,
-    /// Name in its certificate.
-    pub server_name: String,
     /// Whom to trust.
     pub trust: Trust,
 }
@@ -67,11 +66,11 @@ pub struct ControlAccess {
 impl ControlAccess {
     /// Of a server that does not exist.
     pub(crate) fn for_tests() -> Self {
-        let authority = CertificateAuthority::create(AuthorityOptions::default(), Timestamp::now());
+        let authority =
+            CertificateAuthority::create(foreshore_tls::AuthorityOptions::default(), Timestamp::now());
         let trust = Trust(Arc::new(authority.expect("random numbers")));
         Self {
             addresses: Vec::new(),
-            server_name: SERVER_NAME.to_owned(),
             trust,
         }
     }
@@ -81,11 +80,23 @@ impl ControlAccess {
 #[derive(Clone)]
 pub struct Trust(Arc<CertificateAuthority>);
 
+impl From<Arc<CertificateAuthority>> for Trust {
+    fn from(authority: Arc<CertificateAuthority>) -> Self {
+        Self(authority)
+    }
+}
+
 impl Trust {
     /// The roots to trust now.
     #[must_use]
     pub fn bundle(&self) -> TrustBundle {
         self.0.bundle()
+    }
+
+    /// Follows them.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<AuthorityView> {
+        self.0.subscribe()
     }
 }
 
@@ -111,13 +122,11 @@ impl ControlPlane {
         let Options {
             listen,
             authority,
-            certificates,
             authenticator,
             server,
             uid,
         } = options;
         let now = Timestamp::now();
-        let authority = Arc::new(CertificateAuthority::open(&authority, certificates, now)?);
         let own = RoleIdentity::new(Role::Operator, "foreshore", "operator", uid)?;
         let names: Vec<_> = names(SERVER_NAME);
         let credentials = authority.issue_credentials(&own, &names, now)?;
@@ -152,7 +161,6 @@ impl ControlPlane {
     pub fn access(&self) -> ControlAccess {
         ControlAccess {
             addresses: vec![self.address.to_string()],
-            server_name: SERVER_NAME.to_owned(),
             trust: Trust(Arc::clone(&self.authority)),
         }
     }

@@ -9,6 +9,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`source`] | where objects are declared: files, or the Kubernetes API |
+//! | [`kubernetes`] | that API: manifests, Secrets, statuses, events, one leader |
 //! | [`judged`] | manifests judged by themselves |
 //! | [`reconcile`] | one pure pass over everything that is declared |
 //! | `resources` | the kinds: dereference, validate, plan |
@@ -23,8 +24,10 @@
 mod accepted;
 pub mod check;
 pub mod control;
+mod details;
 pub mod facts;
 pub mod judged;
+pub mod kubernetes;
 pub mod object;
 pub mod operator;
 pub mod plan;
@@ -38,8 +41,9 @@ pub mod status;
 pub mod vault;
 pub mod workloads;
 
+pub use details::Details;
 pub use object::{Kind, Meta, ObjectKey};
-pub use operator::{Error, Handle, Operator, Options};
+pub use operator::{Begin, Error, Handle, Operator, Options};
 pub use platform::Platform;
 pub use problem::Problem;
 pub use role::RoleName;

@@ -4,7 +4,7 @@ mod driver;
 mod epoch;
 mod rotation;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use foreshore_runtime::{Shutdown, Task, TaskError, spawn};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -40,10 +40,21 @@ pub struct Options {
     pub control: ControlPlane,
     /// What can be done here.
     pub platform: Platform,
-    /// Folder where the last accepted version of each object is kept; `None` forgets it.
-    pub state: Option<PathBuf>,
+    /// How it begins.
+    pub begin: Begin,
     /// Where statuses are written, besides the table that [`Handle::status`] gives.
     pub status: Option<Arc<dyn StatusSink>>,
+}
+
+/// How an operator begins.
+pub enum Begin {
+    /// With what was accepted before, kept in this folder. A start with nothing accepted before, and something wrong,
+    /// is refused: whoever starts it looks on.
+    From(PathBuf),
+    /// As the leader of an epoch, with whatever is right; nobody looks on.
+    Lead(u64),
+    /// With whatever is right, and nothing kept.
+    Afresh,
 }
 
 /// Why an operator can't start, or ended.
@@ -128,15 +139,15 @@ impl Operator {
             workloads,
             control,
             platform,
-            state,
+            begin,
             status,
         } = options;
-        let accepted = match &state {
-            Some(folder) => Accepted::open(folder)?,
-            None => Accepted::default(),
+        let (accepted, epoch) = match &begin {
+            Begin::From(folder) => (Accepted::open(folder)?, epoch::next(Some(folder))?),
+            Begin::Lead(epoch) => (Accepted::default(), *epoch),
+            Begin::Afresh => (Accepted::default(), epoch::next(None)?),
         };
-        let epoch = epoch::next(state.as_deref())?;
-        let nothing_accepted = accepted.is_empty();
+        let nothing_accepted = accepted.is_empty() && !matches!(begin, Begin::Lead(_));
         let source_shutdown = shutdown.child();
         let (sender, mut snapshots) = watch::channel(None);
         let mut source = spawn("source", source.run(sender, source_shutdown.clone()));
@@ -165,8 +176,10 @@ impl Operator {
             problems = problems.len(),
             "operator leads"
         );
+        let mut present = BTreeMap::new();
         let updates = status.map(|sink| {
             let updates = StatusUpdates::default();
+            present = sink.present();
             spawn(
                 "status writer",
                 updates.clone().write_to(sink, INTERVAL, shutdown.child()),
@@ -185,6 +198,7 @@ impl Operator {
             authority,
             requests: incoming,
             updates,
+            present,
         });
         let (done, ended) = watch::channel(None);
         let tasks = run(driver, outcome, source, serving, shutdown.clone());

@@ -17,6 +17,15 @@ pub struct Platform {
 }
 
 impl Platform {
+    /// Pods in a cluster, of one image with everything that is built in.
+    #[must_use]
+    pub fn cluster() -> Self {
+        Self {
+            pods: true,
+            ..Self::standalone()
+        }
+    }
+
     /// One process on one machine, with everything that is built in.
     #[must_use]
     pub fn standalone() -> Self {

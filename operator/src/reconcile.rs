@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::{
     accepted::{Accepted, AcceptedVersion},
+    details::{self, Details},
     facts::Facts,
     judged::{self, Object},
     object::{Kind, Meta, ObjectKey},
@@ -40,6 +41,8 @@ pub struct Outcome {
     pub workloads: BTreeMap<RoleName, Workload>,
     /// Names in the ledger of the paths from devices to brokers.
     pub device_paths: Vec<String>,
+    /// What statuses tell beside conditions, by object.
+    pub details: BTreeMap<ObjectKey, Details>,
 }
 
 impl Outcome {
@@ -136,6 +139,7 @@ impl Reconciler {
             plans: plan(&valid, &queues, facts),
             workloads: workloads::desired(&valid),
             device_paths: device_paths(&valid),
+            details: details::of(&valid),
         }
     }
 

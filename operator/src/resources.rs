@@ -42,6 +42,7 @@ use crate::{
     object::{Kind, Meta, ObjectKey},
     platform::Platform,
     problem::Problem,
+    workloads::Owner,
 };
 
 /// Names an object whose kind is told by where the name stands.
@@ -98,6 +99,14 @@ impl<S> Version<S> {
             name: Name::of(key),
             meta: meta.clone(),
             spec: Arc::clone(spec),
+        }
+    }
+
+    /// How workloads name the object that they belong to.
+    pub(crate) fn owner(&self, kind: Kind) -> Owner {
+        Owner {
+            object: self.name.key(kind),
+            uid: self.meta.uid.clone(),
         }
     }
 

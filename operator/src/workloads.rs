@@ -1,21 +1,30 @@
 //! What runs: roles as tasks of this process, or as pods.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
-use foreshore_crds::v1alpha1::{ConnectorSpec, Protocol};
+use foreshore_crds::v1alpha1::{
+    ConnectorSpec, Protocol,
+    broker::ListenerService,
+    common::{LogLevel, Pod, Volume},
+};
 use foreshore_tls::RoleIdentity;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    facts::{Facts, RoleFacts},
+    object::{Kind, ObjectKey},
     resources::{Valid, broker, cloud, connector, dataflow, simulator},
     role::RoleName,
 };
 
 pub mod local;
+pub mod pods;
+pub mod ports;
 
 /// A role that shall run.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +36,45 @@ pub struct Workload {
     /// What it does, as far as it must know before it has a plan. A change starts it anew; everything else changes
     /// while it runs.
     pub task: Task,
+    /// What pods need beyond that.
+    pub shape: Shape,
+}
+
+/// What surrounds a workload that runs in pods: what may change without another task.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shape {
+    /// Objects that it is there for: it goes when the last of them does.
+    pub owners: Vec<Owner>,
+    /// How many pods.
+    pub replicas: u32,
+    /// Where and how they run.
+    pub pod: Option<Pod>,
+    /// How much they log.
+    pub log_level: Option<LogLevel>,
+    /// What they keep over restarts and on other nodes; none where nothing has to be.
+    pub volume: Option<Volume>,
+    /// What they serve to others.
+    pub ports: Vec<Port>,
+}
+
+/// An object that declares a workload.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// Which.
+    pub object: ObjectKey,
+    /// Its identity.
+    pub uid: String,
+}
+
+/// A port that a workload serves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// Name, unique for the workload.
+    pub name: String,
+    /// Number.
+    pub number: u16,
+    /// The Service of its own that leads to it from outside of the installation, if any.
+    pub service: Option<ListenerService>,
 }
 
 /// What a workload does.
@@ -72,30 +120,8 @@ pub trait Workloads: Send + Sync + 'static {
 pub struct Running {
     /// Instances by workload; a workload that shall run and has none yet has an empty list.
     pub instances: BTreeMap<RoleName, Vec<Instance>>,
-}
-
-impl Running {
-    /// What running roles told about themselves.
-    #[must_use]
-    pub fn facts(&self) -> Facts {
-        let mut facts = Facts::default();
-        for (role, instances) in &self.instances {
-            let merged: &mut RoleFacts = facts.roles.entry(role.clone()).or_default();
-            for RoleFacts { addresses, authority } in instances.iter().map(|instance| &instance.facts) {
-                for (name, several) in addresses {
-                    merged
-                        .addresses
-                        .entry(name.clone())
-                        .or_default()
-                        .extend(several.iter().cloned());
-                }
-                if authority.is_some() {
-                    merged.authority.clone_from(authority);
-                }
-            }
-        }
-        facts
-    }
+    /// Workloads that can't be made as they shall be, with why.
+    pub unmade: BTreeMap<RoleName, String>,
 }
 
 /// One running instance of a workload: a task or a pod.
@@ -105,8 +131,6 @@ pub struct Instance {
     pub identity: RoleIdentity,
     /// How it stands.
     pub state: InstanceState,
-    /// What it told about itself. Kept while it restarts, so that others keep what they were told of it.
-    pub facts: RoleFacts,
     /// How often it ended by itself.
     pub restarts: u64,
 }
@@ -135,15 +159,14 @@ pub enum InstanceState {
 /// What shall run, for everything that is valid.
 pub(crate) fn desired(valid: &Valid) -> BTreeMap<RoleName, Workload> {
     let mut desired = BTreeMap::new();
-    let mut want = |role: RoleName, uid: &str, task: Task| {
-        desired.insert(
-            role.clone(),
-            Workload {
-                role,
-                uid: uid.to_owned(),
-                task,
-            },
-        );
+    let mut want = |role: RoleName, uid: &str, task: Task, shape: Shape| {
+        let workload = Workload {
+            role: role.clone(),
+            uid: uid.to_owned(),
+            task,
+            shape,
+        };
+        desired.insert(role, workload);
     };
     let Valid {
         config_maps: _,
@@ -159,34 +182,45 @@ pub(crate) fn desired(valid: &Valid) -> BTreeMap<RoleName, Workload> {
         dataflows,
     } = valid;
     for (name, valid) in brokers {
-        want(broker::role(name), &valid.version.meta.uid, Task::Broker);
+        let (role, uid) = (broker::role(name), &valid.version.meta.uid);
+        want(role, uid, Task::Broker, valid.shape());
     }
     for (name, valid) in connectors {
         let spec = (*valid.version.spec).clone();
         if spec.effective_replicas() > 0 {
-            let task = ConnectorTask {
+            let task = Task::Connector(Box::new(ConnectorTask {
                 protocol: spec.protocol,
                 spec,
-            };
-            want(
-                connector::role(name),
-                &valid.version.meta.uid,
-                Task::Connector(Box::new(task)),
-            );
+            }));
+            let (role, uid) = (connector::role(name), &valid.version.meta.uid);
+            want(role, uid, task, valid.shape());
         }
     }
     for (name, valid) in simulators {
-        want(simulator::role(name), &valid.version.meta.uid, Task::Simulator);
+        let (role, uid) = (simulator::role(name), &valid.version.meta.uid);
+        want(role, uid, Task::Simulator, valid.shape());
     }
     for (name, valid) in clouds {
-        want(cloud::role(name), &valid.version.meta.uid, Task::Cloud);
+        let (role, uid) = (cloud::role(name), &valid.version.meta.uid);
+        want(role, uid, Task::Cloud, valid.shape());
     }
-    for (name, valid) in dataflows {
-        if valid.version.spec.effective_enabled() {
-            let role = dataflow::role(&name.namespace);
-            let uid = runner_uid(&role);
-            want(role, &uid, Task::Dataflow);
-        }
+    let runners = dataflows
+        .iter()
+        .filter(|(_, valid)| valid.version.spec.effective_enabled())
+        .map(|(name, _)| name.namespace.as_str());
+    for namespace in runners.collect::<BTreeSet<_>>() {
+        let role = dataflow::role(namespace);
+        let uid = runner_uid(&role);
+        let of_namespace = dataflows.iter().filter(|(name, _)| name.namespace == namespace);
+        let owners = of_namespace.map(|(_, valid)| valid.version.owner(Kind::Dataflow));
+        let shape = Shape {
+            owners: owners.collect(),
+            replicas: 1,
+            // Of the identity that it shows to clouds, and of files that it delivers to.
+            volume: Some(Volume::default()),
+            ..Shape::default()
+        };
+        want(role, &uid, Task::Dataflow, shape);
     }
     desired
 }

@@ -20,15 +20,16 @@ use foreshore_control::{
 };
 use foreshore_crds::conditions::reasons;
 use foreshore_operator::{
-    Error, Handle, Kind, ObjectKey, Operator, Options, Platform,
-    control::{self, ControlPlane},
+    Begin, Error, Handle, Kind, ObjectKey, Operator, Options, Platform,
+    control::{self, ControlPlane, SERVER_NAME},
     facts::{self, RoleFacts},
     source::directory::{self, Directory},
     status::{StatusTable, table::ObjectRow},
     workloads::local::{LocalWorkloads, RoleError, RoleRunner, Start},
 };
 use foreshore_runtime::Shutdown;
-use foreshore_tls::{AuthorityOptions, Role as RoleKind, ServerName};
+use foreshore_tls::{AuthorityOptions, CertificateAuthority, Role as RoleKind, ServerName};
+use jiff::Timestamp;
 use parking_lot::Mutex;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -102,7 +103,7 @@ impl RoleRunner for Fakes {
         let role = start.workload.role.to_string();
         let options = AgentOptions {
             trust: Some(start.trust),
-            server_name: Some(ServerName::try_from(start.server_name).unwrap()),
+            server_name: Some(ServerName::try_from(SERVER_NAME).unwrap()),
             expected: Some(start.identity),
             ..AgentOptions::new(
                 start.control,
@@ -112,7 +113,7 @@ impl RoleRunner for Fakes {
         };
         let agent = Agent::new(options).map_err(RoleError::new)?;
         if start.workload.role.role == RoleKind::Broker {
-            start.facts.tell(
+            agent.reporter().tell(
                 RoleFacts::default()
                     .with(facts::MQTT, "127.0.0.1:1")
                     .with(facts::QUEUE, "127.0.0.1:2"),
@@ -159,10 +160,15 @@ impl Plant {
             ..directory::Options::default()
         })?;
         let tokens = LocalTokens::new();
+        let authority = CertificateAuthority::open(
+            &self.below("authority"),
+            AuthorityOptions::default(),
+            Timestamp::now(),
+        )
+        .expect("authority");
         let control = ControlPlane::bind(control::Options {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            authority: self.below("authority"),
-            certificates: AuthorityOptions::default(),
+            authority: Arc::new(authority),
             authenticator: Arc::new(tokens.clone()),
             server: ControlOptions::default(),
             uid: "1".to_owned(),
@@ -178,7 +184,7 @@ impl Plant {
             workloads: Arc::new(workloads),
             control,
             platform: Platform::standalone(),
-            state: Some(self.below("operator")),
+            begin: Begin::From(self.below("operator")),
             status: None,
         };
         Operator::start(options, Shutdown::new()).await

@@ -22,6 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 async fn camera(accepted: Accepted, clock_skew_millis: i64) -> (u16, DropGuard) {
     let options = Options {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        host: None,
         seed: 1,
         user: Some(("admin".to_owned(), "secret".to_owned())),
         accepted,

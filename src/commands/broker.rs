@@ -1,13 +1,15 @@
-//! `foreshore broker`: the MQTT broker alone, without an operator.
+//! `foreshore broker`: the MQTT broker alone; with an operator, which tells it what to do, or without one.
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use foreshore_broker::{Broker, ListenerOptions, Method, Options as BrokerOptions, Storage};
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, serve_http};
+use foreshore_tls::Role;
 use tracing::info;
 
 use super::DRAIN;
+use crate::roles::Work;
 
 /// How the broker is set up.
 #[derive(clap::Args)]
@@ -27,6 +29,8 @@ pub(crate) struct Options {
     /// Address of /metrics and /healthz.
     #[arg(long, value_name = "ADDRESS:PORT")]
     http: Option<SocketAddr>,
+    #[command(flatten)]
+    role: super::role::Options,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -37,6 +41,9 @@ enum Store {
 
 /// Runs the broker until it is told to end.
 pub(crate) async fn run(options: Options) -> Result<()> {
+    if options.role.has_operator() {
+        return options.role.run(Role::Broker, Work::Broker).await;
+    }
     if !options.anonymous {
         bail!(
             "nobody could connect: without manifests only --anonymous is there; `foreshore up DIR` has the others"

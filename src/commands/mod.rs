@@ -8,6 +8,8 @@ pub(crate) mod broker;
 pub(crate) mod check;
 pub(crate) mod crds;
 pub(crate) mod invoke;
+pub(crate) mod operator;
+pub(crate) mod role;
 pub(crate) mod sim;
 pub(crate) mod status;
 pub(crate) mod up;
@@ -22,6 +24,14 @@ pub(crate) fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> 
         .build()
         .context("start the runtime")?;
     runtime.block_on(command)
+}
+
+/// Reads a time as manifests have it, such as `30s`.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    let duration = text.parse::<foreshore_crds::types::Duration>();
+    duration
+        .map(foreshore_crds::types::Duration::get)
+        .map_err(|error| error.to_string())
 }
 
 /// Where state is kept unless the user says otherwise: `$XDG_STATE_HOME/foreshore`, or `~/.local/state/foreshore`.

@@ -42,6 +42,9 @@ pub(crate) struct Common {
     /// dropConnections, refuse, slow (with delayMillis), badStatus, restart.
     #[arg(long, value_name = "ADDRESS:PORT")]
     faults: Option<SocketAddr>,
+    /// Name by which clients reach it, in its own URLs; the address where it is left out.
+    #[arg(long)]
+    host: Option<String>,
 }
 
 /// Settings of the simulated line.
@@ -104,6 +107,7 @@ async fn run_opcua(options: OpcUa, token: CancellationToken, shutdown: &Shutdown
     let pki = tempfile::tempdir().context("temporary directory")?;
     let plant = opcua::Options {
         listen: options.listen,
+        host: options.common.host.clone(),
         seed: options.common.seed,
         users: options.common.user()?.into_iter().collect(),
         anonymous: true,
@@ -113,7 +117,7 @@ async fn run_opcua(options: OpcUa, token: CancellationToken, shutdown: &Shutdown
     };
     let (plant, listener) = opcua::Plant::bind(plant).await?;
     let handle = plant.handle();
-    println!("opc.tcp://{}/", handle.address());
+    println!("{}", handle.url());
     serve_faults(options.common.faults, shutdown, move |fault| {
         let handle = handle.clone();
         async move { handle.inject(fault).await }
@@ -126,6 +130,7 @@ async fn run_onvif(options: Onvif, token: CancellationToken, shutdown: &Shutdown
     let line = Arc::new(Mutex::new(Line::new(options.common.seed)));
     let settings = camera::Options {
         listen: options.listen,
+        host: options.common.host.clone(),
         seed: options.common.seed,
         user: options.common.user()?,
         accepted: Accepted::Both,

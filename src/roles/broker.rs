@@ -1,44 +1,52 @@
 //! The broker: what it serves, told to the operator; its failure, told to whoever keeps it running.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use foreshore_broker::{BrokerRole, Handle, RoleOptions, Served};
+use foreshore_control::Reporter;
 use foreshore_crds::conditions::reasons;
 use foreshore_operator::{
     RoleName,
     facts::{self, RoleFacts},
-    workloads::local::{FactsHandle, RoleError, Start},
+    workloads::{local::RoleError, ports},
 };
 use foreshore_runtime::spawn;
 use tokio::sync::watch;
 
-use super::{DRAIN, Directory, Observability, Roles};
+use super::{Assignment, DRAIN, Directory, Observability, Roles, Site};
 
 /// Runs a broker until its shutdown begins.
-pub(super) async fn run(roles: &Roles, start: Start, observability: Observability) -> Result<(), RoleError> {
-    let agent = roles.agent(&start)?;
+pub(super) async fn run(
+    roles: &Roles,
+    assignment: Assignment,
+    observability: Observability,
+) -> Result<(), RoleError> {
+    let agent = roles.agent(&assignment)?;
     let reporter = agent.reporter();
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let site = &roles.site;
     let (role, served) = BrokerRole::new(RoleOptions {
         identity: agent.identity(),
         report: Arc::new(move |report| reporter.report(report)),
-        directory: roles.directory(&start).join("store"),
+        directory: roles.folder(&assignment).join("store"),
         metrics: observability.metrics,
-        default_address: Ipv4Addr::LOCALHOST.into(),
-        mqtt_address: any,
-        queue_address: any,
-        shutdown: start.shutdown.clone(),
+        default_address: site.bind,
+        mqtt_address: site.listen(0, ports::MQTT),
+        queue_address: site.listen(0, ports::QUEUE),
+        shutdown: assignment.shutdown.clone(),
     });
-    let (facts, name) = (start.facts.clone(), start.workload.role.clone());
+    let name = assignment.name.clone();
     let telling = spawn(
         "broker facts",
-        tell(facts, name, Arc::clone(&roles.directory), served.clone()),
+        tell(
+            agent.reporter(),
+            name,
+            site.clone(),
+            Arc::clone(&roles.directory),
+            served.clone(),
+        ),
     );
     let ended = tokio::select! {
-        ended = agent.run(role, start.shutdown.clone()) => ended.map_err(RoleError::new),
+        ended = agent.run(role, assignment.shutdown.clone()) => ended.map_err(RoleError::new),
         cause = failed(served.clone()) => Err(RoleError { reason: reasons::STORAGE_FAILED, message: cause }),
     };
     telling.abort();
@@ -51,11 +59,11 @@ pub(super) async fn run(roles: &Roles, start: Start, observability: Observabilit
                 .directory
                 .closing
                 .lock()
-                .insert(start.workload.role.clone(), ledger),
+                .insert(assignment.name.clone(), ledger),
         ),
         Err(error) => tracing::warn!(%error, "no closing ledger"),
     }
-    roles.directory.brokers.lock().remove(&start.workload.role);
+    roles.directory.brokers.lock().remove(&assignment.name);
     let stopped = broker.stop(DRAIN).await;
     let stopped = stopped.map_err(|error| RoleError {
         reason: reasons::STORAGE_FAILED,
@@ -78,8 +86,9 @@ async fn failed(mut served: watch::Receiver<Served>) -> String {
 
 /// Tells where the broker answers, each time that changes.
 async fn tell(
-    facts: FactsHandle,
+    reporter: Reporter,
     name: RoleName,
+    site: Site,
     directory: Arc<Directory>,
     mut served: watch::Receiver<Served>,
 ) {
@@ -87,14 +96,17 @@ async fn tell(
         let now = served.borrow_and_update().clone();
         let mut told = RoleFacts::default();
         for (listener, address) in &now.listeners {
-            told = told.with(facts::listener(listener), format!("mqtt://{address}"));
+            told = told.with(
+                facts::listener(listener),
+                format!("mqtt://{}", site.dialled(*address)),
+            );
         }
         for (fact, address) in [(facts::MQTT, now.mqtt), (facts::QUEUE, now.queues)] {
             if let Some(address) = address {
-                told = told.with(fact, address.to_string());
+                told = told.with(fact, site.dialled(address));
             }
         }
-        facts.tell(told);
+        reporter.tell(told);
         if let Some(broker) = now.broker {
             directory.brokers.lock().insert(name.clone(), broker);
         }

@@ -25,26 +25,30 @@ use foreshore_crds::{
 use foreshore_operator::{
     RoleName,
     facts::{self, RoleFacts},
-    workloads::local::{FactsHandle, RoleError, Start},
+    workloads::{local::RoleError, ports},
 };
 use foreshore_runtime::{Shutdown, Task};
 
-use super::{CloudAccess, DRAIN, Directory, Observability, Roles};
+use super::{Assignment, CloudAccess, DRAIN, Directory, Observability, Roles, Site};
 
 /// Who holds the token of this process, in errors.
 const ADMIN_SOCKET: &str = "admin-socket";
 
 /// Runs a cloud endpoint until its shutdown begins.
-pub(super) async fn run(roles: &Roles, start: Start, observability: Observability) -> Result<(), RoleError> {
-    let agent = roles.agent(&start)?;
+pub(super) async fn run(
+    roles: &Roles,
+    assignment: Assignment,
+    observability: Observability,
+) -> Result<(), RoleError> {
+    let agent = roles.agent(&assignment)?;
     let role = CloudRole {
         reporter: agent.reporter(),
-        facts: start.facts.clone(),
-        data: roles.directory(&start).join("data"),
+        data: roles.folder(&assignment).join("data"),
         observability,
+        site: roles.site.clone(),
         directory: Arc::clone(&roles.directory),
-        name: start.workload.role.clone(),
-        shutdown: start.shutdown.clone(),
+        name: assignment.name.clone(),
+        shutdown: assignment.shutdown.clone(),
         admin_token: format!(
             "{}{}",
             uuid::Uuid::new_v4().simple(),
@@ -54,16 +58,16 @@ pub(super) async fn run(roles: &Roles, start: Start, observability: Observabilit
         plan: None,
         serving: None,
     };
-    let ended = agent.run(role, start.shutdown.clone()).await;
-    start.shutdown.begin(DRAIN);
+    let ended = agent.run(role, assignment.shutdown.clone()).await;
+    assignment.shutdown.begin(DRAIN);
     ended.map_err(RoleError::new)
 }
 
 struct CloudRole {
     reporter: Reporter,
-    facts: FactsHandle,
     data: PathBuf,
     observability: Observability,
+    site: Site,
     directory: Arc<Directory>,
     name: RoleName,
     shutdown: Shutdown,
@@ -101,7 +105,7 @@ impl Role for CloudRole {
             Change::Remove(_) => {
                 self.plan = None;
                 self.stop().await;
-                self.facts.tell(RoleFacts::default());
+                self.reporter.tell(RoleFacts::default());
                 Ok(())
             }
             Change::SnapshotComplete => Ok(()),
@@ -236,13 +240,13 @@ impl CloudRole {
         } else {
             "http"
         };
-        let url = format!("{scheme}://{}", handle.http_address());
-        let edges = handle.edge_link_address().to_string();
+        let url = format!("{scheme}://{}", self.site.dialled(handle.http_address()));
+        let edges = self.site.dialled(handle.edge_link_address());
         let mut told = RoleFacts::default()
             .with(facts::EDGE_LINK, &edges)
             .with(facts::HTTP, &url);
         told.authority = Some(handle.trust_bundle().to_pem());
-        self.facts.tell(told);
+        self.reporter.tell(told);
         self.directory.clouds.lock().insert(
             self.name.clone(),
             CloudAccess {
@@ -282,21 +286,28 @@ impl CloudRole {
         let certificates = spec.certificates.clone().unwrap_or_default();
         let history = spec.history.clone().unwrap_or_default();
         let commands = spec.commands.clone().unwrap_or_default();
+        // Unencrypted it is for this machine, or this pod, alone.
+        let mut http = self.site.listen(spec.http.port, ports::CLOUD_API);
+        if spec.http.tls_secret_ref.is_none() {
+            http.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        let edge_link = self.site.listen(spec.edge_link.port, ports::EDGE_LINK);
         Ok(Options {
             namespace: plan.object.namespace.clone(),
             name: plan.object.name.clone(),
             edge_link: ListenOptions {
-                address: listen(spec.edge_link.bind_address.as_ref(), spec.edge_link.port)?,
+                address: listen(spec.edge_link.bind_address.as_ref(), edge_link)?,
                 tls: self.tls(spec.edge_link.tls_secret_ref.as_ref())?,
                 host_names: spec
                     .edge_link
                     .host_names
                     .iter()
                     .map(|name| name.as_str().to_owned())
+                    .chain(self.site.host.clone())
                     .collect(),
             },
             http: HttpOptions {
-                address: listen(spec.http.bind_address.as_ref(), spec.http.port)?,
+                address: listen(spec.http.bind_address.as_ref(), http)?,
                 tls: self.tls(spec.http.tls_secret_ref.as_ref())?,
                 allow_plain: false,
             },
@@ -319,16 +330,16 @@ impl CloudRole {
     }
 }
 
-fn listen(address: Option<&Host>, port: u16) -> Result<SocketAddr, Nack> {
-    let host = address.map_or("127.0.0.1", |host| host.as_str());
-    let ip: IpAddr = match host {
-        "localhost" => Ipv4Addr::LOCALHOST.into(),
-        host => host.parse().map_err(|_| {
+fn listen(address: Option<&Host>, default: SocketAddr) -> Result<SocketAddr, Nack> {
+    let ip: IpAddr = match address.map(Host::as_str) {
+        None => default.ip(),
+        Some("localhost") => Ipv4Addr::LOCALHOST.into(),
+        Some(host) => host.parse().map_err(|_| {
             Nack::new(
                 reasons::INVALID,
                 format!("found address {host:?}, an IP address is allowed"),
             )
         })?,
     };
-    Ok(SocketAddr::new(ip, port))
+    Ok(SocketAddr::new(ip, default.port()))
 }

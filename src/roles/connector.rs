@@ -6,14 +6,14 @@ use foreshore_connector_onvif::OnvifConnector;
 use foreshore_connector_opcua::OpcUaConnector;
 use foreshore_connector_sdk::{Connector, RunnerOptions};
 use foreshore_crds::{conditions::reasons, v1alpha1::Protocol};
-use foreshore_operator::workloads::local::{RoleError, Start};
+use foreshore_operator::workloads::local::RoleError;
 
-use super::{Observability, Roles};
+use super::{Assignment, Observability, Roles};
 
 /// Runs a connector until its shutdown begins.
 pub(super) async fn run(
     roles: &Roles,
-    start: Start,
+    assignment: Assignment,
     observability: Observability,
     protocol: Protocol,
 ) -> Result<(), RoleError> {
@@ -28,10 +28,10 @@ pub(super) async fn run(
             });
         }
     };
-    let agent = roles.agent(&start)?;
-    let options = RunnerOptions::new(roles.directory(&start).join("state"));
+    let agent = roles.agent(&assignment)?;
+    let options = RunnerOptions::new(roles.folder(&assignment).join("state"));
     let Observability { health, metrics } = observability;
     let ended =
-        foreshore_connector_sdk::run(connector, agent, options, metrics, health, start.shutdown).await;
+        foreshore_connector_sdk::run(connector, agent, options, metrics, health, assignment.shutdown).await;
     ended.map_err(RoleError::new)
 }

@@ -6,20 +6,24 @@ use foreshore_endpoint_cloud::CloudSinkFactory;
 use foreshore_endpoint_file::FileSinks;
 use foreshore_endpoint_mqtt::MqttSinks;
 use foreshore_northbound::{Assets, DataflowRole, RemoteQueues, RunnerOptions, SinkFactory, Surroundings};
-use foreshore_operator::workloads::local::{RoleError, Start};
+use foreshore_operator::workloads::local::RoleError;
 
-use super::{DRAIN, Observability, Roles};
+use super::{Assignment, DRAIN, Observability, Roles};
 
 /// Runs dataflows until its shutdown begins, then until what is under way is settled.
-pub(super) async fn run(roles: &Roles, start: Start, observability: Observability) -> Result<(), RoleError> {
-    let agent = roles.agent(&start)?;
+pub(super) async fn run(
+    roles: &Roles,
+    assignment: Assignment,
+    observability: Observability,
+) -> Result<(), RoleError> {
+    let agent = roles.agent(&assignment)?;
     let surroundings = Surroundings {
         identity: agent.identity(),
-        data_directory: Some(roles.directory(&start).join("state")),
+        data_directory: Some(roles.folder(&assignment).join("state")),
         metrics: observability.metrics,
         assets: Assets::default(),
         reporter: Some(agent.reporter()),
-        shutdown: start.shutdown.clone(),
+        shutdown: assignment.shutdown.clone(),
     };
     let factories: Vec<Arc<dyn SinkFactory>> = vec![
         Arc::new(CloudSinkFactory::new(surroundings.clone())),
@@ -32,8 +36,8 @@ pub(super) async fn run(roles: &Roles, start: Start, observability: Observabilit
         factories,
         surroundings,
     });
-    let ended = agent.run(role, start.shutdown.clone()).await;
-    start.shutdown.begin(DRAIN);
+    let ended = agent.run(role, assignment.shutdown.clone()).await;
+    assignment.shutdown.begin(DRAIN);
     runner.ended().await;
     ended.map_err(RoleError::new)
 }

@@ -1,27 +1,28 @@
-//! Roles as the operator starts them locally: each enrolls, dials the operator and does what its plan says.
-//!
-//! In a pod a role does the same; only where its credential and its addresses come from differs.
+//! Roles: each enrolls, dials the operator and does what its plan says, as a task of `foreshore up` or in a pod.
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
-use foreshore_control::{Agent, AgentOptions};
+use foreshore_control::{Agent, AgentOptions, enroll::CredentialSource};
+use foreshore_crds::v1alpha1::Protocol;
 use foreshore_operator::{
+    control::SERVER_NAME,
     role::RoleName,
     workloads::{
         Task,
         local::{RoleError, RoleRunner, Start},
+        ports,
     },
 };
 use foreshore_record::PathLedger;
-use foreshore_runtime::{HealthRegistry, Metrics, serve_http};
-use foreshore_tls::ServerName;
+use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, serve_http};
+use foreshore_tls::{RoleIdentity, ServerName, TrustBundle};
 use parking_lot::Mutex;
 
 mod broker;
@@ -33,10 +34,85 @@ mod simulator;
 /// How long a role may take to end in order.
 const DRAIN: Duration = Duration::from_secs(8);
 
-/// Runs roles as tasks of this process.
+/// What a role does.
+#[derive(Clone, Copy)]
+pub(crate) enum Work {
+    Broker,
+    Connector(Protocol),
+    Dataflow,
+    Simulator,
+    Cloud,
+}
+
+/// What a role needs to start.
+pub(crate) struct Assignment {
+    /// What it is called.
+    pub(crate) name: RoleName,
+    /// What it does.
+    pub(crate) work: Work,
+    /// Who it is, where that is known before it has enrolled.
+    pub(crate) expected: Option<RoleIdentity>,
+    /// Gives a bootstrap credential each time that it has to enroll.
+    pub(crate) credentials: Arc<dyn CredentialSource>,
+    /// Addresses of operators, `host:port`.
+    pub(crate) control: Vec<String>,
+    /// Roots to trust at the first start.
+    pub(crate) trust: TrustBundle,
+    /// Tells it to end.
+    pub(crate) shutdown: Shutdown,
+}
+
+/// Where roles serve, and by which name others reach them.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    /// Address to listen on, where a manifest names none.
+    bind: IpAddr,
+    /// Name that others dial; the address where there is none.
+    host: Option<String>,
+    /// Whether all ports are this role's own, so that it can take the usual ones.
+    own_ports: bool,
+}
+
+impl Site {
+    /// On this machine only, among other roles.
+    pub(crate) fn loopback() -> Self {
+        Self {
+            bind: Ipv4Addr::LOCALHOST.into(),
+            host: None,
+            own_ports: false,
+        }
+    }
+
+    /// In a pod, which others reach by a name.
+    pub(crate) fn pod(host: Option<String>) -> Self {
+        Self {
+            bind: Ipv4Addr::UNSPECIFIED.into(),
+            host,
+            own_ports: true,
+        }
+    }
+
+    /// Where to listen on a port that a manifest names; with 0 on the usual one in a pod, on a free one elsewhere.
+    fn listen(&self, port: u16, usual: u16) -> SocketAddr {
+        let usual = if self.own_ports { usual } else { 0 };
+        SocketAddr::new(self.bind, if port == 0 { usual } else { port })
+    }
+
+    /// What others dial to reach an address that is bound here.
+    fn dialled(&self, bound: SocketAddr) -> String {
+        match &self.host {
+            Some(host) if !bound.ip().is_loopback() => format!("{host}:{}", bound.port()),
+            _ => bound.to_string(),
+        }
+    }
+}
+
+/// Runs roles.
 pub(crate) struct Roles {
     /// Folder below which each role keeps its state.
     data: PathBuf,
+    /// Where they serve.
+    site: Site,
     /// What can be asked about roles that run.
     directory: Arc<Directory>,
 }
@@ -106,44 +182,67 @@ impl Directory {
 }
 
 impl Roles {
-    /// Roles that keep their state below `data` and can be found in `directory`.
-    pub(crate) fn new(data: PathBuf, directory: Arc<Directory>) -> Self {
-        Self { data, directory }
+    /// Roles that keep their state below `data`, serve at `site` and can be found in `directory`.
+    pub(crate) fn new(data: PathBuf, site: Site, directory: Arc<Directory>) -> Self {
+        Self {
+            data,
+            site,
+            directory,
+        }
+    }
+
+    /// Runs a role until its shutdown begins.
+    pub(crate) async fn work(&self, assignment: Assignment) -> Result<(), RoleError> {
+        let name = assignment.name.clone();
+        let observability = self.observe(&assignment).await?;
+        let component = observability.health.component(name.to_string());
+        component.ok();
+        let ended = match assignment.work {
+            Work::Broker => broker::run(self, assignment, observability).await,
+            Work::Connector(protocol) => connector::run(self, assignment, observability, protocol).await,
+            Work::Dataflow => dataflow::run(self, assignment, observability).await,
+            Work::Simulator => simulator::run(self, assignment).await,
+            Work::Cloud => cloud::run(self, assignment, observability).await,
+        };
+        self.directory.forget(&name);
+        ended
     }
 
     /// Serves `/metrics` and `/healthz` of one role.
-    async fn observe(&self, start: &Start) -> Result<Observability, RoleError> {
+    async fn observe(&self, assignment: &Assignment) -> Result<Observability, RoleError> {
         let (health, metrics) = (HealthRegistry::new(), Metrics::new());
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let server = serve_http(any, health.clone(), metrics.clone(), start.shutdown.clone());
-        let server = server.await.map_err(RoleError::new)?;
+        let address = self.site.listen(0, ports::HTTP);
+        let shutdown = assignment.shutdown.clone();
+        let server = serve_http(address, health.clone(), metrics.clone(), shutdown).await;
+        let server = server.map_err(RoleError::new)?;
         self.directory
             .observability
             .lock()
-            .insert(start.workload.role.clone(), server.address);
+            .insert(assignment.name.clone(), server.address);
         server.task.detach();
         Ok(Observability { health, metrics })
     }
 
     /// The folder of one role.
-    fn directory(&self, start: &Start) -> PathBuf {
-        let role = &start.workload.role;
-        self.data
-            .join(role.role.to_string())
-            .join(&role.namespace)
-            .join(&role.name)
+    fn folder(&self, assignment: &Assignment) -> PathBuf {
+        let RoleName {
+            role,
+            namespace,
+            name,
+        } = &assignment.name;
+        self.data.join(role.to_string()).join(namespace).join(name)
     }
 
     /// A role's end of the control session.
-    fn agent(&self, start: &Start) -> Result<Agent, RoleError> {
-        let credential = Arc::clone(&start.credentials);
-        let directory = self.directory(start).join("session");
-        let server_name = ServerName::try_from(start.server_name.clone()).map_err(RoleError::new)?;
+    fn agent(&self, assignment: &Assignment) -> Result<Agent, RoleError> {
+        let directory = self.folder(assignment).join("session");
+        let server_name = ServerName::try_from(SERVER_NAME).map_err(RoleError::new)?;
+        let credential = Arc::clone(&assignment.credentials);
         let options = AgentOptions {
             server_name: Some(server_name),
-            trust: Some(start.trust.clone()),
-            expected: Some(start.identity.clone()),
-            ..AgentOptions::new(start.control.clone(), credential, directory)
+            trust: Some(assignment.trust.clone()),
+            expected: assignment.expected.clone(),
+            ..AgentOptions::new(assignment.control.clone(), credential, directory)
         };
         Agent::new(options).map_err(RoleError::new)
     }
@@ -152,18 +251,30 @@ impl Roles {
 #[async_trait]
 impl RoleRunner for Roles {
     async fn run(&self, start: Start) -> Result<(), RoleError> {
-        let role = start.workload.role.clone();
-        let observability = self.observe(&start).await?;
-        let component = observability.health.component(role.to_string());
-        component.ok();
-        let ended = match start.workload.task.clone() {
-            Task::Broker => broker::run(self, start, observability).await,
-            Task::Connector(task) => connector::run(self, start, observability, task.protocol).await,
-            Task::Dataflow => dataflow::run(self, start, observability).await,
-            Task::Simulator => simulator::run(self, start).await,
-            Task::Cloud => cloud::run(self, start, observability).await,
+        let Start {
+            workload,
+            identity,
+            credentials,
+            control,
+            trust,
+            shutdown,
+        } = start;
+        let work = match workload.task {
+            Task::Broker => Work::Broker,
+            Task::Connector(task) => Work::Connector(task.protocol),
+            Task::Dataflow => Work::Dataflow,
+            Task::Simulator => Work::Simulator,
+            Task::Cloud => Work::Cloud,
         };
-        self.directory.forget(&role);
-        ended
+        let assignment = Assignment {
+            name: workload.role,
+            work,
+            expected: Some(identity),
+            credentials,
+            control,
+            trust,
+            shutdown,
+        };
+        self.work(assignment).await
     }
 }

@@ -21,7 +21,7 @@ use foreshore_crds::{
 };
 use foreshore_operator::{
     facts::{self, RoleFacts},
-    workloads::local::{FactsHandle, RoleError, Start},
+    workloads::{local::RoleError, ports},
 };
 use foreshore_runtime::Task;
 use foreshore_sim::{
@@ -34,25 +34,25 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::Roles;
+use super::{Assignment, Roles, Site};
 
 /// Runs a simulated asset until its shutdown begins.
-pub(super) async fn run(roles: &Roles, start: Start) -> Result<(), RoleError> {
-    let agent = roles.agent(&start)?;
+pub(super) async fn run(roles: &Roles, assignment: Assignment) -> Result<(), RoleError> {
+    let agent = roles.agent(&assignment)?;
     let role = Simulator {
         reporter: agent.reporter(),
-        facts: start.facts.clone(),
-        directory: roles.directory(&start),
+        site: roles.site.clone(),
+        directory: roles.folder(&assignment),
         secrets: BTreeMap::new(),
         plan: None,
         playing: None,
     };
-    agent.run(role, start.shutdown).await.map_err(RoleError::new)
+    agent.run(role, assignment.shutdown).await.map_err(RoleError::new)
 }
 
 struct Simulator {
     reporter: Reporter,
-    facts: FactsHandle,
+    site: Site,
     directory: PathBuf,
     secrets: BTreeMap<String, SecretPlan>,
     plan: Option<SimulatorPlan>,
@@ -94,7 +94,7 @@ impl Role for Simulator {
             Change::Remove(_) => {
                 self.plan = None;
                 self.playing = None;
-                self.facts.tell(RoleFacts::default());
+                self.reporter.tell(RoleFacts::default());
             }
             Change::SnapshotComplete => {}
         }
@@ -126,7 +126,7 @@ impl Simulator {
             self.play_camera(&plan).await?
         };
         self.playing = Some(playing);
-        self.facts
+        self.reporter
             .tell(RoleFacts::default().with(facts::DEVICE, &address));
         let report = Report::new(
             SimulatorPlan::KIND,
@@ -140,18 +140,24 @@ impl Simulator {
         Ok(())
     }
 
-    fn listen(plan: &SimulatorPlan) -> Result<SocketAddr, Nack> {
-        let host = plan.spec.bind_address.as_deref().unwrap_or("127.0.0.1");
-        let ip: IpAddr = match host {
-            "localhost" => Ipv4Addr::LOCALHOST.into(),
-            host => host.parse().map_err(|_| {
+    fn listen(&self, plan: &SimulatorPlan) -> Result<SocketAddr, Nack> {
+        let usual = if plan.spec.onvif.is_some() {
+            ports::ONVIF
+        } else {
+            ports::OPCUA
+        };
+        let listen = self.site.listen(plan.spec.effective_port(), usual);
+        let ip: IpAddr = match plan.spec.bind_address.as_deref() {
+            None => listen.ip(),
+            Some("localhost") => Ipv4Addr::LOCALHOST.into(),
+            Some(host) => host.parse().map_err(|_| {
                 Nack::new(
                     reasons::INVALID,
                     format!("spec.bindAddress: found {host:?}, an IP address is allowed"),
                 )
             })?,
         };
-        Ok(SocketAddr::new(ip, plan.spec.effective_port()))
+        Ok(SocketAddr::new(ip, listen.port()))
     }
 
     fn user(&self, reference: Option<&CredentialsSecretRef>) -> Result<Option<(String, String)>, Nack> {
@@ -189,7 +195,8 @@ impl Simulator {
     async fn play_line(&self, plan: &SimulatorPlan) -> Result<(Playing, String), Nack> {
         let spec = plan.spec.opcua.clone().unwrap_or_default();
         let options = opcua::Options {
-            listen: Self::listen(plan)?,
+            listen: self.listen(plan)?,
+            host: self.site.host.clone(),
             seed: plan.spec.effective_seed(),
             users: self.user(spec.user_secret_ref.as_ref())?.into_iter().collect(),
             anonymous: spec.effective_anonymous(),
@@ -200,7 +207,7 @@ impl Simulator {
         let bound = opcua::Plant::bind(options).await;
         let (plant, listener) = bound.map_err(|error| Nack::new(reasons::PORT_IN_USE, error.to_string()))?;
         let (handle, token) = (plant.handle(), CancellationToken::new());
-        let address = format!("opc.tcp://{}/", handle.address());
+        let address = handle.url().to_owned();
         let serving = token.clone();
         let mut tasks = vec![foreshore_runtime::spawn("simulated line", async move {
             if let Err(error) = plant.run(listener, serving).await {
@@ -223,7 +230,8 @@ impl Simulator {
         let spec = plan.spec.onvif.clone().unwrap_or_default();
         let size = |pixels: u32| u16::try_from(pixels).unwrap_or(640);
         let options = camera::Options {
-            listen: Self::listen(plan)?,
+            listen: self.listen(plan)?,
+            host: self.site.host.clone(),
             seed: plan.spec.effective_seed(),
             user: self.user(spec.user_secret_ref.as_ref())?,
             accepted: match spec.effective_authentication() {

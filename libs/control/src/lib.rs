@@ -1,6 +1,7 @@
 //! Control session between operator and roles, and the queue protocol between broker and dataflows.
 
 pub mod enroll;
+pub mod facts;
 pub mod plan;
 pub mod proto;
 pub mod queue;
@@ -9,6 +10,7 @@ pub mod resource;
 pub mod session;
 pub mod transport;
 
+pub use facts::RoleFacts;
 pub use plan::{ObjectRef, PlanResource, ResourceKey};
 pub use report::{Aspect, AspectKind, Discovered, Health, Nack, Report, Schema};
 pub use resource::Resource;

@@ -1,4 +1,4 @@
-//! `/metrics` and `/healthz`.
+//! `/metrics`, `/healthz` and what Kubernetes probes.
 
 use std::net::SocketAddr;
 
@@ -38,8 +38,8 @@ struct App {
     metrics: Metrics,
 }
 
-/// Serves `/metrics` (OpenMetrics) and `/healthz` (200 or 503, body [`crate::health::Health`]) until the shutdown
-/// begins.
+/// Serves `/metrics` (OpenMetrics), `/healthz` and `/readyz` (200 or 503, body [`crate::health::Health`]) and `/livez`
+/// (200 as long as anything is answered) until the shutdown begins.
 ///
 /// # Errors
 /// When the address can't be listened on.
@@ -58,6 +58,8 @@ pub async fn serve_http(
     let router = Router::new()
         .route("/metrics", get(metrics_text))
         .route("/healthz", get(healthz))
+        .route("/readyz", get(healthz))
+        .route("/livez", get(|| async { "ok\n" }))
         .with_state(App { health, metrics });
     let task = spawn("http", async move {
         // Scrapes are short: what is still open when the end begins is not worth waiting for.

@@ -5,7 +5,8 @@ mod state;
 mod tests;
 
 use std::{
-    path::{Path, PathBuf},
+    fmt,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -78,12 +79,12 @@ pub struct AuthorityView {
 ///    bundle for [`AuthorityOptions::overlap`].
 /// 3. [`prune`](Self::prune) drops retired roots whose time is over.
 ///
-/// Each step is on disk before it takes effect. File access blocks: call the changing functions from a thread
+/// Each step is kept before it takes effect, on disk or elsewhere. That blocks: call the changing functions from a thread
 /// that may.
 #[derive(Debug)]
 pub struct CertificateAuthority {
     options: AuthorityOptions,
-    directory: Option<PathBuf>,
+    keeper: Keeper,
     state: ArcSwap<State>,
     /// Held while the state is changed, so that two changes do not overwrite each other.
     change: Mutex<()>,
@@ -97,7 +98,7 @@ impl CertificateAuthority {
     /// [`Error::Key`] when the operating system has no random numbers.
     pub fn create(options: AuthorityOptions, now: Timestamp) -> Result<Self, Error> {
         let root = Root::create(&options, RootState::Issuing, now)?;
-        Self::with_state(options, None, State { roots: vec![root] })
+        Self::with_state(options, Keeper(None), State { roots: vec![root] })
     }
 
     /// Opens the authority in a directory, making both when they do not exist.
@@ -110,37 +111,42 @@ impl CertificateAuthority {
     /// makes no sense: it is never replaced, since every role's trust hangs on it.
     pub fn open(directory: &Path, options: AuthorityOptions, now: Timestamp) -> Result<Self, Error> {
         create_private_directory(directory)?;
-        let directory = Some(directory.to_owned());
-        let state = match read_private(&state_file(directory.as_deref()), LARGEST_STATE) {
+        let state = match read_private(&directory.join(STATE_FILE), LARGEST_STATE) {
             Ok(content) => State::from_json(&content)?,
             Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => State {
                 roots: vec![Root::create(&options, RootState::Issuing, now)?],
             },
             Err(error) => return Err(error),
         };
-        let authority = Self::with_state(options, directory, state)?;
+        let directory = directory.to_owned();
+        let keep = move |state: &str, bundle: &TrustBundle| {
+            write_private(&directory.join(STATE_FILE), state.as_bytes())?;
+            write_atomic(&directory.join(BUNDLE_FILE), bundle.to_pem().as_bytes())
+        };
+        let authority = Self::with_state(options, Keeper(Some(Box::new(keep))), state)?;
         authority.persist(&authority.state.load())?;
         Ok(authority)
     }
 
-    /// Takes an authority from the text that [`to_json`](Self::to_json) gave, as the operator keeps it in a
-    /// Kubernetes Secret.
+    /// Takes an authority from the text that [`to_json`](Self::to_json) gave, and hands it to `keep` before a change of
+    /// it takes effect: as JSON, a secret, and the bundle, for clients outside.
     ///
     /// # Errors
     /// [`Error::Authority`] when the text makes no sense.
-    pub fn from_json(content: &[u8], options: AuthorityOptions) -> Result<Self, Error> {
-        Self::with_state(options, None, State::from_json(content)?)
+    pub fn with_keeper(
+        content: &[u8],
+        options: AuthorityOptions,
+        keep: impl Fn(&str, &TrustBundle) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        let keep = move |state: &str, bundle: &TrustBundle| keep(state, bundle).map_err(Error::authority);
+        Self::with_state(options, Keeper(Some(Box::new(keep))), State::from_json(content)?)
     }
 
-    fn with_state(
-        options: AuthorityOptions,
-        directory: Option<PathBuf>,
-        state: State,
-    ) -> Result<Self, Error> {
+    fn with_state(options: AuthorityOptions, keeper: Keeper, state: State) -> Result<Self, Error> {
         let view = watch::Sender::new(state.view()?);
         Ok(Self {
             options,
-            directory,
+            keeper,
             state: ArcSwap::from_pointee(state),
             change: Mutex::new(()),
             view,
@@ -291,17 +297,20 @@ impl CertificateAuthority {
     }
 
     fn persist(&self, state: &State) -> Result<(), Error> {
-        let Some(directory) = &self.directory else {
-            return Ok(());
-        };
-        write_private(&state_file(Some(directory)), state.to_json()?.as_bytes())?;
-        write_atomic(
-            &directory.join(BUNDLE_FILE),
-            state.view()?.bundle.to_pem().as_bytes(),
-        )
+        match &self.keeper.0 {
+            Some(keep) => keep(&state.to_json()?, &state.view()?.bundle),
+            None => Ok(()),
+        }
     }
 }
 
-fn state_file(directory: Option<&Path>) -> PathBuf {
-    directory.unwrap_or_else(|| Path::new("")).join(STATE_FILE)
+/// What keeps an authority over restarts; `None` for one that lives in memory.
+struct Keeper(Option<Box<Keep>>);
+
+type Keep = dyn Fn(&str, &TrustBundle) -> Result<(), Error> + Send + Sync;
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Keeper").field(&self.0.is_some()).finish()
+    }
 }

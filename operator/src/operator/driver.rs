@@ -10,6 +10,7 @@ use foreshore_control::{ControlHandle, Observation, Observed, Resource, Resource
 use foreshore_runtime::Shutdown;
 use foreshore_tls::{CertificateAuthority, RoleIdentity};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
@@ -19,6 +20,7 @@ use tracing::{error, info, warn};
 use super::{Error, rotation};
 use crate::{
     facts::Facts,
+    object::ObjectKey,
     problem::Problem,
     reconcile::{Outcome, Reconciler},
     source::{Snapshot, directory::STATE_NOT_KEPT},
@@ -43,6 +45,7 @@ pub(super) struct Parts {
     pub(super) authority: Arc<CertificateAuthority>,
     pub(super) requests: mpsc::Receiver<oneshot::Sender<StatusTable>>,
     pub(super) updates: Option<StatusUpdates>,
+    pub(super) present: BTreeMap<ObjectKey, Vec<Condition>>,
 }
 
 /// Turns changes into what follows from them.
@@ -112,12 +115,15 @@ impl Driver {
             authority,
             requests,
             updates,
+            present,
         } = parts;
         let running = workloads.running();
+        let mut index = Index::default();
+        index.set_present(present);
         let parts = Desired {
             snapshot,
             facts: Facts::default(),
-            index: Index::default(),
+            index,
             workloads,
             control,
             planned: BTreeMap::new(),
@@ -169,7 +175,7 @@ impl Driver {
                 }
                 observed = self.events.recv() => {
                     let Some(observed) = observed else { return Ok(()) };
-                    self.observe(observed).await;
+                    self.observe(observed).await?;
                 }
                 Some(request) = self.requests.recv() => {
                     let table = StatusTable::of(&self.parts.index, Timestamp::now());
@@ -192,35 +198,48 @@ impl Driver {
         Ok(())
     }
 
-    /// Takes what runs now; what roles told about themselves changes the plans of others.
+    /// Takes what runs now.
     async fn take_running(&mut self) -> Result<(), Error> {
         let running = Arc::clone(&self.running.borrow_and_update());
-        let facts = running.facts();
         self.parts.index.set_running(running);
-        if facts == self.parts.facts {
+        if !self.take_facts().await? {
             self.parts.set_plans();
-            return Ok(());
         }
-        self.parts.facts = facts;
-        self.pass().await
+        Ok(())
+    }
+
+    /// Takes what roles told about themselves; whether a pass followed from it.
+    async fn take_facts(&mut self) -> Result<bool, Error> {
+        let facts = self.parts.index.facts();
+        let changed = facts != self.parts.facts;
+        if changed {
+            self.parts.facts = facts;
+            self.pass().await?;
+        }
+        Ok(changed)
     }
 
     /// Takes what happened in sessions, several at a time where many wait.
-    async fn observe(&mut self, observed: Observed) {
+    async fn observe(&mut self, observed: Observed) -> Result<(), Error> {
         let now = Timestamp::now();
         let mut next = Some(observed);
-        let mut trusts = false;
+        let (mut trusts, mut tells) = (false, false);
         for _ in 0..BURST {
             let Some(observed) = next.take().or_else(|| self.events.try_recv().ok()) else {
                 break;
             };
             log(&observed);
             trusts |= matches!(observed.what, Observation::Trusts { .. });
+            tells |= matches!(observed.what, Observation::Facts(_));
             self.parts.index.observe(observed, now);
         }
         if trusts && rotation::is_under_way(&self.authority) {
             self.rotate().await;
         }
+        if tells {
+            self.take_facts().await?;
+        }
+        Ok(())
     }
 
     async fn on_time(&mut self) {

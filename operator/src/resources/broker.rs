@@ -19,6 +19,7 @@ use crate::{
     plan::Planner,
     problem::Problem,
     role::RoleName,
+    workloads::{Port, Shape},
 };
 
 use super::{Faults, Name, Scope, Version, enumerate, not_built_in, ports::Claim, secrets::Secrets};
@@ -178,6 +179,31 @@ pub(crate) fn role(broker: &Name) -> RoleName {
 }
 
 impl ValidBroker {
+    /// What its pod needs.
+    pub(crate) fn shape(&self) -> Shape {
+        let BrokerSpec {
+            listeners,
+            storage,
+            log_level,
+            pod,
+            ..
+        } = &*self.version.spec;
+        let ports = listeners.iter().map(|listener| Port {
+            name: listener.name.to_string(),
+            number: listener.port,
+            service: Some(listener.service.clone().unwrap_or_default()),
+        });
+        let volume = storage.as_ref().and_then(|storage| storage.volume.clone());
+        Shape {
+            owners: vec![self.version.owner(Kind::Broker)],
+            replicas: 1,
+            pod: pod.clone(),
+            log_level: *log_level,
+            volume: Some(volume.unwrap_or_default()),
+            ports: ports.collect(),
+        }
+    }
+
     pub(crate) fn plan(&self, planner: &mut Planner<'_>) {
         let Self { version, secrets } = self;
         let (role, object) = (role(&version.name), version.name.key(Kind::Broker));

@@ -16,8 +16,8 @@ const SUBSTITUTIONS: [&str; 2] = ["${clientid}", "${username}"];
 
 /// A BrokerPolicy that a broker can enforce.
 pub(crate) struct ValidPolicy {
-    version: PolicyVersion,
-    broker: Name,
+    pub(crate) version: PolicyVersion,
+    pub(crate) broker: Name,
 }
 
 fn dereference(version: &PolicyVersion, scope: &Scope<'_>) -> Result<Name, Problem> {

@@ -4,7 +4,14 @@ use foreshore_control::plan::CloudPlan;
 use foreshore_crds::v1alpha1::CloudSpec;
 use foreshore_tls::Role;
 
-use crate::{object::Kind, plan::Planner, problem::Problem, role::RoleName};
+use crate::{
+    facts,
+    object::Kind,
+    plan::Planner,
+    problem::Problem,
+    role::RoleName,
+    workloads::{Port, Shape, ports},
+};
 
 use super::{CloudVersion, Faults, Name, Scope, ports::Claim};
 
@@ -64,6 +71,39 @@ pub(crate) fn role(cloud: &Name) -> RoleName {
 }
 
 impl ValidCloud {
+    /// What its pod needs.
+    pub(crate) fn shape(&self) -> Shape {
+        let CloudSpec {
+            edge_link,
+            http,
+            volume,
+            log_level,
+            pod,
+            ..
+        } = &*self.version.spec;
+        let port = |name: &str, number: u16, usual: u16| Port {
+            name: name.to_owned(),
+            number: if number == 0 { usual } else { number },
+            service: None,
+        };
+        // Without a certificate the API answers within the pod only.
+        let http = http
+            .tls_secret_ref
+            .as_ref()
+            .map(|_| port(facts::HTTP, http.port, ports::CLOUD_API));
+        Shape {
+            owners: vec![self.version.owner(Kind::Cloud)],
+            replicas: 1,
+            pod: pod.clone(),
+            log_level: *log_level,
+            volume: Some(volume.clone().unwrap_or_default()),
+            ports: [port(facts::EDGE_LINK, edge_link.port, ports::EDGE_LINK)]
+                .into_iter()
+                .chain(http)
+                .collect(),
+        }
+    }
+
     pub(crate) fn plan(&self, planner: &mut Planner<'_>) {
         let Self { version, secrets } = self;
         let (role, object) = (role(&version.name), version.name.key(Kind::Cloud));

@@ -6,7 +6,7 @@ use foreshore_crds::{
 };
 use foreshore_tls::Role;
 
-use crate::{object::Kind, plan::Planner, problem::Problem, role::RoleName};
+use crate::{object::Kind, plan::Planner, problem::Problem, role::RoleName, workloads::Shape};
 
 use super::{Faults, Name, Scope, Version, broker, enumerate, not_built_in};
 
@@ -75,6 +75,18 @@ pub(crate) fn role(connector: &Name) -> RoleName {
 }
 
 impl ValidConnector {
+    /// What its pods need.
+    pub(crate) fn shape(&self) -> Shape {
+        let spec = &*self.version.spec;
+        Shape {
+            owners: vec![self.version.owner(Kind::Connector)],
+            replicas: spec.effective_replicas(),
+            pod: spec.pod.clone(),
+            log_level: spec.log_level,
+            ..Shape::default()
+        }
+    }
+
     pub(crate) fn plan(&self, planner: &mut Planner<'_>) {
         let Self { version, broker } = self;
         let (role, object) = (role(&version.name), version.name.key(Kind::Connector));

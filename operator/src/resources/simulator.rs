@@ -7,7 +7,14 @@ use foreshore_crds::v1alpha1::{
 };
 use foreshore_tls::Role;
 
-use crate::{object::Kind, plan::Planner, problem::Problem, role::RoleName};
+use crate::{
+    facts,
+    object::Kind,
+    plan::Planner,
+    problem::Problem,
+    role::RoleName,
+    workloads::{Port, Shape, ports},
+};
 
 use super::{Faults, Name, Scope, SimulatorVersion, ports::Claim};
 
@@ -79,6 +86,27 @@ pub(crate) fn role(simulator: &Name) -> RoleName {
 }
 
 impl ValidSimulator {
+    /// What its pod needs.
+    pub(crate) fn shape(&self) -> Shape {
+        let spec = &*self.version.spec;
+        let usual = match self.protocol {
+            Protocol::Onvif => ports::ONVIF,
+            _ => ports::OPCUA,
+        };
+        Shape {
+            owners: vec![self.version.owner(Kind::Simulator)],
+            replicas: 1,
+            pod: spec.pod.clone(),
+            log_level: spec.log_level,
+            volume: None,
+            ports: vec![Port {
+                name: facts::DEVICE.to_owned(),
+                number: spec.port.filter(|port| *port != 0).unwrap_or(usual),
+                service: None,
+            }],
+        }
+    }
+
     pub(crate) fn plan(&self, planner: &mut Planner<'_>) {
         let Self {
             version,

@@ -9,12 +9,14 @@ use std::{
     time::Duration,
 };
 
-use foreshore_control::{Observed, ResourceKey};
+use foreshore_control::{Observed, ResourceKey, RoleFacts};
 use foreshore_tls::RoleIdentity;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
+    details::Details,
+    facts::Facts,
     object::{Kind, Meta, ObjectKey},
     reconcile::Outcome,
     role::RoleName,
@@ -42,6 +44,8 @@ pub struct ObjectStatus {
     pub conditions: Vec<Condition>,
     /// What was seen, word for word.
     pub evidence: Option<String>,
+    /// What the status of its kind tells beside the conditions: names and counts that seldom change.
+    pub details: Details,
 }
 
 /// Knows what is desired and what was observed, and what follows from both.
@@ -55,6 +59,8 @@ pub struct Index {
     /// Objects by the roles that they count on.
     carried: BTreeMap<RoleName, Vec<ObjectKey>>,
     statuses: BTreeMap<ObjectKey, ObjectStatus>,
+    /// Conditions from before this start, of objects that have no status yet.
+    present: BTreeMap<ObjectKey, Vec<Condition>>,
     dirty: BTreeSet<ObjectKey>,
 }
 
@@ -77,6 +83,30 @@ impl Index {
         self.sessions.get(identity)
     }
 
+    /// What the instances that run told about themselves.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        let mut facts = Facts::default();
+        for (role, instances) in &self.running.instances {
+            let merged: &mut RoleFacts = facts.roles.entry(role.clone()).or_default();
+            let sessions = instances
+                .iter()
+                .filter_map(|instance| self.session(&instance.identity));
+            for RoleFacts { addresses, authority } in sessions.map(|session| &session.facts) {
+                for (name, several) in addresses {
+                    let merged = merged.addresses.entry(name.clone()).or_default();
+                    let new = several.iter().filter(|address| !merged.contains(address));
+                    let new: Vec<_> = new.cloned().collect();
+                    merged.extend(new);
+                }
+                if authority.is_some() {
+                    merged.authority.clone_from(authority);
+                }
+            }
+        }
+        facts
+    }
+
     /// What roles reported about an object, by part.
     pub fn parts(&self, object: &ObjectKey) -> impl Iterator<Item = &Part> {
         self.sessions.parts(object)
@@ -86,6 +116,11 @@ impl Index {
     #[must_use]
     pub fn statuses(&self) -> &BTreeMap<ObjectKey, ObjectStatus> {
         &self.statuses
+    }
+
+    /// Takes conditions that an earlier leader wrote: those that did not flip keep their time.
+    pub fn set_present(&mut self, present: BTreeMap<ObjectKey, Vec<Condition>>) {
+        self.present = present;
     }
 
     /// Takes a new pass over what is declared.
@@ -111,14 +146,15 @@ impl Index {
     /// Takes a new state of what runs.
     pub fn set_running(&mut self, running: Arc<Running>) {
         let before = std::mem::replace(&mut self.running, running);
-        let roles: BTreeSet<_> = before
-            .instances
-            .keys()
-            .chain(self.running.instances.keys())
-            .cloned()
-            .collect();
+        let of = |running: &Running| {
+            let roles = running.instances.keys().chain(running.unmade.keys());
+            roles.cloned().collect::<Vec<_>>()
+        };
+        let roles: BTreeSet<_> = of(&before).into_iter().chain(of(&self.running)).collect();
         for role in roles {
-            if before.instances.get(&role) != self.running.instances.get(&role) {
+            if before.instances.get(&role) != self.running.instances.get(&role)
+                || before.unmade.get(&role) != self.running.unmade.get(&role)
+            {
                 self.mark_role(&role);
             }
         }
@@ -178,8 +214,13 @@ impl Index {
                 continue;
             };
             let before = self.statuses.get(&object);
-            let status = conditions::status(self, &object, verdict, before, now);
+            let conditions = match before {
+                Some(before) => before.conditions.clone(),
+                None => self.present.get(&object).cloned().unwrap_or_default(),
+            };
+            let status = conditions::status(self, &object, verdict, conditions, now);
             if before != Some(&status) {
+                self.present.remove(&object);
                 self.statuses.insert(object.clone(), status.clone());
                 changed.push((object, Some(status)));
             }

@@ -219,6 +219,8 @@ impl ObjectRow {
             place,
             conditions,
             evidence,
+            // They are the definitions' columns; the parts here say more.
+            details: _,
         } = status;
         let ready = find(conditions, types::READY);
         let healthy = find(conditions, types::HEALTHY);
@@ -305,7 +307,9 @@ impl RoleRow {
             software: session
                 .map(|session| session.software.clone())
                 .unwrap_or_default(),
-            addresses: instance.facts.addresses.clone(),
+            addresses: session
+                .map(|session| session.facts.addresses.clone())
+                .unwrap_or_default(),
         }
     }
 }

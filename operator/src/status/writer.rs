@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use foreshore_runtime::{Backoff, Shutdown};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
@@ -30,6 +31,14 @@ pub trait StatusSink: Send + Sync + 'static {
     /// # Errors
     /// For people. It is tried again, with the newest status then.
     async fn write(&self, status: &ObjectStatus) -> Result<(), String>;
+
+    /// Forgets an object that is gone.
+    fn forget(&self, _key: &ObjectKey) {}
+
+    /// Conditions that stand there already, from an earlier leader: those that did not flip keep their time.
+    fn present(&self) -> BTreeMap<ObjectKey, Vec<Condition>> {
+        BTreeMap::new()
+    }
 }
 
 /// Takes updates from the operator. Cheap to clone; never blocks.
@@ -41,6 +50,8 @@ pub struct StatusUpdates {
 #[derive(Default)]
 struct Shared {
     waiting: Mutex<BTreeMap<ObjectKey, ObjectStatus>>,
+    /// Objects that are gone.
+    gone: Mutex<Vec<ObjectKey>>,
     changed: Notify,
 }
 
@@ -54,6 +65,8 @@ impl StatusUpdates {
     /// Forgets what waits to be written of an object that is gone.
     pub fn forget(&self, key: &ObjectKey) {
         self.shared.waiting.lock().remove(key);
+        self.shared.gone.lock().push(key.clone());
+        self.shared.changed.notify_one();
     }
 
     /// Writes updates into `sink` until the shutdown begins.
@@ -61,6 +74,9 @@ impl StatusUpdates {
         let mut written: BTreeMap<ObjectKey, Instant> = BTreeMap::new();
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         while !shutdown.is_begun() {
+            for key in std::mem::take(&mut *self.shared.gone.lock()) {
+                sink.forget(&key);
+            }
             let now = Instant::now();
             written.retain(|_, last| now.duration_since(*last) < interval);
             let next = match self.due(&written, interval, now) {
@@ -164,6 +180,7 @@ mod tests {
             place: None,
             conditions: Vec::new(),
             evidence: None,
+            details: Default::default(),
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::{sync::watch, time::sleep};
 use tracing::{error, info, warn};
 
 use super::{Instance, InstanceState, Running, Workload, Workloads};
-use crate::{control::ControlAccess, facts::RoleFacts, role::RoleName};
+use crate::{control::ControlAccess, role::RoleName};
 
 /// Shortest and longest wait before a role that ended is started again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -45,19 +45,13 @@ pub struct Start {
     pub workload: Workload,
     /// Who it is.
     pub identity: RoleIdentity,
-    /// Bootstrap credential, good for one enrolment.
-    pub credential: String,
-    /// Gives a new one each time that the role has to enroll, as after the machine slept through the lifetime of its
+    /// Gives a bootstrap credential each time that the role has to enroll, as after the machine slept through the lifetime of its
     /// certificate.
     pub credentials: Arc<dyn CredentialSource>,
     /// Addresses of the control server, `host:port`.
     pub control: Vec<String>,
-    /// Name in the control server's certificate.
-    pub server_name: String,
     /// Roots to trust at the first start.
     pub trust: TrustBundle,
-    /// Tells where the role answers.
-    pub facts: FactsHandle,
     /// Tells the role to end.
     pub shutdown: Shutdown,
 }
@@ -82,20 +76,6 @@ impl RoleError {
     }
 }
 
-/// Tells what a role knows about itself. Cheap to clone.
-#[derive(Clone)]
-pub struct FactsHandle {
-    role: RoleName,
-    shared: Arc<Shared>,
-}
-
-impl FactsHandle {
-    /// Tells it, in place of what was told before.
-    pub fn tell(&self, facts: RoleFacts) {
-        self.shared.update(&self.role, |instance| instance.facts = facts);
-    }
-}
-
 /// Roles as tasks of this process.
 pub struct LocalWorkloads {
     runner: Arc<dyn RoleRunner>,
@@ -115,6 +95,16 @@ struct Supervised {
     workload: Option<Workload>,
     shutdown: Shutdown,
     task: Spawned<()>,
+}
+
+impl Supervised {
+    /// Whether it does what is wanted; where and how pods would run does not matter here.
+    fn is_as(&self, wanted: Option<&Workload>) -> bool {
+        let (Some(present), Some(wanted)) = (&self.workload, wanted) else {
+            return false;
+        };
+        (&present.uid, &present.task) == (&wanted.uid, &wanted.task)
+    }
 }
 
 impl LocalWorkloads {
@@ -175,7 +165,7 @@ impl Workloads for LocalWorkloads {
         let mut tasks = self.tasks.lock();
         tasks.retain(|_, supervised| supervised.workload.is_some() || !supervised.task.is_finished());
         for (role, supervised) in tasks.iter_mut() {
-            if supervised.workload.is_some() && supervised.workload.as_ref() != desired.get(role) {
+            if supervised.workload.is_some() && !supervised.is_as(desired.get(role)) {
                 info!(%role, "role is not wanted any more, or not so");
                 supervised.workload = None;
                 supervised.shutdown.begin(DRAIN);
@@ -241,7 +231,7 @@ impl Shared {
         });
     }
 
-    /// Notes that an instance runs; what an earlier try of it told stays until it tells something else.
+    /// Notes that an instance runs.
     fn begin(&self, role: &RoleName, identity: &RoleIdentity) {
         self.running.send_if_modified(|running| {
             let mut changed = (**running).clone();
@@ -254,7 +244,6 @@ impl Shared {
                 None => instances.push(Instance {
                     identity: identity.clone(),
                     state,
-                    facts: RoleFacts::default(),
                     restarts: 0,
                 }),
             }
@@ -333,27 +322,13 @@ impl Supervisor {
 
     /// Runs the role once. Its own task, so that a panic of the role ends only that.
     async fn once(&self) -> Result<(), RoleError> {
-        let credential = self
-            .tokens
-            .issue(self.identity.clone(), TOKEN_LIFETIME)
-            .map_err(RoleError::new)?;
-        let ControlAccess {
-            addresses,
-            server_name,
-            trust,
-        } = self.access.clone();
+        let ControlAccess { addresses, trust } = self.access.clone();
         let start = Start {
             workload: self.workload.clone(),
             identity: self.identity.clone(),
-            credential,
             credentials: self.tokens.source(self.identity.clone(), TOKEN_LIFETIME),
             control: addresses,
-            server_name,
             trust: trust.bundle(),
-            facts: FactsHandle {
-                role: self.workload.role.clone(),
-                shared: Arc::clone(&self.shared),
-            },
             shutdown: self.shutdown.child(),
         };
         let runner = Arc::clone(&self.runner);

@@ -47,6 +47,8 @@ const MAX_REQUEST: usize = 256 * 1024;
 pub struct Options {
     /// Where clients connect; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Name by which clients reach it, in its own URLs; the address where there is none.
+    pub host: Option<String>,
     /// What its motions are drawn from.
     pub seed: u64,
     /// The one user it knows; `None` lets everybody in.
@@ -95,7 +97,10 @@ impl Camera {
 
     /// Base of every address that it tells.
     fn base(&self) -> String {
-        format!("http://{}", self.address)
+        let Some(host) = &self.options.host else {
+            return format!("http://{}", self.address);
+        };
+        format!("http://{host}:{}", self.address.port())
     }
 }
 

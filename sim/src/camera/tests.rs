@@ -7,6 +7,7 @@ use super::*;
 async fn camera(user: Option<(&str, &str)>, accepted: Accepted) -> (Handle, CancellationToken) {
     let options = Options {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        host: None,
         seed: 1,
         user: user.map(|(name, password)| (name.to_owned(), password.to_owned())),
         accepted,

@@ -34,6 +34,8 @@ pub use nodes::{APPLICATION_URI, NAMESPACE};
 pub struct Options {
     /// Where clients connect; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Name by which clients reach it, in its own URLs; the address where there is none.
+    pub host: Option<String>,
     /// What the plant's behaviour is drawn from.
     pub seed: u64,
     /// User name and password that are accepted beside anonymous clients.
@@ -88,6 +90,7 @@ struct FaultSwitch {
 #[derive(Clone)]
 pub struct Handle {
     address: SocketAddr,
+    url: String,
     gate: GateControl,
     faults: FaultSwitch,
     line: Arc<Mutex<Line>>,
@@ -100,6 +103,12 @@ impl Handle {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its URL for clients.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// The model that the server shows.
@@ -170,11 +179,17 @@ impl Plant {
         Ok((plant, listener))
     }
 
+    fn host(&self) -> String {
+        let address = || self.address.ip().to_string();
+        self.options.host.clone().unwrap_or_else(address)
+    }
+
     /// Returns what injects faults.
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle {
             address: self.address,
+            url: format!("opc.tcp://{}:{}/", self.host(), self.address.port()),
             gate: self.gate.clone(),
             faults: self.faults.clone(),
             line: Arc::clone(&self.line),
@@ -246,7 +261,7 @@ impl Plant {
             tokens.push(ANONYMOUS_USER_TOKEN_ID.to_owned());
         }
         let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
-        let host = self.address.ip().to_string();
+        let host = self.host();
         let mut builder = ServerBuilder::new()
             .application_name("Foreshore bottling line")
             .application_uri(APPLICATION_URI)

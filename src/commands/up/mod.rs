@@ -12,15 +12,18 @@ use std::{
 use anyhow::{Context, Result, bail};
 use foreshore_control::{ControlOptions, enroll::LocalTokens};
 use foreshore_operator::{
-    Operator, Platform,
+    Begin, Operator, Platform,
     control::{ControlPlane, Options as ControlPlaneOptions},
     source::directory::{Directory as ManifestDirectory, Options as ManifestOptions},
     workloads::local::LocalWorkloads,
 };
 use foreshore_runtime::Shutdown;
+use foreshore_tls::{AuthorityOptions, CertificateAuthority};
+use jiff::Timestamp;
 use tracing::info;
 
-use crate::roles::{Directory, Roles};
+use super::parse_time;
+use crate::roles::{Directory, Roles, Site};
 
 mod admin;
 mod closing;
@@ -56,14 +59,8 @@ pub(crate) struct Options {
     json: bool,
 }
 
-fn parse_time(text: &str) -> Result<Duration, String> {
-    let duration = text.parse::<foreshore_crds::types::Duration>();
-    duration
-        .map(foreshore_crds::types::Duration::get)
-        .map_err(|error| error.to_string())
-}
-
-fn parse_certificate_lifetime(text: &str) -> Result<Duration, String> {
+/// Reads a life of certificates in which renewals find time.
+pub(crate) fn parse_certificate_lifetime(text: &str) -> Result<Duration, String> {
     let duration = parse_time(text)?;
     if duration < SHORTEST_CERTIFICATE {
         return Err(format!("{} s is the least", SHORTEST_CERTIFICATE.as_secs()));
@@ -95,13 +92,15 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     };
     let source = ManifestDirectory::open(manifests).context("manifests")?;
     let tokens = LocalTokens::new();
+    let certificates = AuthorityOptions {
+        leaf_lifetime: options.certificate_lifetime,
+        ..AuthorityOptions::default()
+    };
+    let authority = CertificateAuthority::open(&data.join("authority"), certificates, Timestamp::now())
+        .context("certificate authority")?;
     let control = ControlPlane::bind(ControlPlaneOptions {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        authority: data.join("authority"),
-        certificates: foreshore_tls::AuthorityOptions {
-            leaf_lifetime: options.certificate_lifetime,
-            ..foreshore_tls::AuthorityOptions::default()
-        },
+        authority: Arc::new(authority),
         authenticator: Arc::new(tokens.clone()),
         server: ControlOptions::default(),
         uid: uuid::Uuid::new_v4().to_string(),
@@ -109,7 +108,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     .await
     .context("control server")?;
     let directory = Arc::new(Directory::default());
-    let roles = Roles::new(data.join("roles"), Arc::clone(&directory));
+    let roles = Roles::new(data.join("roles"), Site::loopback(), Arc::clone(&directory));
     let workloads = LocalWorkloads::new(Arc::new(roles), control.access(), tokens);
     let operator = Operator::start(
         foreshore_operator::Options {
@@ -117,7 +116,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
             workloads: Arc::new(workloads),
             control,
             platform: Platform::standalone(),
-            state: Some(data.join("operator")),
+            begin: Begin::From(data.join("operator")),
             status: None,
         },
         shutdown.clone(),

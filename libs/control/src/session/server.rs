@@ -25,6 +25,7 @@ use super::LARGEST_MESSAGE;
 pub use super::wire::ResourceVersion;
 use crate::{
     enroll::Authenticator,
+    facts::RoleFacts,
     plan::ResourceKey,
     proto,
     report::{Aspect, Discovered, Nack, Report, Schema},
@@ -168,6 +169,8 @@ pub enum Observation {
     Schema(Schema),
     /// Something was found.
     Discovered(Discovered),
+    /// Where the role answers, and whom to trust there: all of it.
+    Facts(RoleFacts),
     /// The role trusts this bundle now ([`foreshore_tls::TrustBundle::fingerprint`]).
     Trusts {
         /// Its fingerprint.

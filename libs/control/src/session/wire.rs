@@ -9,6 +9,7 @@ use foreshore_tls::{CertificateChain, CertificateDer, Fingerprint, TrustBundle};
 use jiff::Timestamp;
 
 use crate::{
+    facts::RoleFacts,
     plan::ResourceKey,
     proto,
     report::{
@@ -320,6 +321,39 @@ pub(crate) fn discovered(discovered: proto::Discovered) -> Result<Discovered, Ma
         id: discovered.id,
         document: discovered.document,
     })
+}
+
+// === facts ===
+
+impl From<RoleFacts> for proto::Facts {
+    fn from(facts: RoleFacts) -> Self {
+        let RoleFacts { addresses, authority } = facts;
+        let pairs = addresses.into_iter().flat_map(|(name, several)| {
+            several.into_iter().map(move |address| proto::Address {
+                name: name.clone(),
+                address,
+            })
+        });
+        Self {
+            addresses: pairs.collect(),
+            authority,
+        }
+    }
+}
+
+pub(crate) fn facts(told: proto::Facts) -> Result<RoleFacts, Malformed> {
+    let mut facts = RoleFacts {
+        authority: told.authority,
+        ..RoleFacts::default()
+    };
+    for proto::Address { name, address } in told.addresses {
+        facts = facts.with(name, address);
+    }
+    if facts.is_bounded() {
+        Ok(facts)
+    } else {
+        Err(malformed("facts", "are larger than allowed"))
+    }
 }
 
 // === certificates ===

@@ -1,4 +1,10 @@
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use rustls_pki_types::ServerName;
@@ -249,10 +255,32 @@ fn rotation_goes_in_order_and_survives_a_restart_at_each_step() {
 fn an_authority_travels_through_a_secret() {
     let authority = CertificateAuthority::create(AuthorityOptions::default(), Timestamp::now()).unwrap();
     let text = authority.to_json().unwrap();
-    let copy = CertificateAuthority::from_json(text.as_bytes(), AuthorityOptions::default()).unwrap();
+    let kept = Arc::new(Mutex::new(None));
+    let secret = Arc::clone(&kept);
+    let keep = move |state: &str, _: &TrustBundle| {
+        let mut secret = secret.lock().unwrap();
+        // The second change can't be kept.
+        match &*secret {
+            Some(_) => Err("the API server is away".to_owned()),
+            None => {
+                *secret = Some(state.to_owned());
+                Ok(())
+            }
+        }
+    };
+    let copy = CertificateAuthority::with_keeper(text.as_bytes(), AuthorityOptions::default(), keep).unwrap();
     let leaf = copy
         .issue_credentials(&connector(), &[], Timestamp::now())
         .unwrap();
     assert!(authority.issued_by_current(&leaf.chain().certificates()[0]));
     assert!(!format!("{authority:?}").contains("PRIVATE"));
+    copy.begin_rotation(Timestamp::now()).unwrap();
+    assert_eq!(kept.lock().unwrap().as_deref(), Some(&*copy.to_json().unwrap()));
+    let before = copy.to_json().unwrap();
+    assert!(copy.complete_rotation(Timestamp::now()).is_err());
+    assert_eq!(
+        copy.to_json().unwrap(),
+        before,
+        "a change that is not kept takes no effect"
+    );
 }

@@ -3,6 +3,7 @@
 use foreshore_control::Health;
 use foreshore_crds::conditions::{self, Verdict as Finding, reasons, status as truth, types};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
     Index, ObjectStatus,
@@ -66,7 +67,7 @@ pub(super) fn status(
     index: &Index,
     key: &ObjectKey,
     verdict: &Verdict,
-    before: Option<&ObjectStatus>,
+    conditions: Vec<Condition>,
     now: Timestamp,
 ) -> ObjectStatus {
     let mut status = ObjectStatus {
@@ -74,8 +75,9 @@ pub(super) fn status(
         declared: verdict.declared.clone(),
         running: verdict.running.as_ref().map(|meta| meta.generation),
         place: verdict.place.clone(),
-        conditions: before.map(|before| before.conditions.clone()).unwrap_or_default(),
+        conditions,
         evidence: None,
+        details: index.outcome.details.get(key).cloned().unwrap_or_default(),
     };
     let empty = Carried::default();
     let carried = index.outcome.plans.carried.get(key).unwrap_or(&empty);
@@ -306,6 +308,9 @@ fn role_obstacle(index: &Index, role: &RoleName) -> Option<Obstacle> {
         .get(role)
         .map(Vec::as_slice)
         .unwrap_or_default();
+    if let Some(why) = index.running.unmade.get(role) {
+        return Some(Obstacle::waits(reasons::FAILING, why));
+    }
     if instances.is_empty() {
         return Some(Obstacle::waits(reasons::STARTING, format!("{role} is starting")));
     }

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
 };
 
-use foreshore_control::{Aspect, Health, Nack, Observation, Observed, Report, ResourceKey};
+use foreshore_control::{Aspect, Health, Nack, Observation, Observed, Report, ResourceKey, RoleFacts};
 use foreshore_tls::{Fingerprint, RoleIdentity};
 use jiff::{SignedDuration, Timestamp};
 
@@ -35,6 +35,8 @@ pub struct Session {
     pub address: Option<SocketAddr>,
     /// The trust bundle that it acknowledged.
     pub trusts: Option<Fingerprint>,
+    /// What it told about itself. Kept while it restarts, so that others keep what they were told of it.
+    pub facts: RoleFacts,
     resources: BTreeMap<ResourceKey, Held>,
 }
 
@@ -215,6 +217,7 @@ impl Sessions {
                     connected: Some(now),
                     software,
                     address: Some(address),
+                    facts: std::mem::take(&mut session.facts),
                     // What it has in force follows.
                     ..Session::default()
                 };
@@ -258,6 +261,10 @@ impl Sessions {
             }
             Observation::Trusts { bundle } => {
                 session.trusts = Some(bundle);
+                Vec::new()
+            }
+            Observation::Facts(facts) => {
+                session.facts = facts;
                 Vec::new()
             }
             Observation::Disconnected {

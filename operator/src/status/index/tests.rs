@@ -52,14 +52,16 @@ impl Fixture {
         let instance = |role: &RoleName| Instance {
             identity: identity(role.role, &role.name),
             state: state.clone(),
-            facts: crate::facts::RoleFacts::default(),
             restarts: 3,
         };
         let instances = roles
             .into_iter()
             .map(|role| (role.clone(), vec![instance(&role)]))
             .collect();
-        self.index.set_running(Arc::new(Running { instances }));
+        self.index.set_running(Arc::new(Running {
+            instances,
+            ..Running::default()
+        }));
     }
 
     fn observe(&mut self, role: &RoleIdentity, what: Observation) {

@@ -4,7 +4,10 @@ use foreshore_tls::Role;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::{control::ControlAccess, facts, workloads::Task};
+use crate::{
+    control::ControlAccess,
+    workloads::{Shape, Task},
+};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -23,10 +26,7 @@ struct Fake {
 impl RoleRunner for Fake {
     async fn run(&self, start: Start) -> Result<(), RoleError> {
         let number = self.starts.fetch_add(1, Ordering::SeqCst);
-        assert!(!start.credential.is_empty());
-        start
-            .facts
-            .tell(RoleFacts::default().with(facts::MQTT, format!("127.0.0.1:{number}")));
+        assert!(!start.credentials.credential().await.unwrap().is_empty());
         if number < self.failures {
             assert!(!self.panics, "as a test wants it");
             return Err(RoleError {
@@ -60,6 +60,7 @@ fn desired(uid: &str) -> BTreeMap<RoleName, Workload> {
             role,
             uid: uid.to_owned(),
             task: Task::Broker,
+            shape: Shape::default(),
         },
     )])
 }
@@ -78,7 +79,7 @@ fn only(running: &Running) -> Option<&Instance> {
 }
 
 #[tokio::test]
-async fn a_role_that_ends_is_started_again_and_keeps_its_facts() {
+async fn a_role_that_ends_is_started_again() {
     let fake = Arc::new(Fake {
         failures: 2,
         ..Fake::default()
@@ -94,7 +95,6 @@ async fn a_role_that_ends_is_started_again_and_keeps_its_facts() {
         matches!(&instance.state, InstanceState::Failing { reason: reasons::PORT_IN_USE, error, .. }
         if error.contains("1883"))
     );
-    assert!(instance.facts.first(facts::MQTT).is_some());
     let stays = until(&local, "third start", |running| {
         only(running)
             .is_some_and(|one| one.restarts == 2 && matches!(one.state, InstanceState::Running { .. }))

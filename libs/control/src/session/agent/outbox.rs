@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use crate::{
+    facts::RoleFacts,
     plan::ResourceKey,
     proto::{self, from_role::Message as FromRole},
     report::{Aspect, Discovered, LARGEST_DOCUMENT, LONGEST_NAME, Report, Schema},
@@ -31,6 +32,7 @@ pub(super) enum Topic {
     Report(ResourceKey, Aspect),
     Schema(ResourceKey, Aspect),
     Discovered(ResourceKey, String),
+    Facts,
 }
 
 impl Topic {
@@ -43,6 +45,7 @@ impl Topic {
                     && aspect.kind.as_str().len() <= LONGEST_NAME
             }
             Self::Discovered(scan, id) => check_key(scan).is_ok() && id.len() <= LONGEST_NAME,
+            Self::Facts => true,
         }
     }
 }
@@ -52,6 +55,7 @@ enum Word {
     Report(Report),
     Schema(Schema),
     Discovered(Discovered),
+    Facts(RoleFacts),
 }
 
 /// Shared by reporters and the session.
@@ -109,7 +113,7 @@ impl Reporter {
     pub fn retract(&self, object: &ResourceKey, aspect: &Aspect) {
         self.outbox.forget(|topic| match topic {
             Topic::Report(about, part) | Topic::Schema(about, part) => about == object && part == aspect,
-            Topic::Discovered(..) => false,
+            Topic::Discovered(..) | Topic::Facts => false,
         });
     }
 
@@ -119,6 +123,7 @@ impl Reporter {
             Topic::Report(about, _) | Topic::Schema(about, _) | Topic::Discovered(about, _) => {
                 about == object
             }
+            Topic::Facts => false,
         });
     }
 
@@ -141,6 +146,15 @@ impl Reporter {
         }
         let topic = Topic::Discovered(discovered.scan.clone(), discovered.id.clone());
         self.outbox.say(topic, |_| Word::Discovered(discovered));
+    }
+
+    /// Tells where this role answers, and whom to trust there, in place of what was told before.
+    pub fn tell(&self, facts: RoleFacts) {
+        if !facts.is_bounded() {
+            warn!(?facts, "facts are too large and not told");
+            return;
+        }
+        self.outbox.say(Topic::Facts, |_| Word::Facts(facts));
     }
 
     /// How many words were dropped because too much is current already: a number that should stay 0.
@@ -273,11 +287,12 @@ impl Outbox {
             (Some(Word::Report(report)), _) => Some(FromRole::Report(report.into())),
             (Some(Word::Schema(schema)), _) => Some(FromRole::Schema(schema.into())),
             (Some(Word::Discovered(discovered)), _) => Some(FromRole::Discovered(discovered.into())),
+            (Some(Word::Facts(facts)), _) => Some(FromRole::Facts(facts.into())),
             (None, Topic::Report(object, aspect)) => {
                 let (object, aspect) = (Some(object.into()), Some(aspect.into()));
                 Some(FromRole::Retraction(proto::Retraction { object, aspect }))
             }
-            (None, Topic::Schema(..) | Topic::Discovered(..)) => None,
+            (None, Topic::Schema(..) | Topic::Discovered(..) | Topic::Facts) => None,
         }
     }
 }
@@ -289,6 +304,7 @@ fn size(topic: &Topic, word: &Word) -> usize {
     let topic = match topic {
         Topic::Report(object, aspect) | Topic::Schema(object, aspect) => key(object) + aspect.name.len(),
         Topic::Discovered(scan, id) => key(scan) + id.len(),
+        Topic::Facts => 0,
     };
     let word = match word {
         Word::Report(report) => {
@@ -297,6 +313,10 @@ fn size(topic: &Topic, word: &Word) -> usize {
         }
         Word::Schema(schema) => schema.document.len(),
         Word::Discovered(discovered) => discovered.document.len(),
+        Word::Facts(RoleFacts { addresses, authority }) => {
+            let addresses = addresses.values().flatten().map(String::len);
+            addresses.sum::<usize>() + authority.as_ref().map_or(0, String::len)
+        }
     };
     OVERHEAD + 2 * topic + word
 }

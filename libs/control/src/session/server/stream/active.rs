@@ -248,6 +248,7 @@ impl Active {
             FromRole::Discovered(discovered) => {
                 Observation::Discovered(wire::discovered(discovered).map_err(End::protocol)?)
             }
+            FromRole::Facts(facts) => Observation::Facts(wire::facts(facts).map_err(End::protocol)?),
             FromRole::TrustAck(ack) => {
                 let bundle = wire::trust_ack(&ack).map_err(End::protocol)?;
                 self.status.trusts = Some(bundle);

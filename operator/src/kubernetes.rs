@@ -1,0 +1,143 @@
+//! The Kubernetes API as the operator uses it: manifests and Secrets in, statuses and events out, one leader.
+//!
+//! Every call has a time limit of its own: the client retries what a busy server refuses, for minutes if it may.
+
+pub mod authority;
+mod enrolment;
+mod events;
+pub mod lease;
+mod references;
+pub mod source;
+mod status;
+
+use std::time::Duration;
+
+use foreshore_crds::conditions::reasons;
+use kube_client::{
+    Api, Resource,
+    core::{ApiResource, DynamicResourceScope, GroupVersionKind},
+};
+use tokio::time::timeout;
+
+pub use enrolment::TokenReviews;
+pub use kube_client::Client;
+pub use source::KubernetesSource;
+pub use status::KubernetesStatus;
+
+use crate::object::Kind;
+
+/// Field manager of everything that the operator makes.
+pub const MANAGER: &str = "foreshore-operator";
+/// Longest that one call may take.
+const CALL: Duration = Duration::from_secs(10);
+
+/// The namespaces that an operator looks after.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// These; all where there are none.
+    pub namespaces: Vec<String>,
+}
+
+impl Scope {
+    /// One interface for each namespace, or one for all.
+    pub(crate) fn apis<K>(&self, client: &Client, resource: &ApiResource) -> Vec<Api<K>>
+    where
+        K: Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>,
+    {
+        if self.namespaces.is_empty() {
+            return vec![Api::all_with(client.clone(), resource)];
+        }
+        let namespaces = self.namespaces.iter();
+        namespaces
+            .map(|namespace| Api::namespaced_with(client.clone(), namespace, resource))
+            .collect()
+    }
+}
+
+/// Why a call gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused it, or can't be reached.
+    #[error(transparent)]
+    Api(#[from] kube_client::Error),
+    /// It did not answer in time.
+    #[error("the Kubernetes API did not answer within {} s", CALL.as_secs())]
+    TimedOut,
+    /// It answered something that makes no sense.
+    #[error("{what}: {problem}")]
+    Unusable {
+        /// What was read.
+        what: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl Error {
+    /// Whether the object is not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Api(kube_client::Error::Api(status)) if status.is_not_found())
+    }
+
+    /// Whether somebody else changed the object meanwhile.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Api(kube_client::Error::Api(status)) if status.is_conflict() || status.is_already_exists())
+    }
+
+    /// Whether the same call will be refused again.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Api(kube_client::Error::Api(status)) if status.is_invalid() || status.is_forbidden())
+    }
+}
+
+/// The client of the API server: by the pod's ServiceAccount in a cluster, by the user's kubeconfig elsewhere.
+///
+/// # Errors
+/// When there is neither.
+pub async fn client() -> Result<Client, Error> {
+    let client = Client::try_default().await;
+    Ok(client?)
+}
+
+/// Gives a call its time.
+pub(crate) async fn within<T>(call: impl Future<Output = Result<T, kube_client::Error>>) -> Result<T, Error> {
+    match timeout(CALL, call).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(Error::TimedOut),
+    }
+}
+
+/// How the API calls a kind.
+fn resource(kind: Kind) -> ApiResource {
+    let (group, version) = kind
+        .api_version()
+        .split_once('/')
+        .unwrap_or_else(|| ("", kind.api_version()));
+    let name = GroupVersionKind::gvk(group, version, kind.as_str());
+    ApiResource::from_gvk_with_plural(&name, plural(kind))
+}
+
+/// Plurals as the definitions have them.
+const fn plural(kind: Kind) -> &'static str {
+    match kind {
+        Kind::ConfigMap => "configmaps",
+        Kind::Secret => "secrets",
+        Kind::Broker => "brokers",
+        Kind::BrokerPolicy => "brokerpolicies",
+        Kind::Connector => "connectors",
+        Kind::Simulator => "simulators",
+        Kind::Cloud => "clouds",
+        Kind::DataflowEndpoint => "dataflowendpoints",
+        Kind::Device => "devices",
+        Kind::Asset => "assets",
+        Kind::Dataflow => "dataflows",
+    }
+}
+
+/// What is told about an API that can't be read now.
+fn unreadable(what: impl std::fmt::Display) -> crate::Problem {
+    crate::Problem::new(reasons::NOT_YET_KNOWN, format!("{what}"))
+}

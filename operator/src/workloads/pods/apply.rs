@@ -1,0 +1,404 @@
+//! Makes objects as they shall be, and keeps them so.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use foreshore_runtime::{Backoff, Shutdown};
+use futures::{
+    Stream, StreamExt,
+    stream::{self, SelectAll},
+};
+use kube_client::{
+    Api, Client,
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
+    core::PartialObjectMeta,
+};
+use kube_runtime::{
+    WatchStreamExt,
+    watcher::{Config, Event, watcher},
+};
+use serde_json::Value;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tracing::{info, warn};
+
+use super::{
+    build::{self, Child, ChildKey, ChildKind, SELECTOR, Settings},
+    observe::Pods,
+};
+use crate::{
+    control::Trust,
+    kubernetes::{Error, MANAGER, Scope, within},
+    role::RoleName,
+    workloads::Workload,
+};
+
+/// Calls at a time.
+const AT_ONCE: usize = 8;
+/// Waits after an object could not be made.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// Time between two looks at what is not watched.
+const SWEEP: Duration = Duration::from_secs(600);
+
+type Desired = watch::Receiver<Arc<BTreeMap<RoleName, Workload>>>;
+
+/// Makes objects as they shall be, and keeps them so.
+pub(super) struct Applier {
+    client: Client,
+    scope: Scope,
+    settings: Settings,
+    trust: Trust,
+    pods: Arc<Pods>,
+    wanted: BTreeMap<ChildKey, Child>,
+    /// What was made, as it was asked for and as the API answered.
+    made: BTreeMap<ChildKey, Made>,
+    /// What could not be made.
+    failed: BTreeMap<ChildKey, Failed>,
+    /// ConfigMaps that nobody wants any more: they can't be listed.
+    unwanted: BTreeSet<ChildKey>,
+    /// Whether what nobody wants any more has been looked for since something changed.
+    swept: bool,
+}
+
+struct Made {
+    manifest: Value,
+    version: Version,
+}
+
+struct Failed {
+    manifest: Value,
+    error: String,
+    backoff: Backoff,
+    next: Instant,
+}
+
+/// What tells one state of an object from another: the generation where its kind has one, since statuses change without
+/// us, or else the resource version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Version {
+    Generation(i64),
+    Resource(String),
+}
+
+impl Version {
+    fn of(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Self {
+        match metadata.generation {
+            Some(generation) if generation > 0 => Self::Generation(generation),
+            _ => Self::Resource(metadata.resource_version.clone().unwrap_or_default()),
+        }
+    }
+}
+
+/// What the watches of objects told.
+type Seen = (
+    ChildKind,
+    Result<Event<PartialObjectMeta<DynamicObject>>, kube_runtime::watcher::Error>,
+);
+
+impl Applier {
+    pub(super) fn new(
+        client: Client,
+        scope: Scope,
+        settings: Settings,
+        trust: Trust,
+        pods: Arc<Pods>,
+    ) -> Self {
+        Self {
+            client,
+            scope,
+            settings,
+            trust,
+            pods,
+            wanted: BTreeMap::new(),
+            made: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            unwanted: BTreeSet::new(),
+            swept: false,
+        }
+    }
+
+    /// Runs until the shutdown begins.
+    pub(super) async fn run(mut self, mut desired: Desired, shutdown: Shutdown) {
+        // Nothing is known to be unwanted before something was wanted once.
+        if !matches!(shutdown.or_begun(desired.changed()).await, Some(Ok(()))) {
+            return;
+        }
+        let mut trust = self.trust.subscribe();
+        let mut seen = self.watch();
+        self.want(&desired.borrow_and_update().clone());
+        loop {
+            if shutdown.or_begun(self.step()).await.is_none() {
+                return;
+            }
+            let retry = self.failed.values().map(|failed| failed.next).min();
+            let due = retry.unwrap_or_else(|| Instant::now() + SWEEP);
+            tokio::select! {
+                () = shutdown.begun() => return,
+                changed = desired.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.want(&desired.borrow_and_update().clone());
+                }
+                changed = trust.changed() => if changed.is_ok() {
+                    self.want(&desired.borrow().clone());
+                },
+                event = seen.next() => if let Some(event) = event {
+                    self.see(event);
+                },
+                () = sleep_until(due) => if retry.is_none() {
+                    self.check_trust().await;
+                },
+            }
+        }
+    }
+
+    /// Builds what is wanted now.
+    fn want(&mut self, desired: &BTreeMap<RoleName, Workload>) {
+        match build::build(desired, &self.settings, &self.trust.bundle().to_pem()) {
+            Ok(wanted) => {
+                let gone = self.wanted.keys().filter(|key| !wanted.contains_key(*key));
+                let gone: Vec<_> = gone.cloned().collect();
+                self.swept &= gone.is_empty();
+                let unlisted = gone.into_iter().filter(|key| !key.kind.is_listed());
+                self.unwanted.extend(unlisted);
+                self.unwanted.retain(|key| !wanted.contains_key(key));
+                self.wanted = wanted;
+            }
+            Err(error) => warn!(%error, "objects of workloads can't be written as JSON"),
+        }
+        let wanted = &self.wanted;
+        self.made.retain(|key, _| wanted.contains_key(key));
+        self.failed.retain(|key, _| wanted.contains_key(key));
+    }
+
+    /// Makes what differs, in the order of kinds, and removes what nobody wants any more.
+    async fn step(&mut self) {
+        for kind in ChildKind::ALL {
+            let now = Instant::now();
+            let due = self
+                .wanted
+                .iter()
+                .filter(|(key, child)| key.kind == kind && self.is_due(key, child, now));
+            let due: Vec<_> = due
+                .map(|(key, child)| (key.clone(), child.manifest.clone()))
+                .collect();
+            let client = &self.client;
+            let calls = due.into_iter().map(|(key, manifest)| async move {
+                let made = make(client, &key, &manifest).await;
+                (key, manifest, made)
+            });
+            let made: Vec<_> = stream::iter(calls).buffer_unordered(AT_ONCE).collect().await;
+            for (key, manifest, made) in made {
+                self.note(key, manifest, made);
+            }
+        }
+        let mut unmade = BTreeMap::new();
+        for (key, failed) in &self.failed {
+            if let Some(role) = self.wanted.get(key).and_then(|child| child.role.clone()) {
+                unmade
+                    .entry(role)
+                    .or_insert_with(|| format!("{key} can't be made: {}", failed.error));
+            }
+        }
+        self.pods.set_unmade(unmade);
+        if !self.swept {
+            self.swept = self.sweep().await;
+        }
+    }
+
+    fn is_due(&self, key: &ChildKey, child: &Child, now: Instant) -> bool {
+        if let Some(failed) = self.failed.get(key)
+            && failed.manifest == child.manifest
+        {
+            return failed.next <= now;
+        }
+        self.made
+            .get(key)
+            .is_none_or(|made| made.manifest != child.manifest)
+    }
+
+    fn note(&mut self, key: ChildKey, manifest: Value, made: Result<Version, Error>) {
+        match made {
+            Ok(version) => {
+                self.failed.remove(&key);
+                self.made.insert(key, Made { manifest, version });
+            }
+            Err(error) => {
+                let before = self
+                    .failed
+                    .remove(&key)
+                    .filter(|before| before.manifest == manifest);
+                let mut backoff =
+                    before.map_or_else(|| Backoff::new(RETRY.0, RETRY.1), |before| before.backoff);
+                let delay = backoff.next_delay();
+                warn!(object = %key, %error, retry_seconds = delay.as_secs_f64(), "object can't be made");
+                let failed = Failed {
+                    manifest,
+                    error: error.to_string(),
+                    backoff,
+                    next: Instant::now() + delay,
+                };
+                self.made.remove(&key);
+                self.failed.insert(key, failed);
+            }
+        }
+    }
+
+    /// Removes objects of ours that nobody wants; whether all were found and removed.
+    async fn sweep(&mut self) -> bool {
+        let mut all = true;
+        for kind in ChildKind::ALL.into_iter().filter(|kind| kind.is_listed()) {
+            let resource = kind.resource();
+            for api in self
+                .scope
+                .apis::<PartialObjectMeta<DynamicObject>>(&self.client, &resource)
+            {
+                let listed = within(api.list(&ListParams::default().labels(SELECTOR))).await;
+                let listed = match listed {
+                    Ok(listed) => listed,
+                    Err(error) => {
+                        warn!(?kind, %error, "objects can't be listed; what nobody wants any more stays for now");
+                        all = false;
+                        continue;
+                    }
+                };
+                for object in listed.items {
+                    let Some(key) = key(kind, &object) else { continue };
+                    if !self.wanted.contains_key(&key) {
+                        all &= self.remove(&key).await;
+                    }
+                }
+            }
+        }
+        for key in std::mem::take(&mut self.unwanted) {
+            if !self.remove(&key).await {
+                self.unwanted.insert(key);
+                all = false;
+            }
+        }
+        all
+    }
+
+    async fn remove(&self, key: &ChildKey) -> bool {
+        let api = api(&self.client, key);
+        match within(api.delete(&key.name, &DeleteParams::background())).await {
+            Ok(_) => info!(object = %key, "object that nobody wants any more is removed"),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => {
+                warn!(object = %key, %error, "object that nobody wants any more can't be removed");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// What others changed of our objects, or deleted, is made again.
+    fn see(&mut self, (kind, event): Seen) {
+        match event {
+            Ok(Event::Apply(object)) => {
+                let Some(key) = key(kind, &object) else { return };
+                let version = Version::of(&object.metadata);
+                let made = self.made.get(&key);
+                if made.is_some_and(|made| made.version != version && !made.is_newer(&version)) {
+                    self.made.remove(&key);
+                }
+            }
+            Ok(Event::Delete(object)) => {
+                if let Some(key) = key(kind, &object) {
+                    self.made.remove(&key);
+                }
+            }
+            // After a gap of the watch everything is compared anew.
+            Ok(Event::Init) => self.swept = false,
+            Ok(Event::InitApply(object)) => {
+                let Some(key) = key(kind, &object) else { return };
+                if self
+                    .made
+                    .get(&key)
+                    .is_some_and(|made| made.version != Version::of(&object.metadata))
+                {
+                    self.made.remove(&key);
+                }
+            }
+            Ok(Event::InitDone) => {}
+            Err(error) => warn!(?kind, %error, "watch of objects failed, and is tried again"),
+        }
+    }
+
+    fn watch(&self) -> SelectAll<std::pin::Pin<Box<dyn Stream<Item = Seen> + Send>>> {
+        let mut seen = SelectAll::new();
+        for kind in ChildKind::ALL.into_iter().filter(|kind| kind.is_listed()) {
+            for api in self.scope.apis(&self.client, &kind.resource()) {
+                let watch = watcher(api, Config::default().labels(SELECTOR)).default_backoff();
+                seen.push(watch.map(move |event| (kind, event)).boxed());
+            }
+        }
+        seen
+    }
+
+    /// Whether the roots of each namespace are still there: nobody watches them.
+    async fn check_trust(&mut self) {
+        let trusted: Vec<_> = self
+            .made
+            .keys()
+            .filter(|key| key.kind == ChildKind::ConfigMap)
+            .cloned()
+            .collect();
+        for key in trusted {
+            let Ok(found) = within(api(&self.client, &key).get_opt(&key.name)).await else {
+                continue;
+            };
+            let version = found.map(|found| Version::of(&found.metadata));
+            if version.as_ref() != self.made.get(&key).map(|made| &made.version) {
+                self.made.remove(&key);
+            }
+        }
+    }
+}
+
+impl Made {
+    /// Whether our own last change is newer than what the watch tells now.
+    fn is_newer(&self, seen: &Version) -> bool {
+        match (&self.version, seen) {
+            (Version::Generation(made), Version::Generation(seen)) => made > seen,
+            _ => false,
+        }
+    }
+}
+
+impl ChildKind {
+    /// Whether the operator may list and watch it.
+    fn is_listed(self) -> bool {
+        self != Self::ConfigMap
+    }
+}
+
+async fn make(client: &Client, key: &ChildKey, manifest: &Value) -> Result<Version, Error> {
+    let mut manifest = manifest.clone();
+    let resource = key.kind.resource();
+    if let Value::Object(members) = &mut manifest {
+        members.insert("apiVersion".to_owned(), resource.api_version.into());
+        members.insert("kind".to_owned(), resource.kind.into());
+    }
+    let params = PatchParams::apply(MANAGER).force();
+    let made = within(api(client, key).patch(&key.name, &params, &Patch::Apply(&manifest))).await?;
+    Ok(Version::of(&made.metadata))
+}
+
+fn api(client: &Client, key: &ChildKey) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), &key.namespace, &key.kind.resource())
+}
+
+fn key(kind: ChildKind, object: &PartialObjectMeta<DynamicObject>) -> Option<ChildKey> {
+    Some(ChildKey {
+        kind,
+        namespace: object.metadata.namespace.clone()?,
+        name: object.metadata.name.clone()?,
+    })
+}
