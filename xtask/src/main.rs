@@ -8,12 +8,13 @@ mod arrows;
 mod bench;
 mod generate;
 mod graph;
+mod image;
 mod results;
 mod shell;
 mod test;
 mod tools;
 
-/// Tests, generates, draws and measures Foreshore.
+/// Tests, generates, draws, measures and packs Foreshore.
 #[derive(Parser)]
 #[command(name = "cargo xtask", version)]
 struct Arguments {
@@ -29,6 +30,8 @@ enum Task {
     Generate(generate::Options),
     /// Measure the release build, beside a peer where there is one, and write the figures into docs/bench.md.
     Bench(bench::Options),
+    /// Build the container image, as an archive.
+    Image(image::Options),
     /// Draw the crate arrows as a Mermaid diagram.
     Graph,
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Generate(options) => generate::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Image(options) => image::run(&options),
         Task::Graph => graph::print(),
     };
     match result {
