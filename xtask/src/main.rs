@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod arrows;
 mod bench;
+mod cluster;
 mod generate;
 mod graph;
 mod image;
@@ -32,6 +33,8 @@ enum Task {
     Bench(bench::Options),
     /// Build the container image, as an archive.
     Image(image::Options),
+    /// Start, use and remove a real Kubernetes on this machine.
+    Cluster(cluster::Options),
     /// Draw the crate arrows as a Mermaid diagram.
     Graph,
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Task::Generate(options) => generate::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Image(options) => image::run(&options),
+        Task::Cluster(options) => cluster::run(&options),
         Task::Graph => graph::print(),
     };
     match result {

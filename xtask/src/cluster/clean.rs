@@ -1,0 +1,36 @@
+//! Removes a cluster, or what is left of one, whatever has become of it.
+
+use std::{fs, io};
+
+use anyhow::{Context, Result};
+
+use super::{
+    cgroups,
+    layout::{Layout, MOST_NODES},
+    network, node, processes,
+};
+
+/// Ends a machine at once, as a power cut would; its disk stays.
+pub(crate) fn power_off(machine: u8) -> Result<()> {
+    processes::kill(machine)?;
+    network::disconnect(machine)?;
+    cgroups::remove(machine)
+}
+
+/// Removes all of it.
+pub(crate) fn all(layout: &Layout) -> Result<()> {
+    for machine in (0..=MOST_NODES).rev() {
+        power_off(machine).with_context(|| format!("machine {machine}"))?;
+    }
+    remove(fs::remove_dir_all(layout.run())).with_context(|| format!("remove {}", layout.run().display()))?;
+    // Made so that a node has somewhere to put its own; what holds something is somebody else's.
+    drop(fs::remove_dir(node::KUBELET));
+    Ok(())
+}
+
+fn remove(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
