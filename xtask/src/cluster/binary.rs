@@ -41,6 +41,10 @@ pub(crate) fn build(layout: &Layout) -> Result<Programs> {
     let folder = layout.folder().join(&name);
     if !folder.is_dir() {
         let part = layout.folder().join(format!("{name}.part"));
+        if part.is_dir() {
+            // Of a build that was interrupted.
+            fs::remove_dir_all(&part).with_context(|| format!("remove {}", part.display()))?;
+        }
         fs::create_dir_all(&part).with_context(|| format!("create {}", part.display()))?;
         compile(&sources, &part)?;
         fs::rename(&part, &folder).with_context(|| format!("create {}", folder.display()))?;

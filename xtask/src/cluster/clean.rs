@@ -22,9 +22,12 @@ pub(crate) fn all(layout: &Layout) -> Result<()> {
     for machine in (0..=MOST_NODES).rev() {
         power_off(machine).with_context(|| format!("machine {machine}"))?;
     }
+    network::forget_namespaces();
     remove(fs::remove_dir_all(layout.run())).with_context(|| format!("remove {}", layout.run().display()))?;
-    // Made so that a node has somewhere to put its own; what holds something is somebody else's.
-    drop(fs::remove_dir(node::KUBELET));
+    // Made where a node shows its own; those that hold something are somebody else's.
+    for (_, shown) in node::OWN {
+        drop(fs::remove_dir(shown));
+    }
     Ok(())
 }
 

@@ -24,6 +24,9 @@ pub(crate) const API_SERVICE: &str = "10.96.0.1";
 /// Domain of the names of Services.
 pub(crate) const DOMAIN: &str = "cluster.local";
 
+/// Where network namespaces are named.
+pub(crate) const NAMESPACES: &str = "/run/netns";
+
 /// Name of a machine's network namespace and of its control groups; machine 0 holds the control plane.
 pub(crate) fn namespace(machine: u8) -> String {
     format!("foreshore-{machine}")
@@ -31,7 +34,7 @@ pub(crate) fn namespace(machine: u8) -> String {
 
 /// File that holds a machine's network namespace.
 pub(crate) fn namespace_file(machine: u8) -> PathBuf {
-    Path::new("/run/netns").join(namespace(machine))
+    Path::new(NAMESPACES).join(namespace(machine))
 }
 
 /// Name of a node.
@@ -59,12 +62,12 @@ impl Layout {
     pub(crate) fn new() -> Result<Self> {
         let folder = std::path::absolute(shell::cache()?.join("cluster")).context("FORESHORE_CACHE")?;
         // A node has these directories to itself, and so can't see what the machine has there.
-        if ["/run", "/var/log", "/var/lib/kubelet"]
+        if ["/run", "/var/log"]
             .iter()
             .any(|hidden| folder.starts_with(hidden))
         {
             bail!(
-                "FORESHORE_CACHE: found {}; allowed: a directory outside /run, /var/log and /var/lib/kubelet",
+                "FORESHORE_CACHE: found {}; allowed: a directory outside /run and /var/log",
                 folder.display()
             );
         }

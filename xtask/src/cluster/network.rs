@@ -2,13 +2,15 @@
 //! out of it, so that nothing on a node finds its way to the world by chance.
 
 use std::{
+    fs,
     io::Write as _,
+    path::Path,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
 
-use super::layout::{CONTROL_PLANE, address, namespace, namespace_file, pods};
+use super::layout::{CONTROL_PLANE, NAMESPACES, SERVICES, address, namespace, namespace_file, pods};
 
 /// Makes the control plane's network: the bridge, and the ways to the pods.
 pub(crate) fn make_control_plane(nodes: u8) -> Result<()> {
@@ -32,6 +34,21 @@ pub(crate) fn disconnect(node: u8) -> Result<()> {
     Ok(())
 }
 
+/// Removes where namespaces are named, which `ip` made, once none is named there.
+pub(crate) fn forget_namespaces() {
+    let directory = Path::new(NAMESPACES);
+    if directory.read_dir().is_ok_and(|mut names| names.next().is_none()) {
+        // It is a mount where `ip` made it, and no loss where another did.
+        drop(
+            Command::new("umount")
+                .arg(directory)
+                .stderr(Stdio::null())
+                .status(),
+        );
+        drop(fs::remove_dir(directory));
+    }
+}
+
 /// Removes a machine's namespace, if there is one.
 pub(crate) fn delete_namespace(machine: u8) -> Result<()> {
     if !namespace_file(machine).exists() {
@@ -46,8 +63,7 @@ fn namespace_with(machine: u8, commands: &[String]) -> Result<()> {
     batch(machine, commands)?;
     set(machine, "net.ipv4.ip_forward=1")?;
     // Frames that only pass a bridge are none of the packet filter's business; not every kernel has this switch.
-    let bridged = "net.bridge.bridge-nf-call-iptables=0";
-    set(machine, &format!("-e {bridged}"))
+    set(machine, "-e net.bridge.bridge-nf-call-iptables=0")
 }
 
 /// The bridge, and where the pods of each node are.
@@ -56,6 +72,8 @@ fn bridge(nodes: u8) -> Vec<String> {
         "link add switch type bridge".to_owned(),
         format!("addr add {CONTROL_PLANE}/24 dev switch"),
         "link set switch up".to_owned(),
+        // The packet filter only gets to replace a Service's address once there is some way to it.
+        format!("route add {SERVICES} dev switch"),
     ];
     commands.extend((1..=nodes).map(way_to_pods));
     commands

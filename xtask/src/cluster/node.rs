@@ -1,6 +1,9 @@
 //! A node: what it is told, and its start.
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -16,7 +19,13 @@ use super::{
 /// Where a node's containerd is asked, on the node.
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// Where a kubelet keeps its things; part of that can't be set.
-pub(crate) const KUBELET: &str = "/var/lib/kubelet";
+const KUBELET: &str = "/var/lib/kubelet";
+/// Directories of the machine that a node has to itself, and their names on the node's disk.
+pub(crate) const OWN: &[(&str, &str)] = &[
+    ("kubelet", KUBELET),
+    ("log", "/var/log"),
+    ("networks", "/var/lib/cni"),
+];
 /// Settings of the kernel that a kubelet wants, and would change for the whole machine.
 const KERNEL: &[(&str, &str)] = &[
     ("kernel/keys/root_maxbytes", "25000000"),
@@ -37,13 +46,13 @@ pub(crate) fn boot<'a>(
     cgroups::make(number)?;
     let machine = Machine::boot(layout, programs, number)?;
     let disk = layout.disk(number);
-    for directory in ["log", "kubelet", "volumes"] {
-        let directory = disk.join(directory);
-        fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+    for &(name, shown) in OWN {
+        let own = disk.join(name);
+        for directory in [own.as_path(), Path::new(shown)] {
+            fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
+        }
+        machine.bind(&own, shown)?;
     }
-    fs::create_dir_all(KUBELET).with_context(|| format!("create {KUBELET}"))?;
-    machine.bind(&disk.join("log"), "/var/log")?;
-    machine.bind(&disk.join("kubelet"), KUBELET)?;
     pretend(layout, &machine)?;
 
     let toml = layout.config(&format!("containerd-{number}.toml"));
@@ -94,7 +103,7 @@ fn pretend(layout: &Layout, machine: &Machine<'_>) -> Result<()> {
 
 fn containerd(layout: &Layout, number: u8) -> String {
     let disk = layout.disk(number);
-    let text = |path: std::path::PathBuf| Value::from(path.to_string_lossy().into_owned()).to_string();
+    let text = |path: PathBuf| Value::from(path.to_string_lossy().into_owned()).to_string();
     format!(
         r#"version = 2
 root = {root}

@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::Result;
+use jiff::Timestamp;
 
 use super::{
     layout::{Layout, node},
@@ -17,7 +18,7 @@ pub(crate) fn print(layout: &Layout) -> Result<()> {
         println!("down: no cluster is up");
         return Ok(());
     };
-    let ready = wait::ready_nodes(layout, &super::programs(&state));
+    let ready = wait::ready_nodes(layout, &super::programs(&state), Timestamp::MIN);
     for machine in 0..=state.nodes {
         let name = if machine == 0 {
             "control plane".to_owned()
@@ -50,7 +51,7 @@ fn describe(layout: &Layout, component: &Component) -> String {
         return format!("{name:<24} ended   {}", log.display());
     }
     let pid = program(component.process.pid);
-    let memory = resident(pid).unwrap_or_default() / 1024;
+    let memory = memory(pid).unwrap_or_default() / 1024;
     format!("{name:<24} {memory:>4} MB {}", log.display())
 }
 
@@ -62,9 +63,10 @@ fn program(waits: u32) -> u32 {
         .unwrap_or(waits)
 }
 
-/// Memory that a process holds, in KiB.
-fn resident(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+/// Memory of a process, in KiB; of what it shares with others, its share. All components are one program, so that what
+/// each holds would count the same code many times.
+fn memory(pid: u32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = rollup.lines().find(|line| line.starts_with("Pss:"))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }

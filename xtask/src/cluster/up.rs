@@ -1,6 +1,7 @@
 //! Starts a cluster, and nodes of it.
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 
 use super::{
     binary::{self, Programs},
@@ -115,7 +116,7 @@ fn is_healthy(layout: &Layout, programs: &Programs, state: &State) -> bool {
     all_nodes_run
         && state.check_components(layout).is_ok()
         && wait::is_ready(layout, programs)
-        && wait::ready_nodes(layout, programs).len() == usize::from(state.nodes)
+        && wait::ready_nodes(layout, programs, Timestamp::MIN).len() == usize::from(state.nodes)
 }
 
 fn summary(layout: &Layout, nodes: u8) -> String {

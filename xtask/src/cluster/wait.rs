@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{
@@ -25,6 +26,8 @@ pub(crate) struct Wait<'a> {
     layout: &'a Layout,
     programs: &'a Programs,
     start: Instant,
+    /// The same time, for what Kubernetes dates to the second.
+    date: Timestamp,
 }
 
 impl<'a> Wait<'a> {
@@ -34,6 +37,7 @@ impl<'a> Wait<'a> {
             layout,
             programs,
             start: Instant::now(),
+            date: Timestamp::now() - Duration::from_secs(1),
         }
     }
 
@@ -56,13 +60,14 @@ impl<'a> Wait<'a> {
         })
     }
 
-    /// Waits until all these nodes take pods.
+    /// Waits until all these nodes take pods, and have said so since the clock was started: what a node said before it
+    /// was killed stands for a while.
     pub(crate) fn nodes(&self, state: &State, nodes: &[u8]) -> Result<()> {
         let mut missing = Vec::new();
         for &number in nodes {
             let log = format!("kubelet-{number}");
             self.until(state, &format!("node {number}"), &log, || {
-                let ready = ready_nodes(self.layout, self.programs);
+                let ready = ready_nodes(self.layout, self.programs, self.date);
                 missing = nodes
                     .iter()
                     .filter(|number| !ready.contains(&node(**number)))
@@ -127,10 +132,10 @@ pub(crate) fn is_ready(layout: &Layout, programs: &Programs) -> bool {
     client::kubectl(layout, programs, &["get", "--raw", "/readyz"]).is_some()
 }
 
-/// Names of the nodes that take pods.
-pub(crate) fn ready_nodes(layout: &Layout, programs: &Programs) -> Vec<String> {
+/// Names of the nodes that take pods, and have said so since then.
+pub(crate) fn ready_nodes(layout: &Layout, programs: &Programs, since: Timestamp) -> Vec<String> {
     let json = client::kubectl(layout, programs, &["get", "nodes", "--output", "json"]).unwrap_or_default();
-    ready(&json)
+    ready(&json, since)
 }
 
 #[derive(Deserialize)]
@@ -156,20 +161,26 @@ struct Status {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Condition {
     #[serde(rename = "type")]
     kind: String,
     status: String,
+    last_heartbeat_time: Timestamp,
 }
 
-fn ready(json: &str) -> Vec<String> {
+fn ready(json: &str, since: Timestamp) -> Vec<String> {
     let nodes = serde_json::from_str(json).unwrap_or(Nodes { items: Vec::new() });
     nodes
         .items
         .into_iter()
         .filter(|node| {
             let mut conditions = node.status.conditions.iter();
-            conditions.any(|condition| condition.kind == "Ready" && condition.status == "True")
+            conditions.any(|condition| {
+                condition.kind == "Ready"
+                    && condition.status == "True"
+                    && condition.last_heartbeat_time >= since
+            })
         })
         .map(|node| node.metadata.name)
         .collect()
@@ -181,12 +192,25 @@ mod tests {
 
     #[test]
     fn reads_which_nodes_are_ready() {
-        let json = r#"{"items": [
-            {"metadata": {"name": "node-1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}},
-            {"metadata": {"name": "node-2"}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}},
-            {"metadata": {"name": "node-3"}, "status": {}}
-        ]}"#;
-        assert_eq!(ready(json), ["node-1"]);
-        assert!(ready("").is_empty());
+        let node = |name: &str, status: &str, second: u8| {
+            serde_json::json!({
+                "metadata": { "name": name },
+                "status": { "conditions": [
+                    { "type": "Ready", "status": status, "lastHeartbeatTime": format!("2026-01-01T00:00:{second:02}Z") },
+                ] },
+            })
+        };
+        let young = serde_json::json!({ "metadata": { "name": "young" }, "status": {} });
+        let nodes = [
+            node("ready", "True", 10),
+            node("stale", "True", 9),
+            node("lost", "Unknown", 11),
+            young,
+        ];
+        let json = serde_json::json!({ "items": nodes }).to_string();
+        let since = "2026-01-01T00:00:10Z".parse().unwrap();
+        assert_eq!(ready(&json, since), ["ready"]);
+        assert_eq!(ready(&json, Timestamp::MIN), ["ready", "stale"]);
+        assert!(ready("", since).is_empty());
     }
 }

@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// Build profile of the program.
     #[arg(long, default_value = "release", value_parser = ["dev", "release"])]
     profile: String,
+    /// Pack this program instead of building one.
+    #[arg(long, conflicts_with = "profile")]
+    program: Option<PathBuf>,
     /// The archive to write; without it `foreshore-PROFILE.oci.tar` in the target directory.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -35,7 +38,10 @@ pub(crate) struct Options {
 
 /// Builds the program and writes an image of it.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let program = build(&options.profile)?;
+    let program = match &options.program {
+        Some(program) => program.clone(),
+        None => build(&options.profile)?,
+    };
     let out = match &options.out {
         Some(out) => out.clone(),
         None => arrows::target_directory()?.join(format!("foreshore-{}.oci.tar", options.profile)),
