@@ -2,7 +2,7 @@
 
 use std::{fs, io};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::{
     cgroups,
@@ -18,7 +18,22 @@ pub(crate) fn power_off(machine: u8) -> Result<()> {
 }
 
 /// Removes all of it.
+///
+/// # Errors
+/// Also when it is the cluster of another cache, which somebody may be using: there is only one on a machine.
 pub(crate) fn all(layout: &Layout) -> Result<()> {
+    for machine in 0..=MOST_NODES {
+        if let Some(other) = processes::cluster(machine)?
+            && other != layout.run()
+            && other.is_dir()
+        {
+            bail!(
+                "found the cluster of {}; allowed: none but that of {}; remove it with its own FORESHORE_CACHE",
+                other.display(),
+                layout.run().display()
+            );
+        }
+    }
     for machine in (0..=MOST_NODES).rev() {
         power_off(machine).with_context(|| format!("machine {machine}"))?;
     }

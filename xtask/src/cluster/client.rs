@@ -4,17 +4,16 @@ use std::{
     env,
     ffi::OsString,
     os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::{
     binary::Programs,
     layout::{DOMAIN, Layout, MACHINES, PODS, SERVICES, namespace_file},
 };
-use crate::shell;
 
 /// Makes a command that reaches the API server, pods, Services and the name server.
 pub(crate) fn command(layout: &Layout, programs: &Programs, program: &Path) -> Result<Command> {
@@ -56,33 +55,6 @@ pub(crate) fn kubectl(layout: &Layout, programs: &Programs, arguments: &[&str]) 
 pub(crate) fn become_program(mut command: Command, arguments: &[OsString]) -> Result<()> {
     let error = command.args(arguments).exec();
     Err(error).with_context(|| format!("{command:?} did not start"))
-}
-
-/// A cluster of somebody else, that `FORESHORE_KUBECONFIG` names.
-pub(crate) fn foreign() -> Result<Option<PathBuf>> {
-    let Some(path) = env::var_os("FORESHORE_KUBECONFIG").filter(|path| !path.is_empty()) else {
-        return Ok(None);
-    };
-    let path = std::path::absolute(PathBuf::from(path)).context("FORESHORE_KUBECONFIG")?;
-    if !path.is_file() {
-        bail!(
-            "FORESHORE_KUBECONFIG: found {}, which is no file; allowed: a kubeconfig",
-            path.display()
-        );
-    }
-    Ok(Some(path))
-}
-
-/// Makes a command for a cluster of somebody else, reached as from anywhere.
-pub(crate) fn foreign_command(kubeconfig: &Path, program: &Path) -> Command {
-    let mut command = Command::new(program);
-    command.env("KUBECONFIG", kubeconfig);
-    command
-}
-
-/// Where a client of somebody else's cluster is: the installed one, which may suit it better than ours.
-pub(crate) fn installed(name: &str) -> Option<PathBuf> {
-    shell::is_installed(name).then(|| PathBuf::from(name))
 }
 
 /// The search path with our programs first.

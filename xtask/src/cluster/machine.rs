@@ -38,7 +38,9 @@ impl<'a> Machine<'a> {
             .args(["nsenter", &format!("--net={}", namespace_file(number).display())])
             .args(["unshare", "--mount", "--propagation", "private"])
             .args(["--pid", "--fork", "--mount-proc"])
-            .arg(programs.init());
+            .arg(programs.init())
+            // It has no use for this; whoever finds it has.
+            .arg(layout.run());
         detach(layout, &mut command, &namespace(number))?;
         let start = Instant::now();
         let init = loop {

@@ -12,6 +12,7 @@ mod cgroups;
 mod clean;
 mod client;
 mod control_plane;
+mod foreign;
 mod images;
 mod layout;
 mod machine;
@@ -91,8 +92,8 @@ enum Task {
 
 /// Does it.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    if let Some(kubeconfig) = client::foreign()? {
-        return run_foreign(&options.task, &kubeconfig);
+    if let Some(kubeconfig) = foreign::kubeconfig()? {
+        return foreign::run(&options.task, &kubeconfig);
     }
     if !shell::is_root() {
         bail!("found a user other than root; allowed: root, who may make namespaces and mounts");
@@ -170,52 +171,6 @@ fn kill_node(layout: &Layout, node: u8) -> Result<()> {
     state.components.retain(|component| component.machine != node);
     state.save(layout)?;
     clean::power_off(node)
-}
-
-/// The same for a cluster that `FORESHORE_KUBECONFIG` names: it is used, and never changed.
-fn run_foreign(task: &Task, kubeconfig: &std::path::Path) -> Result<()> {
-    let named = |name: &str| -> Result<PathBuf> {
-        match client::installed(name) {
-            Some(program) => Ok(program),
-            None => Ok(binary::build(&Layout::new()?)?.folder.join(name)),
-        }
-    };
-    let elsewhere = format!(
-        "FORESHORE_KUBECONFIG names the cluster of {}",
-        kubeconfig.display()
-    );
-    match task {
-        Task::Up { .. } | Task::Down => {
-            println!("{elsewhere}: there is nothing to do");
-            Ok(())
-        }
-        Task::Status => client::become_program(
-            client::foreign_command(kubeconfig, &named("kubectl")?),
-            &["get", "nodes", "--output", "wide"].map(OsString::from),
-        ),
-        Task::LoadImage { files } => bail!(
-            "{elsewhere}, whose nodes can't be reached from here; give them {} with their own tool, such as \
-             `kind load image-archive FILE`, or `k3s ctr images import FILE` on each node",
-            files
-                .iter()
-                .map(|file| file.display().to_string())
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
-        Task::KillNode { .. } | Task::StartNode { .. } => bail!(
-            "{elsewhere}, whose nodes can't be switched from here; do it with their own tool, such as \
-             `docker kill NODE` and `docker start NODE` for kind"
-        ),
-        Task::Kubectl { arguments } => {
-            client::become_program(client::foreign_command(kubeconfig, &named("kubectl")?), arguments)
-        }
-        Task::Helm { arguments } => {
-            client::become_program(client::foreign_command(kubeconfig, &named("helm")?), arguments)
-        }
-        Task::Run { program, arguments } => {
-            client::become_program(client::foreign_command(kubeconfig, program), arguments)
-        }
-    }
 }
 
 fn programs(state: &State) -> Programs {

@@ -1,8 +1,10 @@
 //! Processes by what the kernel says of them, so that a number that was given to another is never taken for ours.
 
 use std::{
+    ffi::OsStr,
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -54,11 +56,13 @@ fn started(stat: &str) -> Option<u64> {
 
 /// The first process of a machine, when the machine runs.
 pub(crate) fn init(machine: u8) -> Result<Option<Process>> {
-    let ours = ours(machine)?;
-    Ok(ours
-        .into_iter()
-        .find(|(_, program)| program.ends_with(INIT))
-        .map(|(process, _)| process))
+    let found = ours(machine)?.into_iter().find(|found| found.is_init);
+    Ok(found.map(|found| found.process))
+}
+
+/// Directory of the cluster that a machine is part of, when the machine runs.
+pub(crate) fn cluster(machine: u8) -> Result<Option<PathBuf>> {
+    Ok(ours(machine)?.into_iter().next().map(|found| found.cluster))
 }
 
 /// Kills a machine, and with its first process all that runs there, and waits for the end of it.
@@ -66,13 +70,14 @@ pub(crate) fn kill(machine: u8) -> Result<()> {
     let start = Instant::now();
     loop {
         let found = ours(machine)?;
-        let Some(&(last, _)) = found.last() else {
+        let Some(last) = found.last() else {
             return Ok(());
         };
         if start.elapsed() > END {
-            bail!("process {} did not end within {} s", last.pid, END.as_secs());
+            let pid = last.process.pid;
+            bail!("process {pid} did not end within {} s", END.as_secs());
         }
-        for (process, _) in found {
+        for Found { process, .. } in found {
             let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else {
                 continue;
             };
@@ -91,9 +96,17 @@ pub(crate) fn kill(machine: u8) -> Result<()> {
     }
 }
 
-/// The first process of a machine and what waits for it, each with its program: those in the machine's network whose
-/// command line names our first process. The other processes of a machine end with these.
-fn ours(machine: u8) -> Result<Vec<(Process, String)>> {
+/// A machine's first process, or one that waits for it.
+struct Found {
+    process: Process,
+    is_init: bool,
+    /// What its machine is part of, which it was told.
+    cluster: PathBuf,
+}
+
+/// The first process of a machine and what waits for it: those in the machine's network whose command line names our
+/// first process. The other processes of a machine end with these.
+fn ours(machine: u8) -> Result<Vec<Found>> {
     let Ok(namespace) = fs::metadata(namespace_file(machine)) else {
         return Ok(Vec::new());
     };
@@ -112,16 +125,27 @@ fn ours(machine: u8) -> Result<Vec<(Process, String)>> {
             continue;
         }
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let words: Vec<_> = line
-            .split(|byte| *byte == 0)
-            .map(String::from_utf8_lossy)
-            .collect();
-        if words.iter().any(|word| word.ends_with(INIT)) && process.is_alive() {
-            let program = words.first().map(|word| word.to_string()).unwrap_or_default();
-            found.push((process, program));
+        if let Some((is_init, cluster)) = parse(&line)
+            && process.is_alive()
+        {
+            found.push(Found {
+                process,
+                is_init,
+                cluster,
+            });
         }
     }
     Ok(found)
+}
+
+/// Whether a command line is that of a first process or of what waits for one, and of which cluster.
+fn parse(line: &[u8]) -> Option<(bool, PathBuf)> {
+    let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+    let position = words
+        .iter()
+        .position(|word| word.ends_with(format!("/{INIT}").as_bytes()))?;
+    let cluster = OsStr::from_bytes(words.get(position + 1)?);
+    Some((position == 0, PathBuf::from(cluster)))
 }
 
 #[cfg(test)]
@@ -134,6 +158,17 @@ mod tests {
         assert_eq!(started(stat), Some(987_654));
         assert_eq!(started(&stat.replace(") S", ") Z")), None);
         assert_eq!(started("nonsense"), None);
+    }
+
+    #[test]
+    fn knows_first_processes_by_their_command_line() {
+        let run = PathBuf::from("/cache/cluster/run");
+        let init = b"/cache/cluster/bin-0/foreshore-init\0/cache/cluster/run\0";
+        assert_eq!(parse(init), Some((true, run.clone())));
+        let waits = b"unshare\0--pid\0/cache/cluster/bin-0/foreshore-init\0/cache/cluster/run\0";
+        assert_eq!(parse(waits), Some((false, run)));
+        assert_eq!(parse(b"grep\0foreshore-init\0"), None);
+        assert_eq!(parse(b"/pause\0"), None);
     }
 
     #[test]
