@@ -17,7 +17,7 @@ pub(crate) struct Options {
 
 /// Builds the release binary and the program that measures it, and runs that.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    tools::debian()?;
+    tools::debian(tools::TESTS)?;
     let packages = ["-p", "foreshore", "-p", "foreshore-bench"];
     let mut build = shell::cargo(&["build", "--release", "--locked", "--quiet"]);
     shell::run("release build", build.args(packages))?;

@@ -6,14 +6,16 @@ use clap::{Parser, Subcommand};
 
 mod arrows;
 mod bench;
+mod cluster;
 mod generate;
 mod graph;
+mod image;
 mod results;
 mod shell;
 mod test;
 mod tools;
 
-/// Tests, generates, draws and measures Foreshore.
+/// Tests, generates, draws, measures and packs Foreshore.
 #[derive(Parser)]
 #[command(name = "cargo xtask", version)]
 struct Arguments {
@@ -29,6 +31,10 @@ enum Task {
     Generate(generate::Options),
     /// Measure the release build, beside a peer where there is one, and write the figures into docs/bench.md.
     Bench(bench::Options),
+    /// Build the container image, as an archive.
+    Image(image::Options),
+    /// Start, use and remove a real Kubernetes on this machine.
+    Cluster(cluster::Options),
     /// Draw the crate arrows as a Mermaid diagram.
     Graph,
 }
@@ -38,6 +44,8 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Generate(options) => generate::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Image(options) => image::run(&options),
+        Task::Cluster(options) => cluster::run(&options),
         Task::Graph => graph::print(),
     };
     match result {

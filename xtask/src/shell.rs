@@ -70,3 +70,8 @@ pub(crate) fn is_installed(program: &str) -> bool {
     env::var_os("PATH")
         .is_some_and(|path| env::split_paths(&path).any(|directory| directory.join(program).is_file()))
 }
+
+/// Whether root runs us.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

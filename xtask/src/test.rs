@@ -38,7 +38,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         deny(&tools::cargo_deny()?)?;
     }
 
-    tools::debian()?;
+    tools::debian(tools::TESTS)?;
     let oracle = tools::oracle()?;
     drop((
         foreshore_peers::python(),

@@ -6,20 +6,33 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell;
 
-/// Debian packages by the program that shows that they are installed.
-const DEBIAN: &[(&str, &str)] = &[
+/// Debian packages of the tests, by the program that shows that they are installed.
+pub(crate) const TESTS: &[(&str, &str)] = &[
     ("faketime", "faketime"),
     ("lighttpd", "lighttpd"),
     ("mosquitto", "mosquitto"),
     ("mosquitto_pub", "mosquitto-clients"),
 ];
 
+/// Debian packages of the test cluster, by the program that shows that they are installed.
+pub(crate) const CLUSTER: &[(&str, &str)] = &[
+    ("/usr/lib/cni/ptp", "containernetworking-plugins"),
+    ("containerd", "containerd"),
+    ("gcc", "gcc"),
+    ("ip", "iproute2"),
+    ("iptables", "iptables"),
+    ("mount", "mount"),
+    ("runc", "runc"),
+    ("sysctl", "procps"),
+    ("unshare", "util-linux"),
+];
+
 /// Version of cargo-deny that `deny.toml` was written for.
 const CARGO_DENY: &str = "0.20.2";
 
-/// Installs the Debian packages that are missing.
-pub(crate) fn debian() -> Result<()> {
-    let missing: Vec<&str> = DEBIAN
+/// Installs those Debian packages that are missing.
+pub(crate) fn debian(packages: &[(&str, &'static str)]) -> Result<()> {
+    let missing: Vec<&str> = packages
         .iter()
         .filter(|(program, _)| !installed_anywhere(program))
         .map(|(_, package)| *package)
@@ -27,9 +40,9 @@ pub(crate) fn debian() -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    if !shell::is_installed("apt-get") {
+    if !shell::is_installed("apt-get") || !shell::is_root() {
         bail!(
-            "these programs are needed, please install them: {}",
+            "these packages are needed, and only root can install them, on Debian; please do: {}",
             missing.join(", ")
         );
     }
@@ -42,7 +55,10 @@ pub(crate) fn debian() -> Result<()> {
     arguments.extend(&missing);
     shell::run(
         "apt-get install",
-        shell::command("apt-get", &arguments).env("DEBIAN_FRONTEND", "noninteractive"),
+        // At this run level no package starts its service: nothing here wants one.
+        shell::command("apt-get", &arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("RUNLEVEL", "1"),
     )
 }
 
