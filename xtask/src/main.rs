@@ -6,8 +6,11 @@ use clap::{Parser, Subcommand};
 
 mod arrows;
 mod bench;
+mod charts;
 mod generate;
+mod gitops;
 mod graph;
+mod monitoring;
 mod results;
 mod shell;
 mod test;
@@ -25,8 +28,10 @@ struct Arguments {
 enum Task {
     /// Run every check and test; what it needs and this machine lacks is installed first.
     Test(test::Options),
-    /// Write generated files: CRD manifests, the table of rules, the README's crate graph.
+    /// Write generated files: CRD manifests, the table of rules, the README's crate graph, what the charts render to.
     Generate(generate::Options),
+    /// Check the charts, without a build of the product.
+    Charts(charts::Options),
     /// Measure the release build, beside a peer where there is one, and write the figures into docs/bench.md.
     Bench(bench::Options),
     /// Draw the crate arrows as a Mermaid diagram.
@@ -37,6 +42,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Test(options) => test::run(&options),
         Task::Generate(options) => generate::run(&options),
+        Task::Charts(options) => charts::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Graph => graph::print(),
     };

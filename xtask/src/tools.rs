@@ -10,6 +10,8 @@ use crate::shell;
 const DEBIAN: &[(&str, &str)] = &[
     ("faketime", "faketime"),
     ("lighttpd", "lighttpd"),
+    // The interpreter of Argo CD's health checks.
+    ("lua5.4", "lua5.4"),
     ("mosquitto", "mosquitto"),
     ("mosquitto_pub", "mosquitto-clients"),
 ];

@@ -1,0 +1,157 @@
+//! The charts: what of them is generated, and whether what they render is sound.
+//!
+//! | part | what |
+//! |---|---|
+//! | [`definitions`] | the CRDs as templates, and the list of kinds, from `crds/manifests` |
+//! | [`render`] | Helm: lint, snapshots, the Kustomize base |
+//! | [`rules`] | what every rendered object keeps |
+//! | [`values`] | values, their schema and their uses agree; wrong values are refused with a message that helps |
+//! | [`size`] | a release fits its Secret |
+//! | [`kustomize`] | the Kustomize base, the example and the Argo CD component build |
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{generate::Generated, shell};
+
+mod definitions;
+mod kustomize;
+mod render;
+mod rules;
+mod size;
+mod values;
+
+/// The chart of the operator.
+const OPERATOR: &str = "charts/foreshore";
+/// The chart of the definitions.
+const DEFINITIONS: &str = "charts/foreshore-crds";
+
+/// What to do with the charts.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    programs: Programs,
+    /// Write what is rendered from the charts before checking it.
+    #[arg(long)]
+    write: bool,
+}
+
+/// The programs that render.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Programs {
+    /// Helm, of version 3.
+    #[arg(long, env = "FORESHORE_HELM", default_value = "helm")]
+    pub(crate) helm: PathBuf,
+    /// kubectl.
+    #[arg(long, env = "FORESHORE_KUBECTL", default_value = "kubectl")]
+    pub(crate) kubectl: PathBuf,
+}
+
+/// `cargo xtask charts`: the charts alone, without a build of the product.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let manifests = committed_manifests()?;
+    if options.write {
+        write(generated(&manifests)?)?;
+        write(rendered(&options.programs.helm)?)?;
+    } else {
+        compare(generated(&manifests)?)?;
+    }
+    check(&options.programs)
+}
+
+/// Files of the charts that are made of other files: the CRDs' templates, and copies of alerts and dashboards, since a
+/// chart reads no file outside of its folder. `manifests` are paths and texts of the definitions.
+pub(crate) fn generated(manifests: &[(String, String)]) -> Result<Vec<Generated>> {
+    let mut files = definitions::generated(manifests)?;
+    for folder in ["alerts", "dashboards"] {
+        let from = shell::root().join("deploy").join(folder);
+        for (name, text) in texts(&from)? {
+            files.push(Generated {
+                path: shell::root().join(OPERATOR).join("files").join(folder).join(name),
+                text,
+            });
+        }
+    }
+    Ok(files)
+}
+
+/// Files that Helm renders from the charts as they lie on the disk: snapshots and the Kustomize base.
+pub(crate) fn rendered(helm: &Path) -> Result<Vec<Generated>> {
+    render::generated(helm)
+}
+
+/// Fails when a chart is not sound, or renders something else than what is committed.
+pub(crate) fn check(programs: &Programs) -> Result<()> {
+    eprintln!("==> charts");
+    let helm = &programs.helm;
+    render::lint(helm)?;
+    compare(rendered(helm)?)?;
+    definitions::check(helm)?;
+    rules::check(helm)?;
+    values::check(helm)?;
+    size::check(helm)?;
+    kustomize::check(&programs.kubectl)
+}
+
+/// Writes files that differ.
+pub(crate) fn write(files: Vec<Generated>) -> Result<()> {
+    for Generated { path, text } in files {
+        if fs::read_to_string(&path).is_ok_and(|old| old == text) {
+            continue;
+        }
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
+        }
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        eprintln!("wrote {}", path.display());
+    }
+    Ok(())
+}
+
+/// Fails when a committed file differs.
+pub(crate) fn compare(files: Vec<Generated>) -> Result<()> {
+    let different: Vec<String> = files
+        .into_iter()
+        .filter(|Generated { path, text }| fs::read_to_string(path).map_or(true, |old| old != *text))
+        .map(|file| file.path.display().to_string())
+        .collect();
+    if different.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "generated files differ, run `cargo xtask generate`: {}",
+        different.join(", ")
+    )
+}
+
+/// The definitions as they are committed: paths and texts.
+fn committed_manifests() -> Result<Vec<(String, String)>> {
+    let manifests = texts(&shell::root().join(definitions::FOLDER))?;
+    Ok(manifests
+        .into_iter()
+        .map(|(name, text)| (format!("{}/{name}", definitions::FOLDER), text))
+        .collect())
+}
+
+/// Names and texts of the files in a folder, by name.
+fn texts(folder: &Path) -> Result<Vec<(String, String)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_file() {
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+            files.push((name, text));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
