@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{generate::Generated, shell};
+use crate::{bundle, generate::Generated, shell};
 
 mod definitions;
 mod kustomize;
@@ -24,6 +24,8 @@ mod render;
 mod rules;
 mod size;
 mod values;
+
+pub(crate) use render::succeed;
 
 /// The chart of the operator.
 const OPERATOR: &str = "charts/foreshore";
@@ -94,7 +96,39 @@ pub(crate) fn check(programs: &Programs) -> Result<()> {
     rules::check(helm)?;
     values::check(helm)?;
     size::check(helm)?;
-    kustomize::check(&programs.kubectl)
+    kustomize::check(&programs.kubectl)?;
+    bundle::check(programs)
+}
+
+/// Writes both charts as archives into a folder.
+pub(crate) fn package(helm: &Path, into: &Path) -> Result<()> {
+    for chart in [DEFINITIONS, OPERATOR] {
+        let mut package = shell::command(&helm.to_string_lossy(), &["package", chart, "--destination"]);
+        package.arg(into);
+        succeed(package)?;
+    }
+    Ok(())
+}
+
+/// The Kustomize base as one text.
+pub(crate) fn kustomize_base(kubectl: &Path) -> Result<String> {
+    kustomize::text(kubectl, kustomize::BASE)
+}
+
+/// Fails when what was packaged renders something else than the checkout.
+pub(crate) fn same_when_packaged(programs: &Programs, bundle: &Path) -> Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    for (chart, name) in [(DEFINITIONS, "foreshore-crds"), (OPERATOR, "foreshore")] {
+        let archive = bundle.join(format!("{name}-{version}.tgz")).display().to_string();
+        if render::template(&programs.helm, &archive, &[])? != render::template(&programs.helm, chart, &[])? {
+            bail!("the packaged {chart} renders something else");
+        }
+    }
+    let folder = bundle.join("kustomize").display().to_string();
+    if kustomize::text(&programs.kubectl, &folder)? != kustomize_base(&programs.kubectl)? {
+        bail!("the packaged kustomization builds something else");
+    }
+    Ok(())
 }
 
 /// Writes files that differ.

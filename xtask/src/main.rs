@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod arrows;
 mod bench;
+mod bundle;
 mod charts;
 mod generate;
 mod gitops;
@@ -32,6 +33,8 @@ enum Task {
     Generate(generate::Options),
     /// Check the charts, without a build of the product.
     Charts(charts::Options),
+    /// Pack the image, the charts and what goes with them for an installation without internet.
+    Bundle(bundle::Options),
     /// Measure the release build, beside a peer where there is one, and write the figures into docs/bench.md.
     Bench(bench::Options),
     /// Draw the crate arrows as a Mermaid diagram.
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Generate(options) => generate::run(&options),
         Task::Charts(options) => charts::run(&options),
+        Task::Bundle(options) => bundle::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Graph => graph::print(),
     };

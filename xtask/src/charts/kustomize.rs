@@ -8,10 +8,13 @@ use serde_json::Value;
 use super::{definitions, render, rules};
 use crate::shell;
 
+/// Definitions and operator.
+pub(super) const BASE: &str = "deploy/kustomize/base";
+
 /// Fails when something can't be built, or lacks what belongs into it.
 pub(super) fn check(kubectl: &Path) -> Result<()> {
-    let base = build(kubectl, "deploy/kustomize/base")?;
-    rules::keep("deploy/kustomize/base", &base)?;
+    let base = build(kubectl, BASE)?;
+    rules::keep(BASE, &base)?;
     let definitions = build(kubectl, "crds")?;
     let expected = super::texts(&shell::root().join(definitions::FOLDER))?.len();
     if definitions.len() != expected {
@@ -22,14 +25,11 @@ pub(super) fn check(kubectl: &Path) -> Result<()> {
     }
     for kind in ["Deployment", "Namespace", "CustomResourceDefinition"] {
         if !base.iter().any(|object| kind_of(object) == kind) {
-            bail!("deploy/kustomize/base has no {kind}");
+            bail!("{BASE} has no {kind}");
         }
     }
     let example = build(kubectl, "deploy/examples/bottling-line")?;
-    for (folder, objects) in [
-        ("deploy/kustomize/base", &base),
-        ("deploy/examples/bottling-line", &example),
-    ] {
+    for (folder, objects) in [(BASE, &base), ("deploy/examples/bottling-line", &example)] {
         restricted_namespace(folder, objects)?;
     }
     argocd(kubectl)
@@ -90,9 +90,14 @@ fn argocd(kubectl: &Path) -> Result<()> {
 }
 
 fn build(kubectl: &Path, folder: &str) -> Result<Vec<Value>> {
+    render::documents(&text(kubectl, folder)?).with_context(|| folder.to_owned())
+}
+
+/// What a folder builds to.
+pub(super) fn text(kubectl: &Path, folder: &str) -> Result<String> {
     let mut command = Command::new(kubectl);
     command.args(["kustomize", folder]).current_dir(shell::root());
-    render::documents(&render::succeed(command)?).with_context(|| folder.to_owned())
+    render::succeed(command)
 }
 
 fn kind_of(object: &Value) -> &str {

@@ -164,7 +164,7 @@ fn command(helm: &Path, arguments: &[&str]) -> Command {
 }
 
 /// Runs a command; what it says is shown only when it fails.
-pub(super) fn succeed(mut command: Command) -> Result<String> {
+pub(crate) fn succeed(mut command: Command) -> Result<String> {
     let output = command
         .output()
         .with_context(|| format!("{command:?} did not start"))?;
