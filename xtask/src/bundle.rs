@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    charts::{self, Programs},
+    charts::{self, ProgramOptions, Programs},
     shell,
 };
 
@@ -28,7 +28,7 @@ const FOLDERS: &[(&str, &str)] = &[
 #[derive(clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    programs: Programs,
+    programs: ProgramOptions,
     /// The image, as `cargo xtask image` writes it.
     #[arg(long)]
     image: PathBuf,
@@ -40,7 +40,7 @@ pub(crate) struct Options {
 /// Packs, and says what came of it.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let scratch = Scratch::new()?;
-    let folder = gather(&options.programs, &options.image, &scratch.0)?;
+    let folder = gather(&options.programs.find()?, &options.image, &scratch.0)?;
     pack(&folder, &options.out)?;
     let bytes = fs::metadata(&options.out)?.len();
     println!("{} holds {} MB", options.out.display(), bytes / 1_000_000);

@@ -7,6 +7,7 @@
 //! | [`rules`] | what every rendered object keeps |
 //! | [`values`] | values, their schema and their uses agree; wrong values are refused with a message that helps |
 //! | [`size`] | a release fits its Secret |
+//! | [`promql`] | alerts are raised by what should raise them; dashboards ask in PromQL |
 //! | [`kustomize`] | the Kustomize base, the example and the Argo CD component build |
 
 use std::{
@@ -16,10 +17,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bundle, generate::Generated, shell};
+use crate::{bundle, generate::Generated, shell, tools};
 
 mod definitions;
 mod kustomize;
+mod promql;
 mod render;
 mod rules;
 mod size;
@@ -36,33 +38,56 @@ const DEFINITIONS: &str = "charts/foreshore-crds";
 #[derive(clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    programs: Programs,
+    programs: ProgramOptions,
     /// Write what is rendered from the charts before checking it.
     #[arg(long)]
     write: bool,
 }
 
-/// The programs that render.
+/// Which programs render.
 #[derive(clap::Args, Clone, Debug)]
-pub(crate) struct Programs {
+pub(crate) struct ProgramOptions {
     /// Helm, of version 3.
-    #[arg(long, env = "FORESHORE_HELM", default_value = "helm")]
-    pub(crate) helm: PathBuf,
+    #[arg(long, env = "FORESHORE_HELM")]
+    helm: Option<PathBuf>,
     /// kubectl.
-    #[arg(long, env = "FORESHORE_KUBECTL", default_value = "kubectl")]
+    #[arg(long, env = "FORESHORE_KUBECTL")]
+    kubectl: Option<PathBuf>,
+}
+
+impl ProgramOptions {
+    /// The programs that are named, or else those of the path.
+    pub(crate) fn find(&self) -> Result<Programs> {
+        let find = |named: &Option<PathBuf>, name: &str| match named {
+            Some(program) => Ok(program.clone()),
+            None if shell::is_installed(name) => Ok(PathBuf::from(name)),
+            None => bail!("found no {name}; name one with --{name}"),
+        };
+        Ok(Programs {
+            helm: find(&self.helm, "helm")?,
+            kubectl: find(&self.kubectl, "kubectl")?,
+        })
+    }
+}
+
+/// The programs that render.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    pub(crate) helm: PathBuf,
     pub(crate) kubectl: PathBuf,
 }
 
 /// `cargo xtask charts`: the charts alone, without a build of the product.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    let programs = options.programs.find()?;
     let manifests = committed_manifests()?;
     if options.write {
         write(generated(&manifests)?)?;
-        write(rendered(&options.programs.helm)?)?;
+        write(rendered(&programs.helm)?)?;
     } else {
         compare(generated(&manifests)?)?;
     }
-    check(&options.programs)
+    check(&programs)
 }
 
 /// Files of the charts that are made of other files: the CRDs' templates, and copies of alerts and dashboards, since a
@@ -97,6 +122,7 @@ pub(crate) fn check(programs: &Programs) -> Result<()> {
     values::check(helm)?;
     size::check(helm)?;
     kustomize::check(&programs.kubectl)?;
+    promql::check(&tools::promtool()?)?;
     bundle::check(programs)
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct Options {
     #[arg(long)]
     check: bool,
     #[command(flatten)]
-    programs: charts::Programs,
+    programs: charts::ProgramOptions,
 }
 
 /// Writes or compares the files.
@@ -28,7 +28,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     charts::write(all(&mut run)?)?;
     // After the charts' own files are written, since they are rendered from the disk.
-    charts::write(charts::rendered(&options.programs.helm)?)
+    charts::write(charts::rendered(&options.programs.find()?.helm)?)
 }
 
 /// A generated file and what it should hold.
