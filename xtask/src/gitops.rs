@@ -183,3 +183,81 @@ fn flux_knows_every_kind() {
         assert_eq!(expressions.api_version, "foreshore.dev/v1alpha1");
     }
 }
+
+// === Both
+
+/// Whole objects of files that are applied as they are.
+fn objects() -> Vec<(String, Value)> {
+    let mut objects = Vec::new();
+    for path in [
+        "deploy/argocd/application.yaml",
+        "deploy/flux/helmrelease.yaml",
+        "deploy/flux/ocirepository.yaml",
+        "deploy/flux/plant.yaml",
+    ] {
+        for document in serde_yaml::Deserializer::from_str(&read(path)) {
+            objects.push((path.to_owned(), Value::deserialize(document).unwrap()));
+        }
+    }
+    objects
+}
+
+#[test]
+fn objects_name_the_version_and_each_other() {
+    let version = env!("CARGO_PKG_VERSION");
+    for chart in ["charts/foreshore", "charts/foreshore-crds"] {
+        let chart: Value = serde_yaml::from_str(&read(&format!("{chart}/Chart.yaml"))).unwrap();
+        assert_eq!(
+            (&chart["version"], &chart["appVersion"]),
+            (&version.into(), &version.into())
+        );
+    }
+    let objects = objects();
+    let exists = |kind: &str, name: &Value| {
+        objects
+            .iter()
+            .any(|(_, object)| object["kind"] == kind && object["metadata"]["name"] == *name)
+    };
+    let mut pinned = 0;
+    for (path, object) in &objects {
+        for field in ["apiVersion", "kind"] {
+            assert!(object[field].is_string(), "{path}: {field}");
+        }
+        assert!(object["metadata"]["name"].is_string(), "{path}");
+        let spec = &object["spec"];
+        for reference in ["chartRef", "sourceRef"] {
+            if let Some(reference) = spec.get(reference) {
+                let kind = reference["kind"].as_str().unwrap();
+                assert!(exists(kind, &reference["name"]), "{path}: {reference}");
+            }
+        }
+        for dependency in spec["dependsOn"].as_array().into_iter().flatten() {
+            assert!(
+                exists(object["kind"].as_str().unwrap(), &dependency["name"]),
+                "{path}: {dependency}"
+            );
+        }
+        if let Some(folder) = spec.get("path").or_else(|| spec.pointer("/source/path")) {
+            let folder = shell::root().join(folder.as_str().unwrap());
+            assert!(
+                folder.join("kustomization.yaml").is_file(),
+                "{path}: {}",
+                folder.display()
+            );
+        }
+        let sources = spec["sources"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .chain(spec.get("source"));
+        let named = sources
+            .filter_map(|source| source.get("targetRevision"))
+            .chain(spec.pointer("/ref/tag"));
+        for named in named {
+            let named = named.as_str().unwrap();
+            assert_eq!(named.trim_start_matches('v'), version, "{path}");
+            pinned += 1;
+        }
+    }
+    assert_eq!(pinned, 6, "two charts and a plant, for each tool");
+}
