@@ -215,6 +215,22 @@ fn dashboards() -> Vec<(PathBuf, Value)> {
         .collect()
 }
 
+/// Short names of our kinds.
+fn short_names() -> BTreeSet<String> {
+    fs::read_dir(shell::root().join("crds/manifests"))
+        .unwrap()
+        .flat_map(|entry| {
+            let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+            let definition: Value = serde_yaml::from_str(&text).unwrap();
+            definition["spec"]["names"]["shortNames"]
+                .as_array()
+                .unwrap()
+                .clone()
+        })
+        .map(|name| name.as_str().unwrap().to_owned())
+        .collect()
+}
+
 // === Tests
 
 #[test]
@@ -326,6 +342,7 @@ fn every_alert_says_what_it_means_and_has_a_runbook() {
 
 #[test]
 fn every_runbook_leads_from_meaning_to_remedy() {
+    let kinds = short_names();
     for alert in alerts() {
         let path = shell::root().join(format!("docs/runbooks/{}.md", alert.name));
         let text = fs::read_to_string(&path).unwrap();
@@ -338,6 +355,18 @@ fn every_runbook_leads_from_meaning_to_remedy() {
             path.display()
         );
         assert!(text.contains("```"), "{} has no command", path.display());
+        for command in text.lines().filter(|line| line.starts_with("kubectl ")) {
+            // With a selector kubectl shows the last ten lines, unless it is told otherwise.
+            let selected = command.contains(" logs ") && command.contains(" -l ");
+            assert!(
+                !selected || command.contains(" --tail="),
+                "{}: {command}",
+                path.display()
+            );
+            for kind in command.split(' ').filter(|word| word.starts_with("fs")) {
+                assert!(kinds.contains(kind), "{}: {command}", path.display());
+            }
+        }
     }
 }
 
