@@ -6,10 +6,14 @@ use clap::{Parser, Subcommand};
 
 mod arrows;
 mod bench;
+mod bundle;
+mod charts;
 mod cluster;
 mod generate;
+mod gitops;
 mod graph;
 mod image;
+mod monitoring;
 mod results;
 mod shell;
 mod test;
@@ -27,8 +31,12 @@ struct Arguments {
 enum Task {
     /// Run every check and test; what it needs and this machine lacks is installed first.
     Test(test::Options),
-    /// Write generated files: CRD manifests, the table of rules, the README's crate graph.
+    /// Write generated files: CRD manifests, the table of rules, the README's crate graph, what the charts render to.
     Generate(generate::Options),
+    /// Check the charts, without a build of the product.
+    Charts(charts::Options),
+    /// Pack the image, the charts and what goes with them for an installation without internet.
+    Bundle(bundle::Options),
     /// Measure the release build, beside a peer where there is one, and write the figures into docs/bench.md.
     Bench(bench::Options),
     /// Build the container image, as an archive.
@@ -43,6 +51,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Test(options) => test::run(&options),
         Task::Generate(options) => generate::run(&options),
+        Task::Charts(options) => charts::run(&options),
+        Task::Bundle(options) => bundle::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Image(options) => image::run(&options),
         Task::Cluster(options) => cluster::run(&options),

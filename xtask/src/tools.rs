@@ -10,6 +10,8 @@ use crate::shell;
 pub(crate) const TESTS: &[(&str, &str)] = &[
     ("faketime", "faketime"),
     ("lighttpd", "lighttpd"),
+    // The interpreter of Argo CD's health checks.
+    ("lua5.4", "lua5.4"),
     ("mosquitto", "mosquitto"),
     ("mosquitto_pub", "mosquitto-clients"),
 ];
@@ -90,6 +92,43 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
         )?;
         fs::remove_dir_all(&target).context("cargo-deny: build directory")?;
     }
+    Ok(program)
+}
+
+/// Unpacks Prometheus' judge of rules from its Debian package, and returns the program. The package is not installed: it
+/// brings a server and what its pages need.
+pub(crate) fn promtool() -> Result<PathBuf> {
+    if shell::is_installed("promtool") {
+        return Ok(PathBuf::from("promtool"));
+    }
+    let folder = shell::cache()?.join("prometheus");
+    let program = folder.join("usr/bin/promtool");
+    if program.is_file() {
+        return Ok(program);
+    }
+    if !shell::is_installed("apt-get") {
+        bail!("promtool is needed, please install Prometheus");
+    }
+    let part = folder.with_extension("part");
+    fs::create_dir_all(&part).with_context(|| format!("create {}", part.display()))?;
+    let download = || {
+        let mut download = shell::command("apt-get", &["download", "-qq", "prometheus"]);
+        download.current_dir(&part);
+        shell::run("apt-get download prometheus", &mut download)
+    };
+    if download().is_err() {
+        shell::run(
+            "apt-get update",
+            &mut shell::command("apt-get", &["update", "-qq"]),
+        )?;
+        download()?;
+    }
+    for entry in fs::read_dir(&part)? {
+        let mut unpack = shell::command("dpkg", &["--extract"]);
+        unpack.arg(entry?.path()).arg(&folder);
+        shell::run("unpack prometheus", &mut unpack)?;
+    }
+    fs::remove_dir_all(&part)?;
     Ok(program)
 }
 

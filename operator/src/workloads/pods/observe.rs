@@ -339,7 +339,7 @@ fn gone_node() -> Option<String> {
 
 /// Why a node is not ready; `None` when it is.
 fn unready_node(node: &Node) -> Option<String> {
-    let conditions = node
+    let mut conditions = node
         .status
         .iter()
         .flat_map(|status| status.conditions.iter().flatten());
