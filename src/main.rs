@@ -90,3 +90,16 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// The library finds contradictions between arguments only when a command is run.
+    #[test]
+    fn arguments_fit_together() {
+        Arguments::command().debug_assert();
+    }
+}

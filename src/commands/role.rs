@@ -10,7 +10,7 @@ use foreshore_control::enroll::CredentialFile;
 use foreshore_crds::v1alpha1::Protocol;
 use foreshore_operator::RoleName;
 use foreshore_runtime::Shutdown;
-use foreshore_tls::{Role, TrustBundle, read_bounded};
+use foreshore_tls::{Role, RoleIdentity, TrustBundle, read_bounded};
 
 use super::DRAIN;
 use crate::roles::{Assignment, Directory, Roles, Site, Work};
@@ -20,6 +20,7 @@ const LARGEST_TRUST: u64 = 1 << 20;
 
 /// How a role reaches its operator, and where it serves.
 #[derive(clap::Args)]
+#[group(id = "role")]
 pub(crate) struct Options {
     /// Addresses of the operator, `host:port`; a name with several addresses counts as each of them.
     #[arg(
@@ -38,11 +39,19 @@ pub(crate) struct Options {
     /// What this role is called, for its own log and folder; who it is, its credential says.
     #[arg(long, value_name = "NAMESPACE/NAME", env = "FORESHORE_ROLE_NAME")]
     role_name: Option<String>,
+    /// Identity of this pod: what an earlier one left on the volume proves nothing for it.
+    #[arg(long, env = "FORESHORE_POD_UID")]
+    pod_uid: Option<String>,
     /// Name by which others reach it.
     #[arg(long, value_name = "HOST", env = "FORESHORE_HOST")]
     host: Option<String>,
     /// Directory of everything that is kept.
-    #[arg(long = "role-data", value_name = "DIR", env = "FORESHORE_DATA")]
+    #[arg(
+        id = "role_data",
+        long = "role-data",
+        value_name = "DIR",
+        env = "FORESHORE_DATA"
+    )]
     data: Option<PathBuf>,
 }
 
@@ -89,6 +98,7 @@ impl Options {
             token_file,
             trust_file,
             role_name,
+            pod_uid,
             host,
             data,
         } = self;
@@ -107,6 +117,10 @@ impl Options {
             .and_then(|pem| TrustBundle::from_pem(&pem))
             .with_context(|| format!("roots to trust in {}", trust_file.display()))?;
         let data = data.context("--role-data DIR is missing")?;
+        let expected = pod_uid
+            .map(|uid| RoleIdentity::new(role, namespace, name, uid))
+            .transpose()
+            .context("--pod-uid")?;
 
         let shutdown = Shutdown::new();
         shutdown.begin_on_signals(DRAIN).context("listen for signals")?;
@@ -114,7 +128,7 @@ impl Options {
         let assignment = Assignment {
             name: RoleName::new(role, namespace, name),
             work,
-            expected: None,
+            expected,
             credentials: Arc::new(CredentialFile(token_file)),
             control,
             trust,

@@ -75,7 +75,13 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "the binary and tools",
-        crates: &["foreshore", "foreshore-bench", "foreshore-peers", "xtask"],
+        crates: &[
+            "foreshore",
+            "foreshore-bench",
+            "foreshore-e2e",
+            "foreshore-peers",
+            "xtask",
+        ],
         within: &[
             ("xtask", "foreshore-peers"),
             ("foreshore-bench", "foreshore-peers"),
@@ -91,7 +97,10 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("async-opcua", &["foreshore-connector-opcua", "foreshore-sim"]),
     ("fjall", &["foreshore-store"]),
     ("rusqlite", &["foreshore-cloud"]),
-    ("anyhow", &["foreshore", "foreshore-bench", "xtask"]),
+    (
+        "anyhow",
+        &["foreshore", "foreshore-bench", "foreshore-e2e", "xtask"],
+    ),
 ];
 
 /// What the pure layer must not depend on.

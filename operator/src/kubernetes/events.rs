@@ -10,7 +10,7 @@ use k8s_openapi::{
 };
 use kube_client::{Api, Client, api::PostParams};
 use serde_json::Value;
-use tracing::debug;
+use tracing::warn;
 
 use super::{
     MANAGER,
@@ -51,7 +51,7 @@ impl Events {
         let event = self.event(status, now);
         let api: Api<Event> = Api::namespaced(self.client.clone(), &status.key.namespace);
         if let Err(error) = within(api.create(&PostParams::default(), &event)).await {
-            debug!(object = %status.key, %error, "event can't be written");
+            warn!(object = %status.key, %error, "event can't be written");
         }
     }
 
@@ -76,7 +76,7 @@ impl Events {
         let good = condition.status == truth::TRUE;
         Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", key.name)),
+                generate_name: Some(format!("{}-", key.name)),
                 namespace: Some(key.namespace.clone()),
                 ..ObjectMeta::default()
             },

@@ -9,8 +9,8 @@ use foreshore_tls::Role;
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapProjection, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-        HTTPGetAction, LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-        ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecurityContext,
+        EnvVarSource, HTTPGetAction, LocalObjectReference, ObjectFieldSelector, PodSecurityContext, PodSpec,
+        PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecurityContext,
         ServiceAccountTokenProjection, Toleration, TopologySpreadConstraint, Volume, VolumeMount,
         VolumeProjection,
     },
@@ -178,14 +178,24 @@ impl Builder<'_> {
             };
             variables.push(("FORESHORE_LOG", level.to_owned()));
         }
-        variables
-            .into_iter()
-            .map(|(name, value)| EnvVar {
-                name: name.to_owned(),
-                value: Some(value),
-                value_from: None,
-            })
-            .collect()
+        let variables = variables.into_iter().map(|(name, value)| EnvVar {
+            name: name.to_owned(),
+            value: Some(value),
+            value_from: None,
+        });
+        // What a volume holds may be the identity of the pod before.
+        let uid = EnvVar {
+            name: "FORESHORE_POD_UID".to_owned(),
+            value: None,
+            value_from: Some(EnvVarSource {
+                field_ref: Some(ObjectFieldSelector {
+                    api_version: Some("v1".to_owned()),
+                    field_path: "metadata.uid".to_owned(),
+                }),
+                ..EnvVarSource::default()
+            }),
+        };
+        variables.chain([uid]).collect()
     }
 
     fn volumes(&self) -> Vec<Volume> {

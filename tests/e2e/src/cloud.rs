@@ -1,0 +1,105 @@
+//! The cloud endpoint of the example, as its users reach it: through a port-forward to its pod.
+
+use std::{process::Stdio, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
+
+use crate::cluster::{Cluster, PLANT};
+
+/// The token of the example's Secret.
+const TOKEN: &str = "example-api-token-0123456789abcdef";
+
+/// A cloud endpoint that can be asked.
+pub(crate) struct Cloud {
+    url: String,
+    client: reqwest::Client,
+    _forward: Child,
+}
+
+impl Cloud {
+    /// Reaches the pod of the cloud endpoint.
+    pub(crate) async fn reach(cluster: &Cluster) -> Result<Self> {
+        let pod = cluster
+            .pod("cloud", "cloud")
+            .await?
+            .context("the cloud endpoint has no pod that is ready")?;
+        let pod = pod["metadata"]["name"].as_str().context("name of the pod")?;
+        let mut forward = Command::new("kubectl")
+            .args(["port-forward", "-n", PLANT, &format!("pod/{pod}"), ":7080"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("kubectl port-forward")?;
+        let stdout = forward.stdout.take().context("output of kubectl port-forward")?;
+        let mut line = String::new();
+        let mut stdout = BufReader::new(stdout);
+        let reading = stdout.read_line(&mut line);
+        tokio::time::timeout(Duration::from_secs(20), reading)
+            .await
+            .context("kubectl port-forward says nothing")??;
+        // Forwarding from 127.0.0.1:40251 -> 7080
+        let address = line
+            .split_whitespace()
+            .nth(2)
+            .with_context(|| format!("kubectl port-forward says {line:?}"))?;
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(10))
+            .build()?;
+        Ok(Self {
+            url: format!("http://{address}"),
+            client,
+            _forward: forward,
+        })
+    }
+
+    /// Asks.
+    pub(crate) async fn get(&self, path: &str) -> Result<Value> {
+        let response = self
+            .client
+            .get(format!("{}{path}", self.url))
+            .bearer_auth(TOKEN)
+            .send()
+            .await?;
+        let status = response.status();
+        if !status.is_success() {
+            bail!("{path}: {status}: {}", response.text().await.unwrap_or_default());
+        }
+        Ok(response.json().await?)
+    }
+
+    /// When the newest value of an asset was measured; `None` before there was one.
+    pub(crate) async fn newest(&self, asset: &str) -> Result<Option<String>> {
+        let shown = self.get(&format!("/api/assets/{PLANT}/{asset}")).await?;
+        Ok(newest(&shown).map(ToOwned::to_owned))
+    }
+
+    /// What the cloud has committed of all paths.
+    pub(crate) async fn committed(&self) -> Result<u64> {
+        let ledger = self.get("/api/ledger").await?;
+        let items = ledger["items"].as_array().cloned().unwrap_or_default();
+        Ok(items.iter().filter_map(|item| item["committed"].as_u64()).sum())
+    }
+}
+
+/// The largest timestamp anywhere in the values of an asset.
+fn newest(value: &Value) -> Option<&str> {
+    match value {
+        Value::Object(members) => members
+            .iter()
+            .filter_map(|(member, value)| match value {
+                Value::String(text) if member == "time" || member == "sourceTime" => Some(text.as_str()),
+                Value::Object(_) | Value::Array(_) => newest(value),
+                _ => None,
+            })
+            .max(),
+        Value::Array(items) => items.iter().filter_map(newest).max(),
+        _ => None,
+    }
+}

@@ -1,0 +1,106 @@
+//! From nothing to values at the cloud endpoint, with the commands of the README.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    cloud::Cloud,
+    cluster::{Cluster, DEADLINE, OPERATOR, PLANT, condition, eventually},
+};
+
+/// Installs both charts and the example, and waits for values.
+pub(super) async fn to_data(cluster: &Cluster) -> Result<()> {
+    operator(cluster).await?;
+    cluster
+        .kubectl(&["apply", "--server-side", "-k", "deploy/examples/bottling-line"])
+        .await?;
+    well(cluster).await?;
+    flows(cluster).await
+}
+
+/// Installs both charts.
+pub(super) async fn operator(cluster: &Cluster) -> Result<()> {
+    cluster
+        .helm(&[
+            "upgrade",
+            "--install",
+            "foreshore-crds",
+            "charts/foreshore-crds",
+            "-n",
+            OPERATOR,
+            "--create-namespace",
+        ])
+        .await?;
+    cluster
+        .kubectl(&[
+            "label",
+            "--overwrite",
+            "namespace",
+            OPERATOR,
+            "pod-security.kubernetes.io/enforce=restricted",
+        ])
+        .await?;
+    cluster
+        .helm(&[
+            "upgrade",
+            "--install",
+            "foreshore",
+            "charts/foreshore",
+            "-n",
+            OPERATOR,
+            "--wait",
+            "--timeout",
+            "120s",
+            "--set",
+            "image.repository=localhost/foreshore",
+            "--set",
+            "image.tag=dev",
+            "--set",
+            "image.pullPolicy=Never",
+            "--set",
+            "replicas=2",
+        ])
+        .await?;
+    Ok(())
+}
+
+/// Waits until every object of the plant is in force.
+pub(super) async fn well(cluster: &Cluster) -> Result<()> {
+    eventually("every object is ready", DEADLINE, || async {
+        let objects = cluster.items(&["foreshore", "-n", PLANT]).await?;
+        if objects.len() < 20 {
+            bail!("found {} objects", objects.len());
+        }
+        for object in &objects {
+            let ready = condition(object, "Ready");
+            if ready["status"] != "True" {
+                let (kind, name) = (&object["kind"], &object["metadata"]["name"]);
+                bail!(
+                    "{kind} {name} is not ready: {} {}",
+                    ready["reason"],
+                    ready["message"]
+                );
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// Waits until values that are measured from now on are committed at the cloud endpoint.
+pub(super) async fn flows(cluster: &Cluster) -> Result<()> {
+    // The pod may be another one than a moment ago.
+    eventually("the cloud endpoint commits values", DEADLINE, || async {
+        let cloud = Cloud::reach(cluster).await?;
+        let before = cloud.committed().await?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let after = cloud.committed().await?;
+        let newest = cloud.newest("filler").await?.context("no value of the filler")?;
+        if after <= before {
+            bail!("{after} outputs are committed, as before; the newest value is of {newest}");
+        }
+        Ok(Some(()))
+    })
+    .await
+}

@@ -1,0 +1,144 @@
+//! Pods that end without a word.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::install;
+use crate::{
+    cloud::Cloud,
+    cluster::{Cluster, DEADLINE, OPERATOR, PLANT, eventually, is_ready},
+};
+
+/// How often operators are killed, and each role.
+const KILLS: u32 = 3;
+const KILLS_FULL: u32 = 50;
+const ROLE_KILLS: u32 = 1;
+const ROLE_KILLS_FULL: u32 = 5;
+
+/// Roles of the example, by component and instance.
+const ROLES: [(&str, &str); 7] = [
+    ("connector", "opcua"),
+    ("connector", "onvif"),
+    ("broker", "broker"),
+    ("dataflow", "dataflows"),
+    ("cloud", "cloud"),
+    ("simulator", "line-1"),
+    ("simulator", "camera-1"),
+];
+
+/// Kills the leader again and again, while a change is under way: another one leads, data flows all the time, and the
+/// objects are the same as before.
+pub(super) async fn operators(cluster: &Cluster) -> Result<()> {
+    let before = objects(cluster).await?;
+    let cloud = Cloud::reach(cluster).await?;
+    for round in 0..if cluster.full { KILLS_FULL } else { KILLS } {
+        let leader = leader(cluster).await?.context("nobody leads")?;
+        let committed = cloud.committed().await?;
+        let patch = format!(r#"{{"spec":{{"description":"round {round}"}}}}"#);
+        cluster
+            .kubectl(&[
+                "patch",
+                "asset",
+                "capper",
+                "-n",
+                PLANT,
+                "--type=merge",
+                "-p",
+                &patch,
+            ])
+            .await?;
+        kill(cluster, OPERATOR, &leader).await?;
+        eventually("another one leads", DEADLINE, || async {
+            let now = self::leader(cluster).await?;
+            Ok(now.filter(|now| *now != leader))
+        })
+        .await?;
+        eventually("data flows without a leader", DEADLINE, || async {
+            let now = cloud.committed().await?;
+            Ok((now > committed).then_some(()))
+        })
+        .await?;
+    }
+    install::well(cluster).await?;
+    let after = objects(cluster).await?;
+    if before != after {
+        bail!("objects before: {before:#?}\nafter: {after:#?}");
+    }
+    Ok(())
+}
+
+/// Kills the pod of each role: it comes back by itself, and data flows again.
+pub(super) async fn roles(cluster: &Cluster) -> Result<()> {
+    for _ in 0..if cluster.full { ROLE_KILLS_FULL } else { ROLE_KILLS } {
+        for (component, instance) in ROLES {
+            let pod = eventually("the pod is ready", DEADLINE, || cluster.pod(component, instance)).await?;
+            let (name, uid) = (&pod["metadata"]["name"], &pod["metadata"]["uid"]);
+            kill(cluster, PLANT, name.as_str().context("name of the pod")?).await?;
+            eventually("another pod is ready", DEADLINE, || async {
+                let now = cluster.pod(component, instance).await?;
+                Ok(now.filter(|now| now["metadata"]["uid"] != *uid))
+            })
+            .await
+            .with_context(|| format!("{component} {instance}"))?;
+            install::well(cluster)
+                .await
+                .with_context(|| format!("after {component} {instance} was killed"))?;
+            install::flows(cluster)
+                .await
+                .with_context(|| format!("after {component} {instance} was killed"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends a pod at once.
+async fn kill(cluster: &Cluster, namespace: &str, pod: &str) -> Result<()> {
+    let delete = [
+        "delete",
+        "pod",
+        pod,
+        "-n",
+        namespace,
+        "--grace-period=0",
+        "--force",
+    ];
+    cluster.kubectl(&delete).await.map(drop)
+}
+
+/// The pod that leads, while it runs.
+async fn leader(cluster: &Cluster) -> Result<Option<String>> {
+    let lease = cluster
+        .json(&["get", "lease", "foreshore-operator", "-n", OPERATOR])
+        .await?;
+    let holder = lease["spec"]["holderIdentity"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let pods = cluster.items(&["pods", "-n", OPERATOR]).await?;
+    let running = pods
+        .iter()
+        .any(|pod| pod["metadata"]["name"] == holder.as_str() && is_ready(pod));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    Ok(running.then_some(holder))
+}
+
+/// Everything that the operator made, by kind and name, with identity.
+async fn objects(cluster: &Cluster) -> Result<Vec<String>> {
+    let kinds =
+        "deployments,statefulsets,services,serviceaccounts,poddisruptionbudgets,networkpolicies,configmaps";
+    let selector = "app.kubernetes.io/managed-by=foreshore-operator";
+    let objects = cluster.items(&[kinds, "-A", "-l", selector]).await?;
+    let mut names: Vec<_> = objects
+        .iter()
+        .map(|object| {
+            let metadata = &object["metadata"];
+            format!(
+                "{} {} {} {}",
+                object["kind"], metadata["namespace"], metadata["name"], metadata["uid"]
+            )
+        })
+        .collect();
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,80 @@
+//! Nodes whose power is cut.
+
+use anyhow::{Context, Result};
+
+use super::install;
+use crate::cluster::{Cluster, DEADLINE, PLANT, eventually};
+
+/// Cuts the power of the node that runs a connector and no volume: it runs elsewhere soon, and data flows again.
+pub(super) async fn of_connector(cluster: &Cluster) -> Result<()> {
+    let nodes = cluster.items(&["nodes"]).await?;
+    let kept = nodes_with_volumes(cluster).await?;
+    let free = nodes
+        .iter()
+        .filter_map(|node| node["metadata"]["name"].as_str())
+        .find(|node| !kept.iter().any(|kept| kept == node));
+    let Some(node) = free else {
+        anyhow::bail!("every node holds a volume: {kept:?}");
+    };
+    // Its pod goes to the node that will be lost.
+    for other in nodes
+        .iter()
+        .filter_map(|other| other["metadata"]["name"].as_str())
+        .filter(|other| *other != node)
+    {
+        cluster.kubectl(&["cordon", other]).await?;
+    }
+    cluster
+        .kubectl(&[
+            "delete",
+            "pod",
+            "-n",
+            PLANT,
+            "-l",
+            "app.kubernetes.io/component=connector,app.kubernetes.io/instance=opcua",
+        ])
+        .await?;
+    let pod = eventually("the connector runs on the node", DEADLINE, || async {
+        let pod = cluster.pod("connector", "opcua").await?;
+        Ok(pod.filter(|pod| pod["spec"]["nodeName"] == node))
+    })
+    .await?;
+    for other in nodes
+        .iter()
+        .filter_map(|other| other["metadata"]["name"].as_str())
+    {
+        cluster.kubectl(&["uncordon", other]).await?;
+    }
+    install::flows(cluster).await?;
+
+    let number = node.rsplit('-').next().context("number of the node")?;
+    cluster.machine("kill-node", number).await?;
+    let moved = eventually("the connector runs on another node", DEADLINE, || async {
+        let now = cluster.pod("connector", "opcua").await?;
+        Ok(now.filter(|now| now["metadata"]["uid"] != pod["metadata"]["uid"]))
+    })
+    .await;
+    let flows = match moved {
+        Ok(_) => install::flows(cluster).await,
+        Err(error) => Err(error),
+    };
+    // Whatever came of it, the others need all nodes.
+    cluster.machine("start-node", number).await?;
+    flows?;
+    install::well(cluster).await
+}
+
+/// Nodes that volumes are bound to.
+async fn nodes_with_volumes(cluster: &Cluster) -> Result<Vec<String>> {
+    let pods = cluster.items(&["pods", "-n", PLANT]).await?;
+    let with_volume = pods.iter().filter(|pod| {
+        let volumes = pod["spec"]["volumes"].as_array();
+        volumes
+            .into_iter()
+            .flatten()
+            .any(|volume| !volume["persistentVolumeClaim"].is_null())
+    });
+    Ok(with_volume
+        .filter_map(|pod| pod["spec"]["nodeName"].as_str().map(ToOwned::to_owned))
+        .collect())
+}

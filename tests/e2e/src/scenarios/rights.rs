@@ -1,0 +1,158 @@
+//! Who may do what, and what nobody may declare.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::cluster::{Cluster, OPERATOR, PLANT};
+
+/// What the operator must be able to do, and must not, in the plant's namespace.
+const OPERATOR_RIGHTS: [(&str, &str, bool); 14] = [
+    ("get", "secrets", true),
+    ("list", "secrets", false),
+    ("watch", "secrets", false),
+    ("create", "secrets", false),
+    ("delete", "secrets", false),
+    ("patch", "assets.foreshore.dev", false),
+    ("patch", "assets.foreshore.dev/status", true),
+    ("watch", "devices.foreshore.dev", true),
+    ("create", "pods", false),
+    ("delete", "pods", false),
+    ("create", "pods/exec", false),
+    ("patch", "deployments.apps", true),
+    ("create", "clusterroles.rbac.authorization.k8s.io", false),
+    ("impersonate", "serviceaccounts", false),
+];
+
+/// What a role must never be able to do.
+const FORBIDDEN: [(&str, &str); 8] = [
+    ("get", "secrets"),
+    ("list", "pods"),
+    ("get", "configmaps"),
+    ("get", "assets.foreshore.dev"),
+    ("patch", "assets.foreshore.dev/status"),
+    ("create", "tokenreviews.authentication.k8s.io"),
+    ("create", "pods"),
+    ("get", "leases.coordination.k8s.io"),
+];
+
+/// Asks the API server about every right of every ServiceAccount of ours.
+pub(super) async fn roles(cluster: &Cluster) -> Result<()> {
+    let mut wrong = String::new();
+    let operator = format!("system:serviceaccount:{OPERATOR}:foreshore-operator");
+    for (verb, what, must) in OPERATOR_RIGHTS {
+        if can(cluster, &operator, verb, what).await? != must {
+            writeln!(
+                wrong,
+                "the operator {} {verb} {what}",
+                if must { "can't" } else { "can" }
+            )?;
+        }
+    }
+    let selector = "app.kubernetes.io/managed-by=foreshore-operator";
+    let accounts = cluster
+        .items(&["serviceaccounts", "-n", PLANT, "-l", selector])
+        .await?;
+    if accounts.len() != 7 {
+        bail!("found {} ServiceAccounts of roles, not 7", accounts.len());
+    }
+    for account in accounts {
+        let name = account["metadata"]["name"]
+            .as_str()
+            .context("name of a ServiceAccount")?;
+        let user = format!("system:serviceaccount:{PLANT}:{name}");
+        for (verb, what) in FORBIDDEN {
+            if can(cluster, &user, verb, what).await? {
+                writeln!(wrong, "{name} can {verb} {what}")?;
+            }
+        }
+    }
+    for namespace in [PLANT, OPERATOR] {
+        let namespace = cluster.json(&["get", "namespace", namespace]).await?;
+        let enforced = &namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"];
+        if enforced != "restricted" {
+            writeln!(
+                wrong,
+                "namespace {} enforces {enforced}",
+                namespace["metadata"]["name"]
+            )?;
+        }
+    }
+    if !wrong.is_empty() {
+        bail!("{wrong}");
+    }
+    Ok(())
+}
+
+async fn can(cluster: &Cluster, user: &str, verb: &str, what: &str) -> Result<bool> {
+    // It fails where the answer is no, and says so.
+    let review = serde_json::json!({
+        "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+        "spec": {"user": user, "groups": ["system:serviceaccounts", "system:authenticated"], "resourceAttributes": attributes(verb, what)},
+    });
+    let answer = cluster
+        .kubectl_with(&["create", "-f", "-", "-o", "json"], &review.to_string())
+        .await?;
+    let answer: Value = serde_json::from_str(&answer)?;
+    answer["status"]["allowed"]
+        .as_bool()
+        .context("answer of the SubjectAccessReview")
+}
+
+fn attributes(verb: &str, what: &str) -> Value {
+    let (resource, subresource) = what.split_once('/').unwrap_or((what, ""));
+    let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
+    serde_json::json!({
+        "namespace": PLANT, "verb": verb, "group": group, "resource": resource, "subresource": subresource,
+    })
+}
+
+/// Manifests that break a rule, with words of the answer.
+const REFUSED: [(&str, &str); 6] = [
+    (
+        "apiVersion: foreshore.dev/v1alpha1\nkind: Device\nmetadata: {name: wrong}\nspec: {address: 'http://plc:4840', opcua: {}}\n",
+        "opc.tcp",
+    ),
+    (
+        "apiVersion: foreshore.dev/v1alpha1\nkind: Device\nmetadata: {name: wrong}\nspec: {address: 'opc.tcp://plc:4840'}\n",
+        "exactly one of",
+    ),
+    (
+        "apiVersion: foreshore.dev/v1alpha1\nkind: Device\nmetadata: {name: has.dot}\nspec: {address: 'opc.tcp://plc:4840', opcua: {}}\n",
+        "DNS label",
+    ),
+    (
+        "apiVersion: foreshore.dev/v1alpha1\nkind: Connector\nmetadata: {name: wrong}\nspec: {protocol: telex}\n",
+        "telex",
+    ),
+    (
+        "apiVersion: foreshore.dev/v1alpha1\nkind: Connector\nmetadata: {name: wrong}\nspec: {protocol: opcua, replicaz: 3}\n",
+        "replicaz",
+    ),
+    (
+        "apiVersion: foreshore.dev/v1alpha1\nkind: Cloud\nmetadata: {name: wrong}\nspec: {edgeLink: {port: 1}, http: {port: 1}, joinTokensSecretRef: {name: a}, apiTokenSecretRef: {name: b}}\n",
+        "one port",
+    ),
+];
+
+/// Declares what is wrong: nothing is taken, and the answer says why.
+pub(super) async fn admission(cluster: &Cluster) -> Result<()> {
+    for (manifest, words) in REFUSED {
+        let apply = [
+            "apply",
+            "--server-side",
+            "--validate=strict",
+            "-n",
+            PLANT,
+            "-f",
+            "-",
+        ];
+        match cluster.kubectl_with(&apply, manifest).await {
+            Ok(_) => bail!("taken:\n{manifest}"),
+            Err(error) if format!("{error:#}").contains(words) => {}
+            Err(error) => bail!("no word of {words:?} in: {error:#}"),
+        }
+    }
+    Ok(())
+}
