@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{arrows, shell, tools};
+use crate::{shell, tools};
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -21,7 +21,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let packages = ["-p", "foreshore", "-p", "foreshore-bench"];
     let mut build = shell::cargo(&["build", "--release", "--locked", "--quiet"]);
     shell::run("release build", build.args(packages))?;
-    let program = arrows::target_directory()?.join("release/foreshore-bench");
+    let program = shell::built("release")?.join("foreshore-bench");
     let mut bench = shell::command(&program.to_string_lossy(), &[]);
     if options.quick {
         bench.arg("--quick");

@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bundle, generate::Generated, shell, tools};
+use crate::{bundle, cluster, generate::Generated, shell, tools};
 
 mod definitions;
 mod kustomize;
@@ -56,12 +56,15 @@ pub(crate) struct ProgramOptions {
 }
 
 impl ProgramOptions {
-    /// The programs that are named, or else those of the path.
+    /// The programs that are named, or else those of the path, or else those of the test cluster.
     pub(crate) fn find(&self) -> Result<Programs> {
-        let find = |named: &Option<PathBuf>, name: &str| match named {
-            Some(program) => Ok(program.clone()),
-            None if shell::is_installed(name) => Ok(PathBuf::from(name)),
-            None => bail!("found no {name}; name one with --{name}"),
+        let find = |named: &Option<PathBuf>, name: &str| -> Result<PathBuf> {
+            match named {
+                Some(program) => Ok(program.clone()),
+                None if shell::is_installed(name) => Ok(PathBuf::from(name)),
+                // That of the test cluster, built the first time that it is needed.
+                None => Ok(cluster::programs_folder()?.join(name)),
+            }
         };
         Ok(Programs {
             helm: find(&self.helm, "helm")?,
@@ -75,6 +78,17 @@ impl ProgramOptions {
 pub(crate) struct Programs {
     pub(crate) helm: PathBuf,
     pub(crate) kubectl: PathBuf,
+}
+
+impl Programs {
+    /// Those of the test cluster.
+    pub(crate) fn of_cluster() -> Result<Self> {
+        let folder = cluster::programs_folder()?;
+        Ok(Self {
+            helm: folder.join("helm"),
+            kubectl: folder.join("kubectl"),
+        })
+    }
 }
 
 /// `cargo xtask charts`: the charts alone, without a build of the product.

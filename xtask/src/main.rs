@@ -9,6 +9,7 @@ mod bench;
 mod bundle;
 mod charts;
 mod cluster;
+mod e2e;
 mod generate;
 mod gitops;
 mod graph;
@@ -41,6 +42,8 @@ enum Task {
     Bench(bench::Options),
     /// Build the container image, as an archive.
     Image(image::Options),
+    /// Test an installation in a real Kubernetes, from its first command to its last.
+    E2e(e2e::Options),
     /// Start, use and remove a real Kubernetes on this machine.
     Cluster(cluster::Options),
     /// Draw the crate arrows as a Mermaid diagram.
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Task::Bundle(options) => bundle::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Image(options) => image::run(&options),
+        Task::E2e(options) => e2e::run(&options),
         Task::Cluster(options) => cluster::run(&options),
         Task::Graph => graph::print(),
     };

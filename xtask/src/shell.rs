@@ -26,6 +26,14 @@ pub(crate) fn cache() -> Result<PathBuf> {
     Ok(Path::new(&home).join(".cache/foreshore"))
 }
 
+/// Where cargo put what it built with a profile: beside this program, which it built too.
+pub(crate) fn built(profile: &str) -> Result<PathBuf> {
+    let own = env::current_exe().context("path of this program")?;
+    let profiles = own.parent().and_then(Path::parent);
+    let profiles = profiles.with_context(|| format!("{} is not in a target directory", own.display()))?;
+    Ok(profiles.join(profile))
+}
+
 /// Makes a command that runs in the checkout's root.
 pub(crate) fn command(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::{arrows, generate, results, shell, tools};
+use crate::{arrows, charts, e2e, generate, results, shell, tools};
 
 /// Which checks to run.
 #[derive(clap::Args)]
@@ -52,18 +52,25 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         &mut shell::cargo(&["test", "--workspace", "--locked", "--no-run", "--quiet"]),
     )?;
     // The binary of that build: without the features of tests half of its dependencies would be built again.
-    let foreshore = arrows::target_directory()?.join("debug/foreshore");
+    let foreshore = shell::built("debug")?.join("foreshore");
     generate::check(&mut shell::command(&foreshore.to_string_lossy(), &[]))?;
     // What fails is seen at once, not one failure a run.
     let mut tests = shell::cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
     tests.env("FORESHORE_ORACLE", &oracle);
     if !options.full {
         tests.arg("--quiet").env("FORESHORE_TEST_FULL", "");
-        return shell::run("tests", &mut tests);
+        shell::run("tests", &mut tests)?;
+        return in_cluster(false);
     }
     let file = results::record(tests.env("FORESHORE_TEST_FULL", "1"))?;
     eprintln!("wrote {}", file.display());
-    Ok(())
+    in_cluster(true)
+}
+
+/// What needs Kubernetes: the charts, and an installation.
+fn in_cluster(full: bool) -> Result<()> {
+    charts::check(&charts::Programs::of_cluster()?)?;
+    e2e::test(&e2e::Options::of_tests(full))
 }
 
 /// Licences, sources, duplicate versions; advisories where their database can be had.

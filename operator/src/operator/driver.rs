@@ -117,7 +117,9 @@ impl Driver {
             updates,
             present,
         } = parts;
-        let running = workloads.running();
+        let mut running = workloads.running();
+        // Pods run already when an operator starts.
+        running.mark_changed();
         let mut index = Index::default();
         index.set_present(present);
         let parts = Desired {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    process::{Child, ChildStdout, Command},
 };
 
 use crate::cluster::{Cluster, PLANT};
@@ -19,6 +19,8 @@ pub(crate) struct Cloud {
     url: String,
     client: reqwest::Client,
     _forward: Child,
+    /// It ends when nobody reads what it says.
+    _said: BufReader<ChildStdout>,
 }
 
 impl Cloud {
@@ -56,6 +58,7 @@ impl Cloud {
             url: format!("http://{address}"),
             client,
             _forward: forward,
+            _said: stdout,
         })
     }
 

@@ -33,7 +33,6 @@ impl Cluster {
         Self { root, machines, full }
     }
 
-
     /// Whether nodes can be switched off.
     pub(crate) fn has_machines(&self) -> bool {
         self.machines.is_some()

@@ -130,6 +130,39 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
+/// Whether a cluster of the user's own is used instead.
+pub(crate) fn is_foreign() -> Result<bool> {
+    Ok(foreign::kubeconfig()?.is_some())
+}
+
+/// Starts a cluster, unless one of as many nodes runs.
+pub(crate) fn up(nodes: u8) -> Result<()> {
+    run(&Options {
+        task: Task::Up { nodes },
+    })
+}
+
+/// Gives images to every node.
+pub(crate) fn load(files: &[PathBuf]) -> Result<()> {
+    run(&Options {
+        task: Task::LoadImage {
+            files: files.to_vec(),
+        },
+    })
+}
+
+/// Removes the cluster.
+pub(crate) fn down() -> Result<()> {
+    run(&Options { task: Task::Down })
+}
+
+/// The directory of the cluster's programs, with kubectl and Helm, which are built when they are missing.
+pub(crate) fn programs_folder() -> Result<PathBuf> {
+    let layout = Layout::new()?;
+    let _lock = lock(&layout)?;
+    Ok(binary::build(&layout)?.folder)
+}
+
 /// A program to run beside the cluster.
 enum Ours<'a> {
     /// One of the cluster's own.

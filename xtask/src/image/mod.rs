@@ -51,6 +51,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Writes an image of a program that is built already, and tells where.
+pub(crate) fn of_program(program: &Path) -> Result<PathBuf> {
+    let out = arrows::target_directory()?.join("foreshore-test.oci.tar");
+    eprintln!("==> image of {}", program.display());
+    write(program, env!("CARGO_PKG_VERSION"), &out)?;
+    Ok(out)
+}
+
 /// A line of what cargo prints with `--message-format json`; of most lines all of this lacks.
 #[derive(Deserialize)]
 struct Message {

@@ -9,13 +9,23 @@ use crate::{
     cluster::{Cluster, DEADLINE, OPERATOR, PLANT, condition, eventually},
 };
 
+/// The node that gets no volume.
+pub(super) const SPARE: &str = "node-3";
+
 /// Installs both charts and the example, and waits for values.
 pub(super) async fn to_data(cluster: &Cluster) -> Result<()> {
     operator(cluster).await?;
+    // A node without volumes can be lost later.
+    if cluster.has_machines() {
+        cluster.kubectl(&["cordon", SPARE]).await?;
+    }
     cluster
         .kubectl(&["apply", "--server-side", "-k", "deploy/examples/bottling-line"])
         .await?;
     well(cluster).await?;
+    if cluster.has_machines() {
+        cluster.kubectl(&["uncordon", SPARE]).await?;
+    }
     flows(cluster).await
 }
 

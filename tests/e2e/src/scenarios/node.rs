@@ -8,14 +8,7 @@ use crate::cluster::{Cluster, DEADLINE, PLANT, eventually};
 /// Cuts the power of the node that runs a connector and no volume: it runs elsewhere soon, and data flows again.
 pub(super) async fn of_connector(cluster: &Cluster) -> Result<()> {
     let nodes = cluster.items(&["nodes"]).await?;
-    let kept = nodes_with_volumes(cluster).await?;
-    let free = nodes
-        .iter()
-        .filter_map(|node| node["metadata"]["name"].as_str())
-        .find(|node| !kept.iter().any(|kept| kept == node));
-    let Some(node) = free else {
-        anyhow::bail!("every node holds a volume: {kept:?}");
-    };
+    let node = install::SPARE;
     // Its pod goes to the node that will be lost.
     for other in nodes
         .iter()
@@ -62,19 +55,4 @@ pub(super) async fn of_connector(cluster: &Cluster) -> Result<()> {
     cluster.machine("start-node", number).await?;
     flows?;
     install::well(cluster).await
-}
-
-/// Nodes that volumes are bound to.
-async fn nodes_with_volumes(cluster: &Cluster) -> Result<Vec<String>> {
-    let pods = cluster.items(&["pods", "-n", PLANT]).await?;
-    let with_volume = pods.iter().filter(|pod| {
-        let volumes = pod["spec"]["volumes"].as_array();
-        volumes
-            .into_iter()
-            .flatten()
-            .any(|volume| !volume["persistentVolumeClaim"].is_null())
-    });
-    Ok(with_volume
-        .filter_map(|pod| pod["spec"]["nodeName"].as_str().map(ToOwned::to_owned))
-        .collect())
 }

@@ -40,9 +40,11 @@ const FORBIDDEN: [(&str, &str); 8] = [
 /// Asks the API server about every right of every ServiceAccount of ours.
 pub(super) async fn roles(cluster: &Cluster) -> Result<()> {
     let mut wrong = String::new();
-    let operator = format!("system:serviceaccount:{OPERATOR}:foreshore-operator");
-    for (verb, what, must) in OPERATOR_RIGHTS {
-        if can(cluster, &operator, verb, what).await? != must {
+    let operator = format!("system:serviceaccount:{OPERATOR}:foreshore");
+    let asked = OPERATOR_RIGHTS.map(|(verb, what, _)| (operator.as_str(), verb, what));
+    let allowed = can(cluster, &asked).await?;
+    for ((verb, what, must), can) in OPERATOR_RIGHTS.into_iter().zip(allowed) {
+        if can != must {
             writeln!(
                 wrong,
                 "the operator {} {verb} {what}",
@@ -57,15 +59,21 @@ pub(super) async fn roles(cluster: &Cluster) -> Result<()> {
     if accounts.len() != 7 {
         bail!("found {} ServiceAccounts of roles, not 7", accounts.len());
     }
-    for account in accounts {
+    let mut users = Vec::new();
+    for account in &accounts {
         let name = account["metadata"]["name"]
             .as_str()
             .context("name of a ServiceAccount")?;
-        let user = format!("system:serviceaccount:{PLANT}:{name}");
-        for (verb, what) in FORBIDDEN {
-            if can(cluster, &user, verb, what).await? {
-                writeln!(wrong, "{name} can {verb} {what}")?;
-            }
+        users.push(format!("system:serviceaccount:{PLANT}:{name}"));
+    }
+    let asked: Vec<_> = users
+        .iter()
+        .flat_map(|user| FORBIDDEN.map(|(verb, what)| (user.as_str(), verb, what)))
+        .collect();
+    let allowed = can(cluster, &asked).await?;
+    for ((user, verb, what), can) in asked.into_iter().zip(allowed) {
+        if can {
+            writeln!(wrong, "{user} can {verb} {what}")?;
         }
     }
     for namespace in [PLANT, OPERATOR] {
@@ -85,19 +93,34 @@ pub(super) async fn roles(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-async fn can(cluster: &Cluster, user: &str, verb: &str, what: &str) -> Result<bool> {
-    // It fails where the answer is no, and says so.
-    let review = serde_json::json!({
-        "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
-        "spec": {"user": user, "groups": ["system:serviceaccounts", "system:authenticated"], "resourceAttributes": attributes(verb, what)},
+/// Which of these somebody can do, in order: who, verb, what.
+async fn can(cluster: &Cluster, asked: &[(&str, &str, &str)]) -> Result<Vec<bool>> {
+    let reviews = asked.iter().map(|(user, verb, what)| {
+        let review = serde_json::json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+            "spec": {
+                "user": user, "groups": ["system:serviceaccounts", "system:authenticated"],
+                "resourceAttributes": attributes(verb, what),
+            },
+        });
+        format!("---\n{review}\n")
     });
-    let answer = cluster
-        .kubectl_with(&["create", "-f", "-", "-o", "json"], &review.to_string())
+    let reviews: String = reviews.collect();
+    let answers = cluster
+        .kubectl_with(&["create", "-f", "-", "-o", "json"], &reviews)
         .await?;
-    let answer: Value = serde_json::from_str(&answer)?;
-    answer["status"]["allowed"]
-        .as_bool()
-        .context("answer of the SubjectAccessReview")
+    let answers = serde_json::Deserializer::from_str(&answers).into_iter::<Value>();
+    let allowed: Vec<bool> = answers
+        .map(|answer| {
+            Ok(answer?["status"]["allowed"]
+                .as_bool()
+                .context("answer of a SubjectAccessReview")?)
+        })
+        .collect::<Result<_>>()?;
+    if allowed.len() != asked.len() {
+        bail!("{} questions and {} answers", asked.len(), allowed.len());
+    }
+    Ok(allowed)
 }
 
 fn attributes(verb: &str, what: &str) -> Value {

@@ -1,0 +1,82 @@
+//! `cargo xtask e2e`: an installation in a real Kubernetes, tested from its first command to its last.
+
+use anyhow::{Context, Result};
+
+use crate::{cluster, image, shell};
+
+/// Nodes of the test cluster: one of them can be lost.
+const NODES: u8 = 3;
+
+/// What to test, and on what.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Everything at its full count.
+    #[arg(long)]
+    full: bool,
+    /// Leave the cluster and what is installed there as they are at the end.
+    #[arg(long)]
+    keep: bool,
+    /// Only scenarios whose name contains one of these.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+}
+
+/// Builds what is tested, and tests it.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    // With the features of all tests, or half of the dependencies would be built again for them.
+    let mut build = shell::cargo(&["build", "--workspace", "--locked", "--quiet"]);
+    let what = [
+        "--bin",
+        "foreshore",
+        "--bin",
+        "foreshore-e2e",
+        "--test",
+        "process",
+    ];
+    shell::run("build", build.args(what))?;
+    test(options)
+}
+
+/// Tests what was built.
+pub(crate) fn test(options: &Options) -> Result<()> {
+    let archive = image::of_program(&shell::built("debug")?.join("foreshore"))?;
+    if cluster::is_foreign()? {
+        // Its nodes have to be given the image with its own tool.
+        return scenarios(options, false);
+    }
+    cluster::up(NODES)?;
+    cluster::load(&[archive])?;
+    let tested = scenarios(options, true);
+    if !options.keep {
+        cluster::down()?;
+    }
+    tested
+}
+
+fn scenarios(options: &Options, machines: bool) -> Result<()> {
+    let xtask = std::env::current_exe().context("path of this program")?;
+    let program = shell::built("debug")?.join("foreshore-e2e");
+    let mut command = shell::command(&xtask.to_string_lossy(), &["cluster", "run"]);
+    command.arg(&program).arg("--root").arg(shell::root());
+    if machines {
+        command.arg("--machines").arg(&xtask);
+    }
+    if options.full {
+        command.arg("--full");
+    }
+    for name in &options.only {
+        command.arg("--only").arg(name);
+    }
+    shell::run("end-to-end tests", &mut command)
+}
+
+impl Options {
+    /// What runs with all other tests.
+    pub(crate) fn of_tests(full: bool) -> Self {
+        Self {
+            full,
+            keep: false,
+            only: Vec::new(),
+        }
+    }
+}
