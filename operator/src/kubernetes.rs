@@ -6,6 +6,7 @@ pub mod authority;
 mod enrolment;
 mod events;
 pub mod lease;
+mod metrics;
 mod references;
 pub mod source;
 mod status;
@@ -21,6 +22,7 @@ use tokio::time::timeout;
 
 pub use enrolment::TokenReviews;
 pub use kube_client::Client;
+pub use metrics::OperatorMetrics;
 pub use source::KubernetesSource;
 pub use status::KubernetesStatus;
 

@@ -11,7 +11,7 @@ use foreshore_operator::{
     Begin, Operator, Platform,
     control::{ControlPlane, Options as ControlPlaneOptions, Trust},
     kubernetes::{
-        self, KubernetesSource, KubernetesStatus, Scope, TokenReviews, authority,
+        self, KubernetesSource, KubernetesStatus, OperatorMetrics, Scope, TokenReviews, authority,
         lease::{Election, Leadership},
     },
     workloads::pods::{PodWorkloads, Settings},
@@ -90,12 +90,19 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let server = serve_http(http, health.clone(), metrics.clone(), shutdown.clone()).await?;
     info!(address = %server.address, "metrics and health");
 
+    let metrics = OperatorMetrics::new(&metrics);
     let client = kubernetes::client().await.context("Kubernetes API")?;
     let scope = Scope {
         namespaces: all_set(options.watch_namespaces.clone()),
     };
     let refresh = options.secret_refresh;
-    let mut source = KubernetesSource::start(client.clone(), scope.clone(), refresh, shutdown.clone());
+    let mut source = KubernetesSource::start(
+        client.clone(),
+        scope.clone(),
+        refresh,
+        metrics.clone(),
+        shutdown.clone(),
+    );
     let component = health.component("manifests");
     if shutdown.or_begun(source.read()).await.is_none() {
         return Ok(());
@@ -106,18 +113,26 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let Some(leadership) = shutdown.or_begun(election.win()).await else {
         return Ok(());
     };
-    lead(options, client, scope, source, leadership, shutdown).await
+    metrics.leads();
+    let parts = Parts {
+        client,
+        scope,
+        source,
+        metrics,
+    };
+    lead(options, parts, leadership, shutdown).await
 }
 
-/// Does what only the leader may.
-async fn lead(
-    options: Options,
+/// What every instance has, whether it leads or not.
+struct Parts {
     client: kubernetes::Client,
     scope: Scope,
     source: KubernetesSource,
-    leadership: Leadership,
-    shutdown: Shutdown,
-) -> Result<()> {
+    metrics: OperatorMetrics,
+}
+
+/// Does what only the leader may.
+async fn lead(options: Options, parts: Parts, leadership: Leadership, shutdown: Shutdown) -> Result<()> {
     let Options {
         namespace,
         pod,
@@ -133,6 +148,12 @@ async fn lead(
         certificate_lifetime,
         role_log_format,
     } = options;
+    let Parts {
+        client,
+        scope,
+        source,
+        metrics,
+    } = parts;
     let epoch = leadership.epoch();
     let certificates = AuthorityOptions {
         leaf_lifetime: certificate_lifetime,
@@ -154,6 +175,7 @@ async fn lead(
         &scope,
         settings,
         Trust::from(Arc::clone(&authority)),
+        metrics.clone(),
         shutdown.child(),
     );
     let control = ControlPlane::bind(ControlPlaneOptions {
@@ -163,7 +185,7 @@ async fn lead(
         server: ControlOptions::default(),
         uid: pod_uid,
     });
-    let status = KubernetesStatus::new(client, &source, &pod);
+    let status = KubernetesStatus::new(client, &source, &pod, metrics);
     let operator = Operator::start(
         foreshore_operator::Options {
             source: Box::new(source),

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use self::{fetched::Fetched, watched::Watched};
-use super::{Scope, references, unreadable};
+use super::{OperatorMetrics, Scope, references, unreadable};
 use crate::{
     object::{Kind, ObjectKey},
     source::{Error, ResourceSource, Snapshot, Snapshots},
@@ -47,11 +47,17 @@ impl KubernetesSource {
     /// Begins to watch, also on an instance that does not lead: when it does one day, it knows everything already.
     /// Secrets are read again after `refresh`.
     #[must_use]
-    pub fn start(client: Client, scope: Scope, refresh: Duration, shutdown: Shutdown) -> Self {
+    pub fn start(
+        client: Client,
+        scope: Scope,
+        refresh: Duration,
+        metrics: OperatorMetrics,
+        shutdown: Shutdown,
+    ) -> Self {
         let (sender, snapshots) = watch::channel(None);
         let statuses = Statuses::default();
         let state = State {
-            watched: Watched::new(Arc::clone(&statuses)),
+            watched: Watched::new(Arc::clone(&statuses), metrics),
             fetched: Fetched::new(client.clone()),
             refresh,
         };

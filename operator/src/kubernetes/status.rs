@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tracing::debug;
 
-use super::{KubernetesSource, MANAGER, events::Events, resource, source::Statuses, within};
+use super::{KubernetesSource, MANAGER, OperatorMetrics, events::Events, resource, source::Statuses, within};
 use crate::{
     object::ObjectKey,
     status::{ObjectStatus, writer::StatusSink},
@@ -29,17 +29,19 @@ pub struct KubernetesStatus {
     seen: Statuses,
     /// Identity and status as they were written.
     written: Mutex<BTreeMap<ObjectKey, (String, Value)>>,
+    metrics: OperatorMetrics,
 }
 
 impl KubernetesStatus {
     /// Writes with `client`, beside what `source` reads; `instance` is the name of this pod, for events.
     #[must_use]
-    pub fn new(client: Client, source: &KubernetesSource, instance: &str) -> Self {
+    pub fn new(client: Client, source: &KubernetesSource, instance: &str, metrics: OperatorMetrics) -> Self {
         Self {
             events: Events::new(client.clone(), instance),
             client,
             seen: source.statuses(),
             written: Mutex::default(),
+            metrics,
         }
     }
 
@@ -74,7 +76,7 @@ impl StatusSink for KubernetesStatus {
         });
         let manager = PatchParams::apply(&format!("{MANAGER}/status")).force();
         match within(api.patch_status(&key.name, &manager, &Patch::Apply(&patch))).await {
-            Ok(_) => {}
+            Ok(_) => drop(self.metrics.status_writes.inc()),
             // It is gone, or another one has its name: the watch tells the rest.
             Err(error) if error.is_not_found() || error.is_conflict() => {
                 debug!(object = %key, %error, "status of an object that is gone");

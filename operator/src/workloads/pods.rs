@@ -25,7 +25,11 @@ pub use build::{Child, ChildKey, ChildKind, Settings};
 
 use self::{apply::Applier, observe::Pods};
 use super::{Running, Workload, Workloads};
-use crate::{control::Trust, kubernetes::Scope, role::RoleName};
+use crate::{
+    control::Trust,
+    kubernetes::{OperatorMetrics, Scope},
+    role::RoleName,
+};
 
 /// Audience of the tokens that roles show at their enrolment.
 pub const AUDIENCE: &str = "foreshore.dev/control";
@@ -49,6 +53,7 @@ impl PodWorkloads {
         scope: &Scope,
         settings: Settings,
         trust: Trust,
+        metrics: OperatorMetrics,
         shutdown: Shutdown,
     ) -> Self {
         let desired = watch::Sender::new(Arc::default());
@@ -59,7 +64,14 @@ impl PodWorkloads {
             ending.or_begun(watching).await;
         })
         .detach();
-        let applier = Applier::new(client.clone(), scope.clone(), settings, trust, Arc::clone(&pods));
+        let applier = Applier::new(
+            client.clone(),
+            scope.clone(),
+            settings,
+            trust,
+            Arc::clone(&pods),
+            metrics,
+        );
         spawn("workloads", applier.run(desired.subscribe(), shutdown.clone())).detach();
         Self {
             desired,

@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::Statuses;
 use crate::{
+    kubernetes::OperatorMetrics,
     object::{Kind, Meta, ObjectKey},
     source::Sourced,
 };
@@ -34,6 +35,7 @@ pub(super) struct Watched {
     streams: Vec<State>,
     objects: BTreeMap<ObjectKey, Sourced>,
     statuses: Statuses,
+    metrics: OperatorMetrics,
 }
 
 /// How one watch stands.
@@ -50,11 +52,12 @@ struct State {
 }
 
 impl Watched {
-    pub(super) fn new(statuses: Statuses) -> Self {
+    pub(super) fn new(statuses: Statuses, metrics: OperatorMetrics) -> Self {
         Self {
             streams: Vec::new(),
             objects: BTreeMap::new(),
             statuses,
+            metrics,
         }
     }
 
@@ -100,7 +103,10 @@ impl Watched {
         let kind = state.kind;
         let event = match event {
             Ok(event) => event,
-            Err(error) => return state.fail(&error),
+            Err(error) => {
+                self.metrics.watch_errors.inc();
+                return state.fail(&error);
+            }
         };
         let mended = state.fault.take().is_some();
         let changed = match event {
@@ -277,7 +283,8 @@ mod tests {
     }
 
     fn watched() -> Watched {
-        let mut watched = Watched::new(Statuses::default());
+        let metrics = OperatorMetrics::new(&foreshore_runtime::Metrics::new());
+        let mut watched = Watched::new(Statuses::default(), metrics);
         watched.streams.push(State {
             kind: Kind::Device,
             read: false,

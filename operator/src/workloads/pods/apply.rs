@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     control::Trust,
-    kubernetes::{Error, MANAGER, Scope, within},
+    kubernetes::{Error, MANAGER, OperatorMetrics, Scope, within},
     role::RoleName,
     workloads::Workload,
 };
@@ -54,6 +54,7 @@ pub(super) struct Applier {
     settings: Settings,
     trust: Trust,
     pods: Arc<Pods>,
+    metrics: OperatorMetrics,
     wanted: BTreeMap<ChildKey, Child>,
     /// What was made, as it was asked for and as the API answered.
     made: BTreeMap<ChildKey, Made>,
@@ -107,6 +108,7 @@ impl Applier {
         settings: Settings,
         trust: Trust,
         pods: Arc<Pods>,
+        metrics: OperatorMetrics,
     ) -> Self {
         Self {
             client,
@@ -114,6 +116,7 @@ impl Applier {
             settings,
             trust,
             pods,
+            metrics,
             wanted: BTreeMap::new(),
             made: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -237,6 +240,7 @@ impl Applier {
                 let mut backoff =
                     before.map_or_else(|| Backoff::new(RETRY.0, RETRY.1), |before| before.backoff);
                 let delay = backoff.next_delay();
+                self.metrics.apply_failures.inc();
                 warn!(object = %key, %error, retry_seconds = delay.as_secs_f64(), "object can't be made");
                 let failed = Failed {
                     manifest,
@@ -327,7 +331,10 @@ impl Applier {
                 }
             }
             Ok(Event::InitDone) => {}
-            Err(error) => warn!(?kind, %error, "watch of objects failed, and is tried again"),
+            Err(error) => {
+                self.metrics.watch_errors.inc();
+                warn!(?kind, %error, "watch of objects failed, and is tried again");
+            }
         }
     }
 
