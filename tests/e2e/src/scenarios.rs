@@ -31,6 +31,7 @@ enum Work {
     Operator,
     Roles,
     ConnectorNode,
+    BrokerNode,
     Quiet,
     Uninstall,
 }
@@ -44,7 +45,7 @@ const fn scenario(name: &'static str, work: Work) -> Scenario {
 }
 
 /// All of them.
-pub(crate) const ALL: [Scenario; 10] = [
+pub(crate) const ALL: [Scenario; 11] = [
     scenario("install_to_data", Work::Install),
     scenario("roles_can_do_what_they_must_and_no_more", Work::Rights),
     scenario("what_is_wrong_is_refused_at_admission", Work::Admission),
@@ -55,6 +56,11 @@ pub(crate) const ALL: [Scenario; 10] = [
     Scenario {
         name: "a_lost_node_s_connector_runs_elsewhere",
         work: Work::ConnectorNode,
+        machines: true,
+    },
+    Scenario {
+        name: "a_lost_node_s_broker_is_waited_for",
+        work: Work::BrokerNode,
         machines: true,
     },
     scenario("nothing_is_written_at_rest", Work::Quiet),
@@ -83,6 +89,7 @@ impl Scenario {
             Work::Operator => kill::operators(cluster).await,
             Work::Roles => kill::roles(cluster).await,
             Work::ConnectorNode => node::of_connector(cluster).await,
+            Work::BrokerNode => node::of_broker(cluster).await,
             Work::Quiet => quiet::at_rest(cluster).await,
             Work::Uninstall => uninstall::leaves_nothing(cluster).await,
         }

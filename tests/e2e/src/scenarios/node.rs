@@ -1,9 +1,9 @@
 //! Nodes whose power is cut.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::install;
-use crate::cluster::{Cluster, DEADLINE, PLANT, eventually};
+use crate::cluster::{Cluster, DEADLINE, PLANT, condition, eventually};
 
 /// Cuts the power of the node that runs a connector and no volume: it runs elsewhere soon, and data flows again.
 pub(super) async fn of_connector(cluster: &Cluster) -> Result<()> {
@@ -55,4 +55,34 @@ pub(super) async fn of_connector(cluster: &Cluster) -> Result<()> {
     cluster.machine("start-node", number).await?;
     flows?;
     install::well(cluster).await
+}
+
+/// Cuts the power of the node that holds a broker's volume: the status names node and volume, and when the node is back,
+/// data flows again.
+pub(super) async fn of_broker(cluster: &Cluster) -> Result<()> {
+    let pod = cluster
+        .pod("broker", "broker")
+        .await?
+        .context("the broker has no pod that is ready")?;
+    let node = pod["spec"]["nodeName"].as_str().context("node of the broker")?;
+    let number = node.rsplit('-').next().context("number of the node")?;
+    cluster.machine("kill-node", number).await?;
+    let told = eventually("the broker waits for its node", DEADLINE, || async {
+        let broker = cluster
+            .json(&["get", "brokers.foreshore.dev", "broker", "-n", PLANT])
+            .await?;
+        let ready = condition(&broker, "Ready");
+        let message = ready["message"].as_str().unwrap_or_default();
+        let named = message.contains(node) && message.contains("data-broker-broker-0");
+        if ready["reason"] != "WaitingForNode" || !named {
+            bail!("{ready}");
+        }
+        Ok(Some(()))
+    })
+    .await;
+    // Whatever came of it, the others need all nodes.
+    cluster.machine("start-node", number).await?;
+    told?;
+    install::well(cluster).await?;
+    install::flows(cluster).await
 }
