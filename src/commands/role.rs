@@ -113,6 +113,7 @@ impl Options {
         let roles = Roles::new(data, Site::pod(host), Arc::new(Directory::default()));
         let assignment = Assignment {
             name: RoleName::new(role, namespace, name),
+            ordinal: 0,
             work,
             expected: None,
             credentials: Arc::new(CredentialFile(token_file)),
