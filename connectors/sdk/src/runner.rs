@@ -27,7 +27,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use foreshore_control::{
     Agent, GivePlan, TakePlan,
     plan::{ConnectionPlan, SecretPlan},
-    session::agent,
+    session::agent::{self, AgentStatus, LinkState},
 };
 use foreshore_mqtt::{Client, ConnectionState};
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, spawn};
@@ -51,6 +51,8 @@ use crate::{
 
 /// How long another instance may take over one device of an instance that ends.
 const TAKING: Duration = Duration::from_secs(20);
+/// How long an instance that ends waits for an operator that it lost.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// How a runner works.
 #[derive(Clone, Debug)]
@@ -180,10 +182,10 @@ pub async fn run(
         shutdown: ending.clone(),
     };
     let (runner, drain) = Runner::new(connector, options, environment).await?;
-    let (shared, told) = (Arc::clone(&runner.shared), ending.clone());
+    let (shared, told, session) = (Arc::clone(&runner.shared), ending.clone(), agent.status());
     let leaving = spawn("leaving", async move {
         shutdown.begun().await;
-        shared.let_others_take(&shutdown).await;
+        shared.let_others_take(session, &shutdown).await;
         let left = shutdown
             .deadline()
             .map(|deadline| deadline - tokio::time::Instant::now());
@@ -273,9 +275,23 @@ impl Drain {
     }
 }
 
+/// Resolves when there has been no session with the operator for a while.
+async fn silent(mut session: watch::Receiver<AgentStatus>) {
+    let is_up = |status: &AgentStatus| matches!(status.link, LinkState::Connected { .. });
+    loop {
+        if session.wait_for(|status| !is_up(status)).await.is_err() {
+            return;
+        }
+        match tokio::time::timeout(SILENCE, session.wait_for(is_up)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+}
+
 impl Shared {
     /// Waits until other instances have taken the devices, as long as they do.
-    async fn let_others_take(&self, shutdown: &Shutdown) {
+    async fn let_others_take(&self, session: watch::Receiver<AgentStatus>, shutdown: &Shutdown) {
         let (mut planned, mut peers) = (self.planned.subscribe(), self.peers.subscribe());
         while *planned.borrow_and_update() > 0 {
             let left = shutdown
@@ -287,6 +303,8 @@ impl Shared {
                 // Both senders are here: neither fails.
                 _ = planned.changed() => {}
                 _ = peers.wait_for(|peers| *peers == 0) => return,
+                // Without the operator nobody is told to take anything.
+                () = silent(session.clone()) => return,
                 () = tokio::time::sleep(patience) => {
                     warn!(devices = *planned.borrow(), "no other instance takes the devices");
                     return;

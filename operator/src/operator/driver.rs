@@ -7,7 +7,7 @@ use std::{
 };
 
 use foreshore_control::{
-    ControlHandle, GivePlan, Observation, Observed, PeersPlan, PlanResource, Resource, ResourceKey, TakePlan,
+    ControlHandle, GivePlan, Observation, Observed, PlanResource, Resource, ResourceKey, TakePlan,
     plan::DevicePlan,
 };
 use foreshore_runtime::Shutdown;
@@ -166,10 +166,7 @@ impl Driver {
             let wake = self.parts.wake(self.next_rotation);
             tokio::select! {
                 biased;
-                () = shutdown.begun() => {
-                    self.parts.stop_moving();
-                    return Ok(());
-                }
+                () = shutdown.begun() => return Ok(()),
                 changed = self.snapshots.changed() => {
                     if changed.is_err() {
                         // The source has ended, and whoever started it knows why.
@@ -362,28 +359,6 @@ impl Desired {
             let plan = outcome.plans.roles.get(role).unwrap_or(&empty);
             for instance in instances {
                 self.set_plan(role, &instance.identity, plan);
-            }
-        }
-    }
-
-    /// Instances that are told to end now have nobody who could take their devices.
-    fn stop_moving(&self) {
-        for (identity, plan) in &self.planned {
-            let peers = ResourceKey::new(PeersPlan::KIND, identity.namespace(), identity.name());
-            if !plan.contains_key(&peers) {
-                continue;
-            }
-            let alone = PeersPlan {
-                namespace: peers.namespace.clone(),
-                connector: peers.name.clone(),
-                peers: 0,
-            };
-            let mut plan = plan.clone();
-            if let Ok(alone) = Resource::of(&alone) {
-                plan.insert(peers, alone);
-            }
-            if let Err(error) = self.control.set_plan(identity, plan.into_values().collect()) {
-                error!(role = %identity, %error, "plan can't be set; the role keeps the one before");
             }
         }
     }

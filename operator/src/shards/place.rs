@@ -206,7 +206,7 @@ impl Place {
     }
 
     /// Who has it, or will have it.
-    pub(super) fn owner(&self) -> &RoleIdentity {
+    pub(crate) fn owner(&self) -> &RoleIdentity {
         match self {
             Self::At { owner } => owner,
             Self::Joining { to, .. } | Self::Leaving { to, .. } | Self::Entering { to, .. } => to,

@@ -232,6 +232,17 @@ impl Index {
         changed
     }
 
+    /// Which instance of its connector has a device, or is about to.
+    fn instance_of(&self, device: &ObjectKey) -> Option<&RoleIdentity> {
+        if device.kind != Kind::Device {
+            return None;
+        }
+        let carried = self.outcome.plans.carried.get(device)?;
+        let role = carried.roles.first()?;
+        let key = ResourceKey::new(device.kind.as_str(), &*device.namespace, &*device.name);
+        Some(self.placed.place(role, &key)?.owner())
+    }
+
     /// Takes where the devices of a connector are, and what each of its instances shall have.
     pub(crate) fn set_placed(
         &mut self,
