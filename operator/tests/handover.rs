@@ -50,6 +50,8 @@ struct World {
     ledger: Mutex<BTreeMap<String, Vec<(u64, u64)>>>,
     /// The stage that nobody reaches now.
     held: watch::Sender<Option<Stage>>,
+    /// How often each instance had something to say of each device: only the last counts.
+    words: Mutex<BTreeMap<(String, String), u64>>,
 }
 
 impl World {
@@ -116,8 +118,17 @@ impl Fake {
                 .into(),
         };
         let (reporter, mut held) = (self.reporter.clone(), self.world.held.subscribe());
+        let (world, about) = (Arc::clone(&self.world), (self.uid.clone(), device.to_owned()));
+        let word = {
+            let mut words = world.words.lock();
+            let word = words.entry(about.clone()).or_default();
+            *word += 1;
+            *word
+        };
         tokio::spawn(async move {
-            if held.wait_for(|held| *held != Some(stage)).await.is_ok() {
+            drop(held.wait_for(|held| *held != Some(stage)).await);
+            let words = world.words.lock();
+            if words.get(&about) == Some(&word) {
                 reporter.hand_over(told);
             }
         });
@@ -292,6 +303,7 @@ impl Plant {
                 states: Mutex::default(),
                 ledger: Mutex::default(),
                 held: watch::Sender::new(None),
+                words: Mutex::default(),
             }),
             agents: BTreeMap::new(),
             operator: None,

@@ -31,7 +31,7 @@ fn counting(site: &Site, replicas: usize) -> Manifests {
     for device in 0..DEVICES {
         devices += &format!(
             "---\napiVersion: foreshore.dev/v1alpha1\nkind: Device\nmetadata: {{name: d{device}, namespace: bottling}}\n\
-             spec:\n  simulatorRef: {{name: counter}}\n  opcua: {{}}\n\
+             spec:\n  simulatorRef: {{name: counter}}\n  trust: {{acceptUntrusted: true}}\n  opcua: {{}}\n\
              ---\napiVersion: foreshore.dev/v1alpha1\nkind: Asset\nmetadata: {{name: a{device}, namespace: bottling}}\n\
              spec:\n  deviceRef: {{name: d{device}}}\n  datasets:\n  - name: count\n    samplingInterval: 10ms\n    \
              publishingInterval: 200ms\n    queueSize: 200\n    dataPoints:\n"
