@@ -161,7 +161,8 @@ fn one_to_three_to_one_under_load_loses_nothing_and_doubles_nothing() {
     let site = Rc::new(Site::new());
     let manifests = counting(&site, 1);
     let mut plant = Plant::at(&site, &manifests, "data", &[]);
-    let rounds = if is_full() { 5 } else { 1 };
+    // An instance that comes again finds what it kept the first time.
+    let rounds = if is_full() { 5 } else { 2 };
     plant.wait_until("one instance has all devices", START, || settled(&plant, 1));
     let flows = |at_least: usize| {
         let path = plant.data().to_owned();

@@ -162,7 +162,7 @@ impl Place {
                 .map(|(identity, holding)| (identity.clone(), holding))
         };
         let serving = which(&|holding| holding.serves());
-        let giving = which(&|holding| holding.give);
+        let giving = which(&|holding| holding.device && holding.give);
         let taking = which(&|holding| holding.device && holding.take.is_some() && !holding.serves());
         let mut number_of = |holding: &Holding| match holding.number() {
             0 => {

@@ -200,7 +200,7 @@ impl Runner {
             let device =
                 self.shared
                     .start_device(&name, &plan, desired.clone(), watch::Sender::new(gate), number);
-            if let Some(give) = self.gives.get(&name) {
+            if let Some(give) = self.order_to_give(&name) {
                 // It had let go before this process began, and what it had handed over then nobody knows any more.
                 device.standing.number(give.number);
                 device.give(Duration::ZERO);
@@ -240,6 +240,13 @@ impl Runner {
         }
         self.takes.insert(name.clone(), take);
         self.refresh(&name);
+    }
+
+    /// The order to give a device, unless a later one says to take it: of a device that was given before, the order may
+    /// not be gone yet.
+    fn order_to_give(&self, name: &Name) -> Option<&GivePlan> {
+        let taken = self.takes.get(name).map_or(0, |take| take.number);
+        self.gives.get(name).filter(|give| give.number > taken)
     }
 
     /// The order to take a device is gone: it is this instance's.
@@ -283,11 +290,23 @@ impl Runner {
         }
         let plan = Arc::clone(&given.plan);
         let desired = self.judge(&plan).desired;
-        let opening = watch::Sender::new(Gate::Shut);
-        let above = self.takes.get(name).map_or(0, |take| take.turn.epoch());
-        given.resume(opening.clone(), above);
+        let (opening, number) = (
+            watch::Sender::new(Gate::Shut),
+            self.takes.get(name).map(|take| take.number),
+        );
+        match self.takes.get(name).map(|take| &take.turn) {
+            Some(Turn::Wait) => {}
+            Some(turn @ Turn::After { .. }) => drop(opening.send_replace(Gate::of(turn))),
+            // Nobody knows more than what was given here.
+            turn @ (Some(Turn::Lost { .. }) | None) => {
+                given.resume(opening.clone(), turn.map_or(0, Turn::epoch));
+            }
+        }
         self.shared.end_device(name, given);
-        let device = self.shared.start_device(name, &plan, desired.clone(), opening, 0);
+        let number = number.unwrap_or_default();
+        let device = self
+            .shared
+            .start_device(name, &plan, desired.clone(), opening, number);
         self.devices.insert(name.clone(), device);
         self.follow(name, desired);
     }

@@ -202,6 +202,26 @@ async fn what_was_given_can_be_kept_after_all() {
     assert_eq!(kept(&owner, 4).await, [1, 2, 3, 4]);
 }
 
+/// An order of an earlier hand-over that is still there, as in a process that ended before it was gone.
+#[tokio::test]
+async fn an_old_order_to_give_does_not_open_the_gate() {
+    let directory = tempfile::tempdir().unwrap();
+    let connector = FakeConnector::default();
+    connector.overlap();
+    let mut heir = harness(&connector, options(directory.path())).await;
+    heir.set(&give(6, true)).await.unwrap();
+    heir.set(&take(7, Turn::Wait)).await.unwrap();
+    heir.set(&line()).await.unwrap();
+    heir.set(&filler()).await.unwrap();
+    assert_eq!(told(&heir, Stage::Ready).await.number, 7);
+    assert_one_asset_is_observed(&connector).await;
+    heir.remove(&give(6, true)).await.unwrap();
+    see(&connector, 1..=2).await;
+    tokio::time::sleep(NOT_NOW).await;
+    assert!(data(heir.broker.kept()).is_empty(), "before its turn");
+    assert_eq!(told(&heir, Stage::Ready).await.number, 7);
+}
+
 #[tokio::test]
 async fn an_event_that_both_saw_is_told_once() {
     let directories = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
