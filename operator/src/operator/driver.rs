@@ -127,7 +127,9 @@ impl Driver {
             updates,
             present,
         } = parts;
-        let running = workloads.running();
+        let mut running = workloads.running();
+        // What runs already is news to this leader.
+        running.mark_changed();
         let mut index = Index::default();
         index.set_present(present);
         let parts = Desired {

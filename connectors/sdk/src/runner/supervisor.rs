@@ -140,8 +140,13 @@ impl Supervisor {
                 Left::Ended => break,
                 Left::Changed => pace = Pace::new(&self.desired.borrow(), self.slow_retry),
                 Left::Lost(error) => {
-                    // A server that only does not answer may do so soon, and goes on being served meanwhile.
-                    if error.class != LinkErrorClass::Unreachable && self.gate.borrow().is_shut() {
+                    // One that has no room for a second session, or none to offer. Where only this instance is not let in,
+                    // or nothing answers, the owner goes on being served, and health tells what is wrong here.
+                    let refused = matches!(
+                        error.class,
+                        LinkErrorClass::Configuration | LinkErrorClass::Protocol
+                    );
+                    if refused && self.gate.borrow().is_shut() {
                         self.standing.refused();
                     }
                     let wait = pace.wait(error.class);

@@ -1,5 +1,7 @@
 //! The conditions of one object.
 
+use std::collections::BTreeSet;
+
 use foreshore_control::{Health, PlanResource, Resource, ResourceKey, plan::DevicePlan};
 use foreshore_crds::conditions::{self, Verdict as Finding, reasons, status as truth, types};
 use foreshore_tls::Fingerprint;
@@ -373,7 +375,10 @@ fn role_obstacle(index: &Index, role: &RoleName) -> Option<Obstacle> {
     if instances.is_empty() {
         return Some(Obstacle::waits(reasons::STARTING, format!("{role} is starting")));
     }
-    instances.iter().find_map(|instance| match &instance.state {
+    // How one stands that ends on purpose does not matter.
+    let staying = instances.iter().filter(|instance| !instance.leaving);
+    let mut staying = staying.map(|instance| (instance, &instance.state));
+    staying.find_map(|(instance, state)| match state {
         InstanceState::Running { .. } => None,
         InstanceState::Failing {
             since,
@@ -476,13 +481,15 @@ fn healthy(index: &Index, key: &ObjectKey, carried: &Carried) -> (Finding, Optio
 /// A connector reports its devices, not itself.
 fn healthy_connector(index: &Index, key: &ObjectKey) -> Finding {
     let role = RoleName::new(foreshore_tls::Role::Connector, &key.namespace, &key.name);
-    let (mut all, mut bad): (usize, Vec<&str>) = (0, Vec::new());
+    // On its way a device is reported by two instances, and counts once.
+    let (mut all, mut bad): (BTreeSet<&str>, BTreeSet<&str>) = (BTreeSet::new(), BTreeSet::new());
     for (device, part) in index.sessions.devices_of(&role) {
-        all += 1;
+        all.insert(&device.name);
         if matches!(part.report.health, Health::Degraded | Health::Unavailable) {
-            bad.push(&device.name);
+            bad.insert(&device.name);
         }
     }
+    let all = all.len();
     let shown = bad.iter().take(5).copied().collect::<Vec<_>>().join(", ");
     let message = format!("{} of {all} devices do not work: {shown}", bad.len());
     match (all, bad.len()) {
