@@ -36,6 +36,7 @@ pub mod problem;
 pub mod reconcile;
 mod resources;
 pub mod role;
+mod shards;
 pub mod source;
 pub mod status;
 pub mod vault;

@@ -2,6 +2,7 @@
 
 mod driver;
 mod epoch;
+mod placement;
 mod rotation;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};

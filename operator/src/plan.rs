@@ -23,9 +23,15 @@ pub struct Plans {
     pub roles: BTreeMap<RoleName, BTreeMap<ResourceKey, Resource>>,
     /// By object: what became of it.
     pub carried: BTreeMap<ObjectKey, Carried>,
+    /// Of roles whose instances share their work: the resources of each unit of it, by the Device that it is about. What is
+    /// in no unit every instance is told.
+    pub units: BTreeMap<RoleName, Units>,
     /// Roles whose plan lacks something that is about to be known.
     pub waiting: BTreeSet<RoleName>,
 }
+
+/// Resources of units of work, by the Device that each is about.
+pub type Units = BTreeMap<ResourceKey, BTreeSet<ResourceKey>>;
 
 /// What became of an object in the plans.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -157,6 +163,15 @@ impl<'a> Planner<'a> {
             .roles
             .get(role)
             .is_some_and(|plan| plan.contains_key(&key))
+    }
+
+    /// Counts everything that an object needs of a role to a device: it goes to the instance that has the device.
+    pub(crate) fn unit(&mut self, role: &RoleName, device: &ResourceKey, object: &ObjectKey) {
+        let parts = self.plans.carried.get(object).into_iter();
+        let parts = parts.flat_map(|carried| &carried.parts);
+        let parts = parts.filter(|(of, _)| of == role).map(|(_, key)| key.clone());
+        let units = self.plans.units.entry(role.clone()).or_default();
+        units.entry(device.clone()).or_default().extend(parts);
     }
 
     /// Notes that a role can't be told everything about an object yet.

@@ -133,6 +133,8 @@ pub struct Instance {
     pub state: InstanceState,
     /// How often it ended by itself.
     pub restarts: u64,
+    /// Whether it is about to end for good: others take what it has.
+    pub leaving: bool,
 }
 
 /// How an instance stands.

@@ -3,7 +3,7 @@
 //! What it shall do, the operator tells it in its plan; where the operator is, and how to prove itself to it, stands in
 //! the environment of the pod.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use foreshore_control::enroll::CredentialFile;
@@ -15,6 +15,8 @@ use foreshore_tls::{Role, RoleIdentity, TrustBundle, read_bounded};
 use super::DRAIN;
 use crate::roles::{Assignment, Directory, Roles, Site, Work};
 
+/// How long a connector may take: others take its devices first. A pod has 30 s.
+const CONNECTOR_DRAIN: Duration = Duration::from_secs(25);
 /// Largest file of roots to trust, in bytes.
 const LARGEST_TRUST: u64 = 1 << 20;
 
@@ -123,10 +125,16 @@ impl Options {
             .context("--pod-uid")?;
 
         let shutdown = Shutdown::new();
-        shutdown.begin_on_signals(DRAIN).context("listen for signals")?;
+        let drain = if role == Role::Connector {
+            CONNECTOR_DRAIN
+        } else {
+            DRAIN
+        };
+        shutdown.begin_on_signals(drain).context("listen for signals")?;
         let roles = Roles::new(data, Site::pod(host), Arc::new(Directory::default()));
         let assignment = Assignment {
             name: RoleName::new(role, namespace, name),
+            ordinal: 0,
             work,
             expected,
             credentials: Arc::new(CredentialFile(token_file)),

@@ -1,7 +1,7 @@
 //! Roles: each enrolls, dials the operator and does what its plan says, as a task of `foreshore up` or in a pod.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use foreshore_control::{Agent, AgentOptions, enroll::CredentialSource};
+use foreshore_control::{Agent, AgentOptions, enroll::CredentialSource, handover};
 use foreshore_crds::v1alpha1::Protocol;
 use foreshore_operator::{
     control::SERVER_NAME,
@@ -22,7 +22,7 @@ use foreshore_operator::{
 };
 use foreshore_record::PathLedger;
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, serve_http};
-use foreshore_tls::{RoleIdentity, ServerName, TrustBundle};
+use foreshore_tls::{Role, RoleIdentity, ServerName, TrustBundle};
 use parking_lot::Mutex;
 
 mod broker;
@@ -48,6 +48,8 @@ pub(crate) enum Work {
 pub(crate) struct Assignment {
     /// What it is called.
     pub(crate) name: RoleName,
+    /// Which of its instances on this machine it is, from 0.
+    pub(crate) ordinal: u32,
     /// What it does.
     pub(crate) work: Work,
     /// Who it is, where that is known before it has enrolled.
@@ -123,7 +125,7 @@ pub(crate) struct Directory {
     brokers: Mutex<BTreeMap<RoleName, foreshore_broker::Handle>>,
     clouds: Mutex<BTreeMap<RoleName, CloudAccess>>,
     closing: Mutex<BTreeMap<RoleName, Vec<PathLedger>>>,
-    observability: Mutex<BTreeMap<RoleName, SocketAddr>>,
+    observability: Mutex<BTreeMap<(RoleName, u32), SocketAddr>>,
 }
 
 /// How the JSON API of a cloud endpoint is reached.
@@ -170,14 +172,20 @@ impl Directory {
         self.observability
             .lock()
             .iter()
-            .map(|(role, address)| (role.to_string(), *address))
+            .map(|((role, ordinal), address)| {
+                let name = match ordinal {
+                    0 => role.to_string(),
+                    ordinal => format!("{role}/{ordinal}"),
+                };
+                (name, *address)
+            })
             .collect()
     }
 
-    fn forget(&self, role: &RoleName) {
+    fn forget(&self, role: &RoleName, ordinal: u32) {
         self.brokers.lock().remove(role);
         self.clouds.lock().remove(role);
-        self.observability.lock().remove(role);
+        self.observability.lock().remove(&(role.clone(), ordinal));
     }
 }
 
@@ -193,7 +201,7 @@ impl Roles {
 
     /// Runs a role until its shutdown begins.
     pub(crate) async fn work(&self, assignment: Assignment) -> Result<(), RoleError> {
-        let name = assignment.name.clone();
+        let (name, ordinal) = (assignment.name.clone(), assignment.ordinal);
         let observability = self.observe(&assignment).await?;
         let component = observability.health.component(name.to_string());
         component.ok();
@@ -204,7 +212,7 @@ impl Roles {
             Work::Simulator => simulator::run(self, assignment).await,
             Work::Cloud => cloud::run(self, assignment, observability).await,
         };
-        self.directory.forget(&name);
+        self.directory.forget(&name, ordinal);
         ended
     }
 
@@ -218,7 +226,7 @@ impl Roles {
         self.directory
             .observability
             .lock()
-            .insert(assignment.name.clone(), server.address);
+            .insert((assignment.name.clone(), assignment.ordinal), server.address);
         server.task.detach();
         Ok(Observability { health, metrics })
     }
@@ -230,7 +238,11 @@ impl Roles {
             namespace,
             name,
         } = &assignment.name;
-        self.data.join(role.to_string()).join(namespace).join(name)
+        let folder = self.data.join(role.to_string()).join(namespace).join(name);
+        match assignment.ordinal {
+            0 => folder,
+            ordinal => folder.join("instances").join(ordinal.to_string()),
+        }
     }
 
     /// A role's end of the control session.
@@ -238,7 +250,12 @@ impl Roles {
         let directory = self.folder(assignment).join("session");
         let server_name = ServerName::try_from(SERVER_NAME).map_err(RoleError::new)?;
         let credential = Arc::clone(&assignment.credentials);
+        let mut capabilities = BTreeSet::new();
+        if assignment.name.role == Role::Connector {
+            capabilities.insert(handover::CAPABILITY.to_owned());
+        }
         let options = AgentOptions {
+            capabilities,
             server_name: Some(server_name),
             trust: Some(assignment.trust.clone()),
             expected: assignment.expected.clone(),
@@ -253,6 +270,7 @@ impl RoleRunner for Roles {
     async fn run(&self, start: Start) -> Result<(), RoleError> {
         let Start {
             workload,
+            ordinal,
             identity,
             credentials,
             control,
@@ -268,6 +286,7 @@ impl RoleRunner for Roles {
         };
         let assignment = Assignment {
             name: workload.role,
+            ordinal,
             work,
             expected: Some(identity),
             credentials,

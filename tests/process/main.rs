@@ -19,6 +19,7 @@ mod crash;
 mod data;
 mod disk;
 mod edits;
+mod handover;
 mod opcua;
 mod outage;
 mod start;

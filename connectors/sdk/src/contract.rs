@@ -39,6 +39,13 @@ pub trait Connector: Send + Sync + 'static {
     /// Every fault found, not only the first. A refused object keeps its last good version.
     fn check(&self, device: &DevicePlan, assets: &[Arc<AssetPlan>]) -> Result<(), Vec<Refusal>>;
 
+    /// Whether two links to one device see the same values and events, each with the time that the device gave it: then
+    /// another instance can subscribe before this one lets go, and leave out what comes twice. Otherwise a device is
+    /// let go first, and the gap is told.
+    fn overlaps(&self) -> bool {
+        false
+    }
+
     /// The JSON Schema (2020-12) that an action's input must satisfy. Pure and quick.
     ///
     /// It is published, and the runner refuses an input that breaks it before the link hears of the command. What holds

@@ -19,13 +19,15 @@ pub mod reports;
 pub(crate) mod resolve;
 mod role;
 pub(crate) mod supervisor;
+pub(crate) mod turn;
+pub(crate) mod watermark;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use foreshore_control::{
-    Agent,
+    Agent, GivePlan, TakePlan,
     plan::{ConnectionPlan, SecretPlan},
-    session::agent,
+    session::agent::{self, AgentStatus, LinkState},
 };
 use foreshore_mqtt::{Client, ConnectionState};
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, spawn};
@@ -34,6 +36,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
 
 use self::{book::Book, counters::ConnectorMetrics, device::Device, reports::ReportSink};
 use crate::{
@@ -45,6 +48,11 @@ use crate::{
     },
     contract::Connector,
 };
+
+/// How long another instance may take over one device of an instance that ends.
+const TAKING: Duration = Duration::from_secs(20);
+/// How long an instance that ends waits for an operator that it lost.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// How a runner works.
 #[derive(Clone, Debug)]
@@ -117,6 +125,9 @@ pub struct Runner {
     devices: BTreeMap<(String, String), Device>,
     /// Each with what its messages need.
     assets: BTreeMap<(String, String), Arc<Book>>,
+    /// Orders to take and to give devices.
+    takes: BTreeMap<(String, String), TakePlan>,
+    gives: BTreeMap<(String, String), GivePlan>,
     connection: Option<ConnectionPlan>,
 }
 
@@ -142,6 +153,10 @@ pub(crate) struct Shared {
     /// Devices, and what serves commands.
     tasks: TaskTracker,
     client_tasks: TaskTracker,
+    /// Other instances that could take devices.
+    peers: watch::Sender<u32>,
+    /// How many devices are planned.
+    planned: watch::Sender<usize>,
 }
 
 /// Runs a connector until the shutdown begins, then until everything is handed over or the drain deadline has come.
@@ -157,19 +172,29 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> Result<(), Error> {
     let (identity, reports) = (agent.identity(), Arc::new(agent.reporter()));
+    // The end of what runs here: later than it is told, if others take the devices first.
+    let ending = Shutdown::new();
     let environment = Environment {
         identity,
         reports,
         metrics,
         health,
-        shutdown: shutdown.clone(),
+        shutdown: ending.clone(),
     };
     let (runner, drain) = Runner::new(connector, options, environment).await?;
-    let result = agent.run(runner, shutdown.clone()).await;
-    if !shutdown.is_begun() {
-        shutdown.begin(foreshore_runtime::shutdown::DEFAULT_DRAIN);
-    }
+    let (shared, told, session) = (Arc::clone(&runner.shared), ending.clone(), agent.status());
+    let leaving = spawn("leaving", async move {
+        shutdown.begun().await;
+        shared.let_others_take(session, &shutdown).await;
+        let left = shutdown
+            .deadline()
+            .map(|deadline| deadline - tokio::time::Instant::now());
+        told.begin(left.unwrap_or(foreshore_runtime::shutdown::DEFAULT_DRAIN));
+    });
+    let result = agent.run(runner, ending.clone()).await;
+    ending.begin(foreshore_runtime::shutdown::DEFAULT_DRAIN);
     drain.wait().await;
+    drop(leaving);
     Ok(result?)
 }
 
@@ -208,12 +233,16 @@ impl Runner {
             ending: Mutex::default(),
             tasks: TaskTracker::new(),
             client_tasks: TaskTracker::new(),
+            peers: watch::Sender::new(0),
+            planned: watch::Sender::new(0),
         });
         let runner = Self {
             shared: Arc::clone(&shared),
             secrets: BTreeMap::new(),
             devices: BTreeMap::new(),
             assets: BTreeMap::new(),
+            takes: BTreeMap::new(),
+            gives: BTreeMap::new(),
             connection: None,
         };
         Ok((runner, Drain { shared }))
@@ -246,7 +275,44 @@ impl Drain {
     }
 }
 
+/// Resolves when there has been no session with the operator for a while.
+async fn silent(mut session: watch::Receiver<AgentStatus>) {
+    let is_up = |status: &AgentStatus| matches!(status.link, LinkState::Connected { .. });
+    loop {
+        if session.wait_for(|status| !is_up(status)).await.is_err() {
+            return;
+        }
+        match tokio::time::timeout(SILENCE, session.wait_for(is_up)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+}
+
 impl Shared {
+    /// Waits until other instances have taken the devices, as long as they do.
+    async fn let_others_take(&self, session: watch::Receiver<AgentStatus>, shutdown: &Shutdown) {
+        let (mut planned, mut peers) = (self.planned.subscribe(), self.peers.subscribe());
+        while *planned.borrow_and_update() > 0 {
+            let left = shutdown
+                .deadline()
+                .map(|deadline| deadline - tokio::time::Instant::now());
+            // The last quarter is for what the devices have not handed over by then.
+            let patience = left.map_or(TAKING, |left| TAKING.min(left.mul_f32(0.75)));
+            tokio::select! {
+                // Both senders are here: neither fails.
+                _ = planned.changed() => {}
+                _ = peers.wait_for(|peers| *peers == 0) => return,
+                // Without the operator nobody is told to take anything.
+                () = silent(session.clone()) => return,
+                () = tokio::time::sleep(patience) => {
+                    warn!(devices = *planned.borrow(), "no other instance takes the devices");
+                    return;
+                }
+            }
+        }
+    }
+
     /// Begins what needs the broker.
     fn start_client(self: &Arc<Self>, options: foreshore_mqtt::Options) {
         let (client, service) = Client::new(options);

@@ -357,6 +357,10 @@ pub struct DeviceStatus {
     /// Connector that dials the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connector: Option<ObjectName>,
+    /// Instance of the connector that serves the device, by the UID of its pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub instance: Option<String>,
     /// Address that is dialled, a simulator's included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Url>,

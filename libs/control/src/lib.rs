@@ -2,6 +2,7 @@
 
 pub mod enroll;
 pub mod facts;
+pub mod handover;
 pub mod plan;
 pub mod proto;
 pub mod queue;
@@ -11,6 +12,7 @@ pub mod session;
 pub mod transport;
 
 pub use facts::RoleFacts;
+pub use handover::{GivePlan, HandOver, PeersPlan, Stage, TakePlan, Turn};
 pub use plan::{ObjectRef, PlanResource, ResourceKey};
 pub use report::{Aspect, AspectKind, Discovered, Health, Nack, Report, Schema};
 pub use resource::Resource;

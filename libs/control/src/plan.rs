@@ -12,6 +12,8 @@ use foreshore_crds::v1alpha1::{
 use foreshore_record::TopicFilter;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::handover::{GivePlan, PeersPlan, TakePlan};
+
 /// What a resource is called within a plan.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ResourceKey {
@@ -344,4 +346,7 @@ plan_resource!(PathPlan, "Path", plan => plan.namespace, plan.path);
 plan_resource!(DataflowPlan, "Dataflow", plan => plan.object.namespace, plan.object.name);
 plan_resource!(EndpointPlan, "DataflowEndpoint", plan => plan.object.namespace, plan.object.name);
 plan_resource!(SimulatorPlan, "Simulator", plan => plan.object.namespace, plan.object.name);
+plan_resource!(TakePlan, "Take", plan => plan.namespace, plan.device);
+plan_resource!(GivePlan, "Give", plan => plan.namespace, plan.device);
+plan_resource!(PeersPlan, "Peers", plan => plan.namespace, plan.connector);
 plan_resource!(CloudPlan, "Cloud", plan => plan.object.namespace, plan.object.name);

@@ -5,9 +5,12 @@ use std::fmt;
 use bytes::Bytes;
 use foreshore_tls::Fingerprint;
 
-use crate::plan::{
-    AssetPlan, BrokerPlan, BrokerPolicyPlan, CloudPlan, ConnectionPlan, DataflowPlan, DevicePlan,
-    EndpointPlan, PathPlan, PlanResource, ResourceKey, SecretPlan, SimulatorPlan,
+use crate::{
+    handover::{GivePlan, PeersPlan, TakePlan},
+    plan::{
+        AssetPlan, BrokerPlan, BrokerPolicyPlan, CloudPlan, ConnectionPlan, DataflowPlan, DevicePlan,
+        EndpointPlan, PathPlan, PlanResource, ResourceKey, SecretPlan, SimulatorPlan,
+    },
 };
 
 /// The largest body of a resource, in bytes.
@@ -223,10 +226,12 @@ pub(crate) fn check_key(key: &ResourceKey) -> Result<(), Error> {
 }
 
 /// What others refer to comes first: values, then ways to reach something, then what uses them.
-fn phase(kind: &str) -> u32 {
+pub(crate) fn phase(kind: &str) -> u32 {
     match kind {
         SecretPlan::KIND => 0,
-        ConnectionPlan::KIND | EndpointPlan::KIND => 1,
+        ConnectionPlan::KIND | EndpointPlan::KIND | PeersPlan::KIND => 1,
+        // Before the device, which must not begin otherwise than it shall, and gone after it.
+        TakePlan::KIND | GivePlan::KIND => 1,
         BrokerPlan::KIND | CloudPlan::KIND | DevicePlan::KIND | SimulatorPlan::KIND => 2,
         AssetPlan::KIND | BrokerPolicyPlan::KIND | PathPlan::KIND => 3,
         DataflowPlan::KIND => 4,

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use foreshore_control::{ControlHandle, Observation, Observed, Resource, ResourceKey};
+use foreshore_control::{
+    ControlHandle, GivePlan, Observation, Observed, PlanResource, Resource, ResourceKey, TakePlan,
+    plan::DevicePlan,
+};
 use foreshore_runtime::Shutdown;
 use foreshore_tls::{CertificateAuthority, RoleIdentity};
 use jiff::Timestamp;
@@ -17,12 +20,17 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Error, rotation};
+use super::{
+    Error,
+    placement::{Placement, is_shared},
+    rotation,
+};
 use crate::{
     facts::Facts,
     object::ObjectKey,
     problem::Problem,
     reconcile::{Outcome, Reconciler},
+    role::RoleName,
     source::{Snapshot, directory::STATE_NOT_KEPT},
     status::{Index, StatusTable, writer::StatusUpdates},
     workloads::{Running, Workloads},
@@ -70,6 +78,8 @@ struct Desired {
     control: ControlHandle,
     /// Plans as they were set, by instance.
     planned: BTreeMap<RoleIdentity, BTreeMap<ResourceKey, Resource>>,
+    /// Where devices are.
+    placement: Placement,
     /// Until when roles keep what they have.
     settling: Option<Instant>,
     updates: Option<StatusUpdates>,
@@ -118,7 +128,7 @@ impl Driver {
             present,
         } = parts;
         let mut running = workloads.running();
-        // Pods run already when an operator starts.
+        // What runs already is news to this leader.
         running.mark_changed();
         let mut index = Index::default();
         index.set_present(present);
@@ -129,6 +139,7 @@ impl Driver {
             workloads,
             control,
             planned: BTreeMap::new(),
+            placement: Placement::default(),
             settling: Some(Instant::now() + SETTLING),
             updates,
         };
@@ -226,6 +237,7 @@ impl Driver {
         let now = Timestamp::now();
         let mut next = Some(observed);
         let (mut trusts, mut tells) = (false, false);
+        let mut shared = BTreeSet::new();
         for _ in 0..BURST {
             let Some(observed) = next.take().or_else(|| self.events.try_recv().ok()) else {
                 break;
@@ -233,7 +245,13 @@ impl Driver {
             log(&observed);
             trusts |= matches!(observed.what, Observation::Trusts { .. });
             tells |= matches!(observed.what, Observation::Facts(_));
+            if bears_on_devices(&observed) {
+                shared.insert(RoleName::of(&observed.role));
+            }
             self.parts.index.observe(observed, now);
+        }
+        for role in shared {
+            self.parts.set_plans_of(&role);
         }
         if trusts && rotation::is_under_way(&self.authority) {
             self.rotate().await;
@@ -289,28 +307,15 @@ impl Desired {
     fn set_plans(&mut self) {
         let outcome = Arc::clone(self.index.outcome());
         let running = Arc::clone(self.index.running());
-        let empty = BTreeMap::new();
+        self.placement.retain(&outcome);
         let mut wanted = BTreeSet::new();
         for (role, instances) in &running.instances {
             // A role that is ending keeps what it has.
             if !outcome.workloads.contains_key(role) {
                 continue;
             }
-            let plan = outcome.plans.roles.get(role).unwrap_or(&empty);
-            for identity in instances.iter().map(|instance| &instance.identity) {
-                wanted.insert(identity.clone());
-                if self.planned.get(identity) == Some(plan) {
-                    continue;
-                }
-                let waits = outcome.plans.waiting.contains(role);
-                if self.settling.is_some() && !self.planned.contains_key(identity) && waits {
-                    continue;
-                }
-                match self.control.set_plan(identity, plan.values().cloned().collect()) {
-                    Ok(()) => drop(self.planned.insert(identity.clone(), plan.clone())),
-                    Err(error) => error!(%role, %error, "plan can't be set; the role keeps the one before"),
-                }
-            }
+            wanted.extend(instances.iter().map(|instance| instance.identity.clone()));
+            self.set_plans_of(role);
         }
         let gone: Vec<_> = self
             .planned
@@ -329,6 +334,48 @@ impl Desired {
             if !ending {
                 self.control.remove_role(&identity);
             }
+        }
+    }
+
+    /// Tells the instances of one role what they shall have in force.
+    fn set_plans_of(&mut self, role: &RoleName) {
+        let (outcome, running) = (Arc::clone(self.index.outcome()), Arc::clone(self.index.running()));
+        let Some(instances) = running.instances.get(role) else {
+            return;
+        };
+        if !outcome.workloads.contains_key(role) {
+            return;
+        }
+        let settling = self.settling.is_some();
+        if is_shared(role) {
+            let Some(plans) = self.placement.plans(role, instances, &self.index, settling) else {
+                return;
+            };
+            for (identity, plan) in plans {
+                self.set_plan(role, &identity, &plan);
+            }
+            self.index
+                .set_placed(role, self.placement.of(role), &self.planned);
+        } else {
+            let empty = BTreeMap::new();
+            let plan = outcome.plans.roles.get(role).unwrap_or(&empty);
+            for instance in instances {
+                self.set_plan(role, &instance.identity, plan);
+            }
+        }
+    }
+
+    fn set_plan(&mut self, role: &RoleName, identity: &RoleIdentity, plan: &BTreeMap<ResourceKey, Resource>) {
+        if self.planned.get(identity) == Some(plan) {
+            return;
+        }
+        let waits = self.index.outcome().plans.waiting.contains(role);
+        if self.settling.is_some() && !self.planned.contains_key(identity) && waits {
+            return;
+        }
+        match self.control.set_plan(identity, plan.values().cloned().collect()) {
+            Ok(()) => drop(self.planned.insert(identity.clone(), plan.clone())),
+            Err(error) => error!(%role, %error, "plan can't be set; the role keeps the one before"),
         }
     }
 
@@ -355,6 +402,19 @@ impl Desired {
             .min()
             .unwrap_or(rotation)
     }
+}
+
+/// Whether something that happened may move a device.
+fn bears_on_devices(observed: &Observed) -> bool {
+    let about =
+        |key: &ResourceKey| [DevicePlan::KIND, TakePlan::KIND, GivePlan::KIND].contains(&key.kind.as_str());
+    is_shared(&RoleName::of(&observed.role))
+        && match &observed.what {
+            Observation::Holds { .. } | Observation::HandOver(_) | Observation::Disconnected { .. } => true,
+            Observation::Ack { resource } => about(&resource.key),
+            Observation::Removed { key } => about(key),
+            _ => false,
+        }
 }
 
 /// What an operator of a plant wants to read in the log; reports are in the status.

@@ -1,6 +1,9 @@
 //! `Asset`: what is observed and commanded at a device.
 
-use foreshore_control::plan::{AssetPlan, AssetSummaryPlan, ConnectionPlan, DevicePlan};
+use foreshore_control::{
+    PlanResource, ResourceKey,
+    plan::{AssetPlan, AssetSummaryPlan, ConnectionPlan, DevicePlan},
+};
 use foreshore_crds::{
     conditions::reasons,
     v1alpha1::{
@@ -367,6 +370,7 @@ impl ValidAsset {
             planner.role(&role, &object);
             planner.waits(&role, &object, format!("Device {} waits itself", device.name));
         } else {
+            let unit = ResourceKey::new(DevicePlan::KIND, &*device.namespace, &*device.name);
             let (object_ref, device, spec) = (version.object(), device.name.clone(), (*version.spec).clone());
             planner.add(
                 &role,
@@ -378,6 +382,7 @@ impl ValidAsset {
                 },
             );
             planner.secrets(&role, &object, secrets);
+            planner.unit(&role, &unit, &object);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `Device`: an endpoint that a connector's role dials.
 
-use foreshore_control::plan::DevicePlan;
+use foreshore_control::{PlanResource, plan::DevicePlan};
 use foreshore_crds::{
     conditions::reasons,
     v1alpha1::{ConnectorSpec, DeviceSpec, Protocol},
@@ -164,6 +164,7 @@ impl ValidDevice {
         };
         planner.add(&role, &object, &plan);
         planner.secrets(&role, &object, secrets);
+        planner.unit(&role, &plan.key(), &object);
     }
 
     /// Where it answers, a simulator's address included.

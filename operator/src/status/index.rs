@@ -1,6 +1,7 @@
 //! Verdicts, workloads and sessions to conditions. Pure: time is an argument.
 
 mod conditions;
+mod placed;
 mod sessions;
 
 use std::{
@@ -9,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use foreshore_control::{Observed, ResourceKey, RoleFacts};
+use foreshore_control::{Observed, Resource, ResourceKey, RoleFacts};
 use foreshore_tls::RoleIdentity;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -20,9 +21,11 @@ use crate::{
     object::{Kind, Meta, ObjectKey},
     reconcile::Outcome,
     role::RoleName,
+    shards::Shards,
     workloads::Running,
 };
 
+use placed::Placed;
 use sessions::{Change, Sessions};
 pub use sessions::{Part, Session};
 
@@ -62,6 +65,7 @@ pub struct Index {
     /// Conditions from before this start, of objects that have no status yet.
     present: BTreeMap<ObjectKey, Vec<Condition>>,
     dirty: BTreeSet<ObjectKey>,
+    placed: Placed,
 }
 
 impl Index {
@@ -226,6 +230,33 @@ impl Index {
             }
         }
         changed
+    }
+
+    /// Which instance of its connector has a device, or is about to.
+    fn instance_of(&self, device: &ObjectKey) -> Option<&RoleIdentity> {
+        if device.kind != Kind::Device {
+            return None;
+        }
+        let carried = self.outcome.plans.carried.get(device)?;
+        let role = carried.roles.first()?;
+        let key = ResourceKey::new(device.kind.as_str(), &*device.namespace, &*device.name);
+        Some(self.placed.place(role, &key)?.owner())
+    }
+
+    /// Takes where the devices of a connector are, and what each of its instances shall have.
+    pub(crate) fn set_placed(
+        &mut self,
+        role: &RoleName,
+        shards: Option<&Shards>,
+        planned: &BTreeMap<RoleIdentity, BTreeMap<ResourceKey, Resource>>,
+    ) {
+        let units = self.outcome.plans.units.get(role);
+        let devices = units.into_iter().flat_map(BTreeMap::keys);
+        let instances = self.running.instances.get(role).into_iter().flatten();
+        let identities = instances.map(|instance| &instance.identity);
+        if self.placed.set(role, devices, identities, shards, planned) {
+            self.mark_role(role);
+        }
     }
 
     fn mark_role(&mut self, role: &RoleName) {

@@ -97,6 +97,9 @@ pub struct ObjectRow {
     /// Where it is declared, `file:line`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<String>,
+    /// Of a Device: the instance of its connector that serves it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
     /// All conditions.
     pub conditions: Vec<Condition>,
     /// Its parts, as roles report them.
@@ -139,6 +142,8 @@ pub struct PartRow {
 pub struct RoleRow {
     /// Which role, such as `connector/bottling/opcua`.
     pub role: RoleName,
+    /// Which of its instances.
+    pub instance: String,
     /// `Running` or `Failing`.
     pub state: &'static str,
     /// Since when.
@@ -220,7 +225,7 @@ impl ObjectRow {
             conditions,
             evidence,
             // They are the definitions' columns; the parts here say more.
-            details: _,
+            details,
         } = status;
         let ready = find(conditions, types::READY);
         let healthy = find(conditions, types::HEALTHY);
@@ -258,6 +263,9 @@ impl ObjectRow {
             evidence: evidence.clone(),
             next,
             place: place.clone(),
+            instance: details
+                .get("instance")
+                .and_then(|uid| Some(uid.as_str()?.to_owned())),
             conditions: conditions.clone(),
             parts: parts.map(|part| PartRow::of(part, now)).collect(),
         }
@@ -299,6 +307,7 @@ impl RoleRow {
         };
         Self {
             role: role.clone(),
+            instance: instance.identity.uid().to_owned(),
             state,
             since,
             restarts: instance.restarts,

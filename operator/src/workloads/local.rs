@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::sleep};
 use tracing::{error, info, warn};
 
-use super::{Instance, InstanceState, Running, Workload, Workloads};
+use super::{Instance, InstanceState, Running, Task, Workload, Workloads};
 use crate::{control::ControlAccess, role::RoleName};
 
 /// Shortest and longest wait before a role that ended is started again.
@@ -28,6 +28,10 @@ const STABLE: Duration = Duration::from_secs(60);
 const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
 /// How long a role that is not wanted any more may take to finish.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long an instance of which there are others may take: they take its devices first.
+const LEAVE: Duration = Duration::from_secs(60);
+/// Most instances of a role. They share one process: more of them carry no more.
+const MOST_INSTANCES: u32 = 16;
 
 /// Runs roles.
 #[async_trait]
@@ -43,6 +47,8 @@ pub trait RoleRunner: Send + Sync + 'static {
 pub struct Start {
     /// What shall run.
     pub workload: Workload,
+    /// Which of the instances of the workload it is, from 0.
+    pub ordinal: u32,
     /// Who it is.
     pub identity: RoleIdentity,
     /// Gives a bootstrap credential each time that the role has to enroll, as after the machine slept through the lifetime of its
@@ -82,7 +88,8 @@ pub struct LocalWorkloads {
     access: ControlAccess,
     tokens: LocalTokens,
     shared: Arc<Shared>,
-    tasks: Mutex<BTreeMap<RoleName, Supervised>>,
+    /// By role and ordinal.
+    tasks: Mutex<BTreeMap<(RoleName, u32), Supervised>>,
 }
 
 struct Shared {
@@ -93,6 +100,7 @@ struct Shared {
 struct Supervised {
     /// `None` while it is ending.
     workload: Option<Workload>,
+    identity: RoleIdentity,
     shutdown: Shutdown,
     task: Spawned<()>,
 }
@@ -103,8 +111,17 @@ impl Supervised {
         let (Some(present), Some(wanted)) = (&self.workload, wanted) else {
             return false;
         };
-        (&present.uid, &present.task) == (&wanted.uid, &wanted.task)
+        present.uid == wanted.uid && task_of(present) == task_of(wanted)
     }
+}
+
+/// What a workload does. How many do it is no reason to start those anew that do it already.
+fn task_of(workload: &Workload) -> Task {
+    let mut task = workload.task.clone();
+    if let Task::Connector(connector) = &mut task {
+        connector.spec.replicas = None;
+    }
+    task
 }
 
 impl LocalWorkloads {
@@ -127,6 +144,7 @@ impl LocalWorkloads {
     fn start(
         &self,
         workload: Workload,
+        ordinal: u32,
         predecessor: Option<Spawned<()>>,
     ) -> Result<Supervised, foreshore_tls::Error> {
         let RoleName {
@@ -134,14 +152,19 @@ impl LocalWorkloads {
             namespace,
             name,
         } = workload.role.clone();
-        let identity = RoleIdentity::new(role, namespace, name, workload.uid.as_str())?;
-        let shutdown = Shutdown::new();
+        let uid = match ordinal {
+            0 => workload.uid.clone(),
+            ordinal => format!("{}-{ordinal}", workload.uid),
+        };
+        let identity = RoleIdentity::new(role, namespace, name, uid)?;
+        let (shutdown, named) = (Shutdown::new(), identity.clone());
         let supervisor = Supervisor {
             runner: Arc::clone(&self.runner),
             access: self.access.clone(),
             tokens: self.tokens.clone(),
             shared: Arc::clone(&self.shared),
             workload: workload.clone(),
+            ordinal,
             identity,
             shutdown: shutdown.clone(),
         };
@@ -153,6 +176,7 @@ impl LocalWorkloads {
         });
         Ok(Supervised {
             workload: Some(workload),
+            identity: named,
             shutdown,
             task,
         })
@@ -164,24 +188,30 @@ impl Workloads for LocalWorkloads {
     async fn apply(&self, desired: BTreeMap<RoleName, Workload>) {
         let mut tasks = self.tasks.lock();
         tasks.retain(|_, supervised| supervised.workload.is_some() || !supervised.task.is_finished());
-        for (role, supervised) in tasks.iter_mut() {
-            if supervised.workload.is_some() && !supervised.is_as(desired.get(role)) {
-                info!(%role, "role is not wanted any more, or not so");
+        for ((role, ordinal), supervised) in tasks.iter_mut() {
+            let wanted = desired.get(role);
+            let enough = wanted.is_some_and(|wanted| *ordinal >= instances_of(wanted));
+            if supervised.workload.is_some() && (enough || !supervised.is_as(wanted)) {
+                info!(%role, ordinal, "role is not wanted any more, or not so");
                 supervised.workload = None;
-                supervised.shutdown.begin(DRAIN);
+                self.shared.leave(role, &supervised.identity);
+                supervised.shutdown.begin(if enough { LEAVE } else { DRAIN });
             }
         }
         for (role, workload) in desired {
-            let predecessor = match tasks.remove(&role) {
-                Some(supervised) if supervised.workload.is_some() => {
-                    tasks.insert(role, supervised);
-                    continue;
+            for ordinal in 0..instances_of(&workload) {
+                let key = (role.clone(), ordinal);
+                let predecessor = match tasks.remove(&key) {
+                    Some(supervised) if supervised.workload.is_some() => {
+                        tasks.insert(key, supervised);
+                        continue;
+                    }
+                    predecessor => predecessor.map(|supervised| supervised.task),
+                };
+                match self.start(workload.clone(), ordinal, predecessor) {
+                    Ok(started) => drop(tasks.insert(key, started)),
+                    Err(error) => error!(%role, ordinal, %error, "role can't be named"),
                 }
-                predecessor => predecessor.map(|supervised| supervised.task),
-            };
-            match self.start(workload, predecessor) {
-                Ok(started) => drop(tasks.insert(role, started)),
-                Err(error) => error!(%role, %error, "role can't be named"),
             }
         }
     }
@@ -194,17 +224,26 @@ impl Workloads for LocalWorkloads {
         let mut tasks = std::mem::take(&mut *self.tasks.lock());
         // In the order of the data's way: what a role has sent, the next one still takes.
         for phase in END_ORDER {
-            let (now, later): (BTreeMap<_, _>, _) = tasks.into_iter().partition(|(role, _)| phase(role.role));
+            let (now, later): (BTreeMap<_, _>, _) =
+                tasks.into_iter().partition(|((role, _), _)| phase(role.role));
             tasks = later;
             for supervised in now.values() {
                 supervised.shutdown.begin(DRAIN);
             }
-            for (role, supervised) in now {
+            for ((role, _), supervised) in now {
                 if let Err(error) = supervised.task.await {
                     error!(%role, %error, "supervisor of a role failed");
                 }
             }
         }
+    }
+}
+
+/// How many instances of a workload run here. Replicas do not restart those that are there already.
+fn instances_of(workload: &Workload) -> u32 {
+    match &workload.task {
+        Task::Connector(_) => workload.shape.replicas.clamp(1, MOST_INSTANCES),
+        Task::Broker | Task::Dataflow | Task::Simulator | Task::Cloud => 1,
     }
 }
 
@@ -217,14 +256,11 @@ const END_ORDER: [fn(Role) -> bool; 4] = [
 ];
 
 impl Shared {
-    fn update(&self, role: &RoleName, change: impl FnOnce(&mut Instance)) {
+    fn update(&self, role: &RoleName, identity: &RoleIdentity, change: impl FnOnce(&mut Instance)) {
         self.running.send_if_modified(|running| {
             let mut changed = (**running).clone();
-            if let Some(instance) = changed
-                .instances
-                .get_mut(role)
-                .and_then(|instances| instances.first_mut())
-            {
+            let instances = changed.instances.get_mut(role).into_iter().flatten();
+            if let Some(instance) = instances.into_iter().find(|one| one.identity == *identity) {
                 change(instance);
             }
             self.replace(running, changed)
@@ -239,22 +275,33 @@ impl Shared {
             let state = InstanceState::Running {
                 since: Timestamp::now(),
             };
-            match instances.first_mut() {
+            match instances.iter_mut().find(|one| one.identity == *identity) {
                 Some(instance) => instance.state = state,
                 None => instances.push(Instance {
                     identity: identity.clone(),
                     state,
                     restarts: 0,
+                    leaving: false,
                 }),
             }
             self.replace(running, changed)
         });
     }
 
-    fn remove(&self, role: &RoleName) {
+    /// Notes that an instance ends for good: others may take what it has.
+    fn leave(&self, role: &RoleName, identity: &RoleIdentity) {
+        self.update(role, identity, |instance| instance.leaving = true);
+    }
+
+    fn remove(&self, role: &RoleName, identity: &RoleIdentity) {
         self.running.send_if_modified(|running| {
             let mut changed = (**running).clone();
-            changed.instances.remove(role);
+            if let Some(instances) = changed.instances.get_mut(role) {
+                instances.retain(|one| one.identity != *identity);
+                if instances.is_empty() {
+                    changed.instances.remove(role);
+                }
+            }
             self.replace(running, changed)
         });
     }
@@ -275,6 +322,7 @@ struct Supervisor {
     tokens: LocalTokens,
     shared: Arc<Shared>,
     workload: Workload,
+    ordinal: u32,
     identity: RoleIdentity,
     shutdown: Shutdown,
 }
@@ -303,7 +351,7 @@ impl Supervisor {
             let next = SignedDuration::try_from(delay)
                 .ok()
                 .and_then(|delay| since.checked_add(delay).ok());
-            self.shared.update(&role, |instance| {
+            self.shared.update(&role, &self.identity, |instance| {
                 instance.restarts = instance.restarts.saturating_add(1);
                 let (error, next) = (message, next.unwrap_or(since));
                 instance.state = InstanceState::Failing {
@@ -317,7 +365,7 @@ impl Supervisor {
                 break;
             }
         }
-        self.shared.remove(&role);
+        self.shared.remove(&role, &self.identity);
     }
 
     /// Runs the role once. Its own task, so that a panic of the role ends only that.
@@ -325,6 +373,7 @@ impl Supervisor {
         let ControlAccess { addresses, trust } = self.access.clone();
         let start = Start {
             workload: self.workload.clone(),
+            ordinal: self.ordinal,
             identity: self.identity.clone(),
             credentials: self.tokens.source(self.identity.clone(), TOKEN_LIFETIME),
             control: addresses,

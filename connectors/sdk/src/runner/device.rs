@@ -15,6 +15,7 @@ use super::{
     publisher::{Books, Publisher},
     reports::Teller,
     supervisor::{Desired, LinkSlot, Supervisor},
+    turn::{Entry, Gate, Standing},
 };
 use crate::{
     emitter::{Channel, Item, channel},
@@ -24,6 +25,8 @@ use crate::{
 
 /// Wait after a fault of ours, or of the disk.
 const FAULT_RETRY: Duration = Duration::from_secs(10);
+/// How long a device that was let go waits for the broker to settle what it has: what is not settled can't be told.
+const UNSETTLED: Duration = Duration::from_secs(3600);
 
 /// A device in force.
 pub(super) struct Device {
@@ -34,11 +37,49 @@ pub(super) struct Device {
     pub(super) channel: Channel,
     pub(super) slot: Arc<LinkSlot>,
     pub(super) counters: Arc<Counters>,
+    /// Whose turn it is.
+    pub(super) gate: watch::Sender<Gate>,
+    pub(super) standing: Arc<Standing>,
     shutdown: Shutdown,
     /// Cancelled when the device is no longer planned, in contrast to the end of the process.
     removed: CancellationToken,
+    /// Cancelled when it has to let go for another instance.
+    giving: CancellationToken,
     /// Cancelled when all of it has ended.
     ended: CancellationToken,
+}
+
+impl Device {
+    /// Whether commands reach it: they go to the one instance that serves it.
+    pub(super) fn is_served(&self) -> bool {
+        !self.gate.borrow().is_shut() && !self.giving.is_cancelled()
+    }
+
+    /// Whether it has let go, or is about to.
+    pub(super) fn is_given(&self) -> bool {
+        self.giving.is_cancelled()
+    }
+
+    /// Lets go after a while, in which it goes on; then tells what it has handed over.
+    pub(super) fn give(&self, after: Duration) {
+        self.giving.cancel();
+        let (shutdown, removed) = (self.shutdown.clone(), self.removed.clone());
+        tokio::spawn(async move {
+            shutdown.or_begun(tokio::time::sleep(after)).await;
+            // Whoever takes it tells how it is.
+            removed.cancel();
+            shutdown.begin(UNSETTLED);
+        });
+    }
+
+    /// Opens a later life of it with what this one has given, as soon as it has, under numbers above an epoch.
+    pub(super) fn resume(&self, gate: watch::Sender<Gate>, above: u64) {
+        let (ended, standing) = (self.ended.clone(), Arc::clone(&self.standing));
+        tokio::spawn(async move {
+            ended.cancelled().await;
+            gate.send_replace(Gate::After(Arc::new(standing.entry(above))));
+        });
+    }
 }
 
 /// What the tasks of a device share.
@@ -55,6 +96,9 @@ struct Tasks {
     health: HealthRegistry,
     shutdown: Shutdown,
     removed: CancellationToken,
+    giving: CancellationToken,
+    gate: watch::Receiver<Gate>,
+    standing: Arc<Standing>,
 }
 
 impl Shared {
@@ -64,6 +108,8 @@ impl Shared {
         name: &(String, String),
         plan: &Arc<DevicePlan>,
         desired: Desired,
+        gate: watch::Sender<Gate>,
+        number: u64,
     ) -> Device {
         let (namespace, device) = name;
         let (channel, items) = channel(self.options.device_budget);
@@ -73,7 +119,10 @@ impl Shared {
         let counters = Counters::new(self.metrics.clone(), self.connector.protocol(), namespace, device);
         let slot: Arc<LinkSlot> = Arc::default();
         let (shutdown, removed) = (self.environment.shutdown.child(), CancellationToken::new());
-        let ended = CancellationToken::new();
+        let (ended, giving) = (CancellationToken::new(), CancellationToken::new());
+        let gate_receiver = gate.subscribe();
+        let standing = Standing::new(Arc::clone(&self.environment.reports), namespace, device);
+        standing.number(number);
         let state_dir = self
             .options
             .state_dir
@@ -89,6 +138,8 @@ impl Shared {
             schemas: Arc::clone(&self.schemas),
             state_dir: state_dir.clone(),
             slow_retry: self.options.slow_retry,
+            gate: gate_receiver.clone(),
+            standing: Arc::clone(&standing),
         };
         let teller = Teller {
             sink: Arc::clone(&self.environment.reports),
@@ -110,6 +161,9 @@ impl Shared {
             health: self.environment.health.clone(),
             shutdown: shutdown.clone(),
             removed: removed.clone(),
+            giving: giving.clone(),
+            gate: gate_receiver,
+            standing: Arc::clone(&standing),
         };
         let (predecessor, over) = (self.ending.lock().remove(name), ended.clone().drop_guard());
         let span = info_span!("device", namespace, device);
@@ -130,8 +184,11 @@ impl Shared {
             channel,
             slot,
             counters,
+            gate,
+            standing,
             shutdown,
             removed,
+            giving,
             ended,
         }
     }
@@ -159,6 +216,9 @@ impl Tasks {
             address,
             client,
             health,
+            giving,
+            mut gate,
+            standing,
             ..
         } = self;
         let (shutdown, removed, channel) = (self.shutdown, self.removed, supervisor.channel.clone());
@@ -167,28 +227,68 @@ impl Tasks {
         let telling = teller.run(telling_shutdown.clone(), move || removed.is_cancelled());
         let telling = spawn("device-reports", telling.instrument(span.clone()));
 
-        if let Some(numbers) = begin_numbers(&namespace, &device, &state_dir, &channel, &shutdown).await {
-            let counters = Arc::clone(&supervisor.counters);
-            let publisher = Publisher {
-                items,
-                books,
-                client,
-                numbers,
-                counters,
-                channel: channel.clone(),
-                address,
+        let begin = Beginning {
+            namespace: namespace.clone(),
+            device: device.clone(),
+            state_dir,
+            channel: channel.clone(),
+        };
+        // Without a count nothing can be handed over. Who waits for its turn subscribes first, and counts when it comes.
+        let begun = match gate.borrow().clone() {
+            Gate::Shut => None,
+            open => Some(open),
+        };
+        let begun = match begun {
+            Some(open) => Some(begin.numbers(open, &shutdown).await),
+            None => None,
+        };
+        if !matches!(begun, Some(None)) {
+            let (counters, shutdown_of_it) = (Arc::clone(&supervisor.counters), shutdown.clone());
+            let (told, own_channel) = (Arc::clone(&standing), channel.clone());
+            let publishing = async move {
+                let (numbers, entry) = match begun.flatten() {
+                    Some(begun) => begun,
+                    None => {
+                        let open = gate.wait_for(|gate| !gate.is_shut());
+                        // What was held back until the end is the other instance's to hand over.
+                        let open = shutdown_of_it.or_begun(open).await?.ok()?.clone();
+                        begin.numbers(open, &shutdown_of_it).await?
+                    }
+                };
+                let epoch = numbers.epoch();
+                told.serving(epoch);
+                let publisher = Publisher {
+                    items,
+                    books,
+                    client,
+                    numbers,
+                    counters,
+                    channel: own_channel,
+                    address,
+                    entry,
+                };
+                let handed_over = publisher.run(shutdown_of_it).await;
+                Some((epoch, handed_over))
             };
-            let publishing = publisher.run(shutdown.clone()).instrument(span.clone());
-            let publishing = spawn("device-publisher", publishing);
+            let publishing = spawn("device-publisher", publishing.instrument(span.clone()));
             supervise(&supervisor, &channel, &shutdown).await;
             // Everything that links saw is in the queue before this.
             shutdown.or_deadline(channel.tell(Item::End)).await;
-            if let Err(error) = publishing.await {
-                // Without its publisher a device is dead: only a new process can mend that.
-                let component = health.component(format!("publisher of {namespace}/{device}"));
-                component.failed(error.to_string());
-                error!(%error, "publisher ended");
-                shutdown.begun().await;
+            match publishing.await {
+                Ok(handed_over) => {
+                    let (epoch, watermark) = handed_over.unwrap_or_default();
+                    if giving.is_cancelled() {
+                        let watermark = watermark.and_then(|watermark| watermark.encode());
+                        standing.given(epoch, watermark.unwrap_or_default());
+                    }
+                }
+                Err(error) => {
+                    // Without its publisher a device is dead: only a new process can mend that.
+                    let component = health.component(format!("publisher of {namespace}/{device}"));
+                    component.failed(error.to_string());
+                    error!(%error, "publisher ended");
+                    shutdown.begun().await;
+                }
             }
         }
         telling_shutdown.begin(Duration::ZERO);
@@ -196,19 +296,40 @@ impl Tasks {
     }
 }
 
+/// What the count of a device begins with.
+struct Beginning {
+    namespace: String,
+    device: String,
+    state_dir: PathBuf,
+    channel: Channel,
+}
+
+impl Beginning {
+    /// Begins the count, and how to go on; `None` when the shutdown came first.
+    async fn numbers(&self, gate: Gate, shutdown: &Shutdown) -> Option<(Numbers, Option<Arc<Entry>>)> {
+        let entry = match gate {
+            Gate::After(entry) => Some(entry),
+            Gate::Open | Gate::Shut => None,
+        };
+        let above = entry.as_ref().map_or(0, |entry| entry.epoch);
+        let numbers = begin_numbers(self, above, shutdown).await?;
+        Some((numbers, entry))
+    }
+}
+
 /// Begins the count, again and again while the disk does not let us; `None` when the shutdown came first.
-async fn begin_numbers(
-    namespace: &str,
-    device: &str,
-    state_dir: &std::path::Path,
-    channel: &Channel,
-    shutdown: &Shutdown,
-) -> Option<Numbers> {
+async fn begin_numbers(begin: &Beginning, above: u64, shutdown: &Shutdown) -> Option<Numbers> {
+    let Beginning {
+        namespace,
+        device,
+        state_dir,
+        channel,
+    } = begin;
     loop {
-        let (namespace, device, directory) = (namespace.to_owned(), device.to_owned(), state_dir.to_owned());
+        let (namespace, device, directory) = (namespace.clone(), device.clone(), state_dir.clone());
         let begin = move || {
             foreshore_tls::create_private_directory(&directory)?;
-            Numbers::begin(&namespace, &device, &directory)
+            Numbers::begin(&namespace, &device, &directory, above)
         };
         let evidence = match tokio::task::spawn_blocking(begin).await {
             Ok(Ok(numbers)) => return Some(numbers),

@@ -41,6 +41,25 @@ impl Framer {
         }
     }
 
+    /// Goes on where another instance let go: whoever listens has had all points already.
+    pub(crate) fn going_on(page: Arc<DatasetPage>, now: Instant) -> Self {
+        let mut framer = Self::new(page);
+        (framer.key_due, framer.key_at) = (false, Some(now));
+        framer
+    }
+
+    /// Takes note of a value that was sent already.
+    pub(crate) fn know(&mut self, point: &Arc<str>, value: &DataValue) {
+        if self.page.points.contains(point) {
+            self.last.insert(Arc::clone(point), value.clone());
+        }
+    }
+
+    /// The last value of each point.
+    pub(crate) fn last(&self) -> impl Iterator<Item = (&Arc<str>, &DataValue)> {
+        self.last.iter()
+    }
+
     /// Follows a change of the plan; the next message holds all points then.
     pub(crate) fn replan(&mut self, page: &Arc<DatasetPage>) {
         // Asked with every message: the same page is the usual answer.

@@ -21,7 +21,8 @@ impl Numbers {
     /// Begins a life, and makes it durable before the first number is given: a later life must have a larger epoch.
     ///
     /// The epoch is the clock's milliseconds, or one more than the last that is stored: so it rises with a clock that
-    /// was set back, and also when the state directory did not survive, as in a new pod. Blocks on files.
+    /// was set back, and also when the state directory did not survive, as in a new pod. Where another instance had the
+    /// device, it is larger than the epoch `above` of that one, whose clock is another. Blocks on files.
     ///
     /// # Errors
     /// When the directory can't be written.
@@ -29,14 +30,16 @@ impl Numbers {
         namespace: &str,
         device: &str,
         directory: &Path,
+        above: u64,
     ) -> Result<Self, foreshore_tls::Error> {
-        Self::begin_at(namespace, device, directory, Timestamp::now())
+        Self::begin_at(namespace, device, directory, above, Timestamp::now())
     }
 
     fn begin_at(
         namespace: &str,
         device: &str,
         directory: &Path,
+        above: u64,
         now: Timestamp,
     ) -> Result<Self, foreshore_tls::Error> {
         let path = directory.join(EPOCH_FILE);
@@ -44,15 +47,19 @@ impl Numbers {
         let stored = foreshore_tls::read_bounded(&path, EPOCH_LEN).ok();
         let stored = stored.and_then(|bytes| String::from_utf8(bytes).ok()?.trim().parse::<u64>().ok());
         let clock = u64::try_from(now.as_millisecond()).unwrap_or(0);
-        let epoch = stored
-            .map_or(clock, |stored| clock.max(stored.saturating_add(1)))
-            .max(1);
+        let least = stored.unwrap_or_default().max(above).saturating_add(1);
+        let epoch = clock.max(least);
         foreshore_tls::write_private(&path, format!("{epoch}\n").as_bytes())?;
         Ok(Self {
             source: format!("connector/{namespace}/{device}"),
             epoch,
             last: 0,
         })
+    }
+
+    /// Which life this is.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// The next number.
@@ -72,7 +79,7 @@ mod tests {
 
     fn begin(directory: &Path, millisecond: i64) -> Numbers {
         let now = Timestamp::from_millisecond(millisecond).unwrap();
-        Numbers::begin_at("plant", "line", directory, now).unwrap()
+        Numbers::begin_at("plant", "line", directory, 0, now).unwrap()
     }
 
     #[test]
@@ -95,8 +102,11 @@ mod tests {
         assert_eq!(begin(directory.path(), 9000).epoch, 9000);
         std::fs::write(directory.path().join(EPOCH_FILE), "nonsense").unwrap();
         assert_eq!(begin(directory.path(), 9500).epoch, 9500);
+        let now = Timestamp::from_millisecond(9600).unwrap();
+        let above = Numbers::begin_at("plant", "line", directory.path(), 20_000, now);
+        assert_eq!(above.unwrap().epoch, 20_001);
         let other = tempfile::tempdir().unwrap();
         assert_eq!(begin(other.path(), 9600).epoch, 9600);
-        assert!(Numbers::begin("plant", "line", Path::new("/nowhere/at/all")).is_err());
+        assert!(Numbers::begin("plant", "line", Path::new("/nowhere/at/all"), 0).is_err());
     }
 }

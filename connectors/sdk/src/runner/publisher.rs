@@ -1,7 +1,7 @@
 //! From what links saw to messages that the broker has: numbered, in order, within a window.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -24,6 +24,8 @@ use super::{
     frames::{Frame, Framer},
     message::Sender,
     number::Numbers,
+    turn::Entry,
+    watermark::{RecentEvents, Verdict, Watermark},
 };
 use crate::{
     emitter::{Channel, Held, Item, Share},
@@ -49,6 +51,8 @@ pub(crate) struct Publisher {
     pub(crate) channel: Channel,
     /// URI of the source where the link names none: the address.
     pub(crate) address: watch::Receiver<Arc<str>>,
+    /// How to go on where another instance let go.
+    pub(crate) entry: Option<Arc<Entry>>,
 }
 
 /// A message and what it takes to settle it.
@@ -84,11 +88,20 @@ struct Work {
     retry: Backoff,
     /// Messages whose fate is not known because the client ended.
     abandoned: u64,
+    /// What another instance has handed over, and is not sent again.
+    before: Watermark,
+    /// Whether points go on where another instance let go, rather than begin.
+    goes_on: bool,
+    /// Datasets of which a gap at the hand-over was told.
+    gaps: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// Events that were sent, for the next instance.
+    events: RecentEvents,
 }
 
 impl Publisher {
-    /// Runs until the items end and everything is settled, at the latest until the drain deadline.
-    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+    /// Runs until the items end and everything is settled, at the latest until the drain deadline. Gives back what was
+    /// handed over, if everything was settled.
+    pub(crate) async fn run(mut self, shutdown: Shutdown) -> Option<Watermark> {
         let client = async {
             match self.client.wait_for(Option::is_some).await {
                 Ok(client) => client.clone(),
@@ -96,9 +109,8 @@ impl Publisher {
             }
         };
         // Links fill the budget meanwhile, and then wait.
-        let Some(Some(client)) = shutdown.or_deadline(client).await else {
-            return;
-        };
+        let client = shutdown.or_deadline(client).await.flatten()?;
+        let before = self.entry.as_ref().and_then(|entry| entry.watermark.clone());
         let work = Work {
             books: self.books,
             client,
@@ -114,19 +126,31 @@ impl Publisher {
             refused: VecDeque::new(),
             retry: Backoff::new(FULL_RETRY.0, FULL_RETRY.1),
             abandoned: 0,
+            goes_on: before.is_some(),
+            before: before.unwrap_or_default(),
+            gaps: BTreeSet::new(),
+            events: RecentEvents::default(),
         };
-        if shutdown
-            .or_deadline(Box::pin(work.run(self.items)))
-            .await
-            .is_none()
-        {
+        if self.entry.is_some() && !work.goes_on {
+            let now = Timestamp::now();
+            work.gap(&Gap {
+                member: Member::Device,
+                since: now,
+                until: now,
+                cause: "another instance had the device, and what it handed over last is not known"
+                    .to_owned(),
+            });
+        }
+        let handed_over = shutdown.or_deadline(Box::pin(work.run(self.items))).await;
+        if handed_over.is_none() {
             warn!("ended before the broker had everything");
         }
+        handed_over
     }
 }
 
 impl Work {
-    async fn run(mut self, mut items: mpsc::Receiver<Item>) {
+    async fn run(mut self, mut items: mpsc::Receiver<Item>) -> Watermark {
         let mut open = true;
         while open || !self.in_flight.is_empty() || !self.refused.is_empty() {
             if !self.refused.is_empty() && self.in_flight.is_empty() {
@@ -154,6 +178,20 @@ impl Work {
                 "ended before the broker acknowledged everything"
             );
         }
+        self.watermark()
+    }
+
+    /// What the broker has: everything that is still to be told apart from what the next instance sees.
+    fn watermark(self) -> Watermark {
+        // What nobody has seen in this life was handed over before it.
+        let mut watermark = self.before;
+        for ((asset, dataset), framer) in &self.framers {
+            for (point, value) in framer.last() {
+                watermark.set(asset, dataset, point, value);
+            }
+        }
+        watermark.set_events(&self.events);
+        watermark
     }
 
     async fn take(&mut self, item: Item) {
@@ -181,13 +219,40 @@ impl Work {
             return;
         };
         let key = (Arc::clone(&seen.asset), Arc::clone(&seen.dataset));
-        let framer = self
-            .framers
-            .entry(key)
-            .or_insert_with(|| Framer::new(Arc::clone(page)));
+        let (now, goes_on) = (Instant::now(), self.goes_on);
+        let framer = self.framers.entry(key.clone()).or_insert_with(|| match goes_on {
+            true => Framer::going_on(Arc::clone(page), now),
+            false => Framer::new(Arc::clone(page)),
+        });
         framer.replan(page);
-        let frames = framer.take(seen.values, Instant::now());
-        self.due = earlier(self.due, framer.due_at());
+        let (mut values, mut gap) = (seen.values, None);
+        values.retain(
+            |(point, value)| match self.before.judge(&seen.asset, &seen.dataset, point, value) {
+                Verdict::New => true,
+                Verdict::Repeat => {
+                    framer.know(point, value);
+                    false
+                }
+                Verdict::AfterGap => {
+                    gap.get_or_insert_with(|| value.source_timestamp.unwrap_or_else(Timestamp::now));
+                    true
+                }
+            },
+        );
+        let frames = framer.take(values, now);
+        let due = framer.due_at();
+        if let Some(until) = gap
+            && self.gaps.insert(key)
+        {
+            let (asset, dataset) = (Arc::clone(&seen.asset), Arc::clone(&seen.dataset));
+            self.gap(&Gap {
+                member: Member::Dataset { asset, dataset },
+                since: until,
+                until,
+                cause: "the device was let go before this instance had subscribed".to_owned(),
+            });
+        }
+        self.due = earlier(self.due, due);
         let share = Arc::new(share);
         for frame in frames {
             self.frame(&book, &seen.dataset, &page.route, &frame, Some(&share))
@@ -223,6 +288,10 @@ impl Work {
     }
 
     async fn event(&mut self, event: Event, share: Share) {
+        if self.before.has(&event) {
+            return;
+        }
+        self.events.push(&event);
         let Some(book) = self.book(&event.asset) else {
             return;
         };

@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use foreshore_control::{
-    Aspect, AspectKind, Health as ReportedHealth, PlanResource, Report, Reporter, ResourceKey, Schema,
+    Aspect, AspectKind, HandOver, Health as ReportedHealth, PlanResource, Report, Reporter, ResourceKey,
+    Schema,
     plan::{AssetPlan, DevicePlan},
 };
 use foreshore_runtime::Shutdown;
@@ -26,6 +27,10 @@ pub trait ReportSink: Send + Sync + 'static {
     fn retract(&self, object: &ResourceKey, aspect: &Aspect);
     /// Publishes the schema of a part of an object.
     fn schema(&self, schema: Schema);
+    /// Says where this role stands with a device.
+    fn hand_over(&self, hand_over: HandOver);
+    /// Has nothing more to say of that.
+    fn forget_hand_over(&self, device: &ResourceKey);
 }
 
 impl ReportSink for Reporter {
@@ -39,6 +44,14 @@ impl ReportSink for Reporter {
 
     fn schema(&self, schema: Schema) {
         Self::schema(self, schema);
+    }
+
+    fn hand_over(&self, hand_over: HandOver) {
+        Self::hand_over(self, hand_over);
+    }
+
+    fn forget_hand_over(&self, device: &ResourceKey) {
+        Self::forget_hand_over(self, device);
     }
 }
 

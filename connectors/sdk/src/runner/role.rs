@@ -3,16 +3,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use foreshore_control::{
-    Change, Nack, PlanResource, Resource, ResourceKey, Role,
+    Change, GivePlan, Nack, PeersPlan, PlanResource, Resource, ResourceKey, Role, TakePlan, Turn,
     plan::{AssetPlan, ConnectionPlan, DevicePlan, SecretPlan},
 };
 use foreshore_crds::conditions::reasons;
 use foreshore_mqtt::{Options, Security, Target};
 use foreshore_tls::ServerName;
+use tokio::sync::watch;
 
 use super::{
     Runner,
@@ -20,12 +22,16 @@ use super::{
     device::Device,
     resolve,
     supervisor::Desired,
+    turn::Gate,
 };
 use crate::{
     command::serve::Reachable,
     contract::{Refusal, Subject},
     health::Member,
 };
+
+/// Shortest and longest time that a device that is given goes on.
+const LINGER: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
 type Name = (String, String);
 
@@ -57,6 +63,19 @@ impl Runner {
             ConnectionPlan::KIND => self.set_connection(resource.decode()?),
             DevicePlan::KIND => self.set_device(resource.decode()?),
             AssetPlan::KIND => self.set_asset(resource.decode()?),
+            TakePlan::KIND => {
+                self.take(resource.decode()?);
+                Ok(())
+            }
+            GivePlan::KIND => {
+                self.give(resource.decode()?);
+                Ok(())
+            }
+            PeersPlan::KIND => {
+                let peers: PeersPlan = resource.decode()?;
+                self.shared.peers.send_replace(peers.peers);
+                Ok(())
+            }
             kind => Err(Nack::new(
                 reasons::UNSUPPORTED_BY_ROLE,
                 format!("a connector has no use for a {kind}"),
@@ -72,6 +91,8 @@ impl Runner {
                 self.secret_changed(&name);
             }
             DevicePlan::KIND => self.remove_device(&name),
+            TakePlan::KIND => self.need_not_wait(&name),
+            GivePlan::KIND => self.keep(&name),
             AssetPlan::KIND => {
                 if let Some(book) = self.assets.remove(&name) {
                     self.unlist(&book.plan);
@@ -172,8 +193,20 @@ impl Runner {
         if let Some(device) = self.devices.get_mut(&name) {
             device.plan = plan;
         } else {
-            let device = self.shared.start_device(&name, &plan, desired.clone());
+            let (gate, number) = match self.takes.get(&name) {
+                Some(take) => (Gate::of(&take.turn), take.number),
+                None => (Gate::Open, 0),
+            };
+            let device =
+                self.shared
+                    .start_device(&name, &plan, desired.clone(), watch::Sender::new(gate), number);
+            if let Some(give) = self.order_to_give(&name) {
+                // It had let go before this process began, and what it had handed over then nobody knows any more.
+                device.standing.number(give.number);
+                device.give(Duration::ZERO);
+            }
             self.devices.insert(name.clone(), device);
+            self.count_devices();
         }
         self.follow(&name, desired);
         Ok(())
@@ -186,7 +219,107 @@ impl Runner {
         for book in self.assets_of(name) {
             self.unlist(&book.plan);
         }
+        device.standing.forget();
         self.shared.end_device(name, device);
+        self.count_devices();
+    }
+
+    fn count_devices(&self) {
+        self.shared.planned.send_replace(self.devices.len());
+    }
+
+    /// Says whose turn it is with a device.
+    fn take(&mut self, take: TakePlan) {
+        let name = (take.namespace.clone(), take.device.clone());
+        if let Some(device) = self.devices.get(&name) {
+            device.standing.number(take.number);
+            // Whoever has begun goes on: a turn is not taken back.
+            if device.gate.borrow().is_shut() && take.turn != Turn::Wait {
+                device.gate.send_replace(Gate::of(&take.turn));
+            }
+        }
+        self.takes.insert(name.clone(), take);
+        self.refresh(&name);
+    }
+
+    /// The order to give a device, unless a later one says to take it: of a device that was given before, the order may
+    /// not be gone yet.
+    fn order_to_give(&self, name: &Name) -> Option<&GivePlan> {
+        let taken = self.takes.get(name).map_or(0, |take| take.number);
+        self.gives.get(name).filter(|give| give.number > taken)
+    }
+
+    /// The order to take a device is gone: it is this instance's.
+    fn need_not_wait(&mut self, name: &Name) {
+        self.takes.remove(name);
+        if let Some(device) = self.devices.get(name)
+            && device.gate.borrow().is_shut()
+        {
+            device.gate.send_replace(Gate::of(&Turn::Lost { epoch: 0 }));
+            self.refresh(name);
+        }
+    }
+
+    /// Lets another instance have a device.
+    fn give(&mut self, give: GivePlan) {
+        let name = (give.namespace.clone(), give.device.clone());
+        if let Some(device) = self.devices.get(&name) {
+            device.standing.number(give.number);
+            if !device.is_given() {
+                let linger = if give.overlap {
+                    self.linger(&name)
+                } else {
+                    Duration::ZERO
+                };
+                device.give(linger);
+            }
+        }
+        self.gives.insert(name.clone(), give);
+        self.refresh(&name);
+    }
+
+    /// A device is this instance's again.
+    fn keep(&mut self, name: &Name) {
+        self.gives.remove(name);
+        let Some(given) = self.devices.remove(name) else {
+            return;
+        };
+        if !given.is_given() {
+            self.devices.insert(name.clone(), given);
+            return;
+        }
+        let plan = Arc::clone(&given.plan);
+        let desired = self.judge(&plan).desired;
+        let (opening, number) = (
+            watch::Sender::new(Gate::Shut),
+            self.takes.get(name).map(|take| take.number),
+        );
+        match self.takes.get(name).map(|take| &take.turn) {
+            Some(Turn::Wait) => {}
+            Some(turn @ Turn::After { .. }) => drop(opening.send_replace(Gate::of(turn))),
+            // Nobody knows more than what was given here.
+            turn @ (Some(Turn::Lost { .. }) | None) => {
+                given.resume(opening.clone(), turn.map_or(0, Turn::epoch));
+            }
+        }
+        self.shared.end_device(name, given);
+        let number = number.unwrap_or_default();
+        let device = self
+            .shared
+            .start_device(name, &plan, desired.clone(), opening, number);
+        self.devices.insert(name.clone(), device);
+        self.follow(name, desired);
+    }
+
+    /// How long a device that is given goes on: until everything that its server had when the other instance
+    /// subscribed has come, and some.
+    fn linger(&self, name: &Name) -> Duration {
+        let books = self.assets_of(name);
+        let datasets = books.iter().flat_map(|book| &book.plan.spec.datasets);
+        let longest = datasets
+            .map(|dataset| dataset.effective_publishing_interval())
+            .max();
+        (longest.unwrap_or_default() * 2 + LINGER.0).min(LINGER.1)
     }
 
     fn set_asset(&mut self, plan: AssetPlan) -> Result<(), Nack> {
@@ -316,7 +449,7 @@ impl Runner {
             .send_replace(Arc::from(desired.device.address.as_str()));
         device.books.send_replace(Arc::clone(&desired.books));
         for asset in desired.known.values() {
-            if desired.refused.contains_key(&asset.object.name) {
+            if !device.is_served() || desired.refused.contains_key(&asset.object.name) {
                 self.unlist(asset);
                 continue;
             }

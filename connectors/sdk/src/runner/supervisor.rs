@@ -8,7 +8,12 @@ use parking_lot::RwLock;
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
-use super::{counters::Counters, publisher::Books, resolve::Resolved};
+use super::{
+    counters::Counters,
+    publisher::Books,
+    resolve::Resolved,
+    turn::{Gate, Standing},
+};
 use crate::{
     command::schemas::SchemaBook,
     contract::{Connector, Link, LinkError, LinkErrorClass},
@@ -94,6 +99,8 @@ pub(crate) struct Supervisor {
     pub(crate) schemas: Arc<SchemaBook>,
     pub(crate) state_dir: PathBuf,
     pub(crate) slow_retry: SlowRetry,
+    pub(crate) gate: watch::Receiver<Gate>,
+    pub(crate) standing: Arc<Standing>,
 }
 
 /// Why a link was left, or none was made.
@@ -109,6 +116,12 @@ impl Supervisor {
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         let mut pace = Pace::new(&self.desired.borrow(), self.slow_retry);
         let mut linked_before = false;
+        if self.gate.borrow().is_shut() && !self.connector.overlaps() {
+            self.standing.refused();
+            let mut gate = self.gate.clone();
+            let open = async { drop(gate.wait_for(|gate| !gate.is_shut()).await) };
+            shutdown.or_begun(open).await;
+        }
         while !shutdown.is_begun() {
             let desired = Arc::clone(&self.desired.borrow_and_update());
             if let Some(health) = idle(&desired) {
@@ -127,6 +140,15 @@ impl Supervisor {
                 Left::Ended => break,
                 Left::Changed => pace = Pace::new(&self.desired.borrow(), self.slow_retry),
                 Left::Lost(error) => {
+                    // One that has no room for a second session, or none to offer. Where only this instance is not let in,
+                    // or nothing answers, the owner goes on being served, and health tells what is wrong here.
+                    let refused = matches!(
+                        error.class,
+                        LinkErrorClass::Configuration | LinkErrorClass::Protocol
+                    );
+                    if refused && self.gate.borrow().is_shut() {
+                        self.standing.refused();
+                    }
                     let wait = pace.wait(error.class);
                     let LinkError {
                         class,
@@ -204,6 +226,9 @@ impl Supervisor {
         self.channel.board().set_all(|_| Health::unknown());
         if let Err(error) = self.observe(link, &present).await {
             return Left::Lost(error);
+        }
+        if self.gate.borrow().is_shut() {
+            self.standing.ready();
         }
         self.slot.set(Some(Arc::clone(link)));
         self.counters.connected(true);

@@ -2,6 +2,7 @@
 
 mod commands;
 mod data;
+mod handover;
 mod plans;
 mod session;
 

@@ -39,6 +39,7 @@ struct State {
     judge: Option<Judge>,
     invoke: Option<Invoke>,
     refusal: Option<LinkError>,
+    overlaps: bool,
     dials: Vec<Endpoint>,
     observed: Vec<Vec<Arc<AssetPlan>>>,
     invocations: Vec<Invocation>,
@@ -94,6 +95,11 @@ impl FakeConnector {
         invoke: impl Fn(Invocation) -> BoxFuture<'static, CommandOutcome> + Send + Sync + 'static,
     ) {
         self.shared.change(|state| state.invoke = Some(Arc::new(invoke)));
+    }
+
+    /// Lets two links see the same, from now on.
+    pub fn overlap(&self) {
+        self.shared.change(|state| state.overlaps = true);
     }
 
     /// Every dial, refused ones included.
@@ -170,6 +176,10 @@ impl FakeConnector {
 impl Connector for FakeConnector {
     fn protocol(&self) -> &'static str {
         "fake"
+    }
+
+    fn overlaps(&self) -> bool {
+        self.shared.state.lock().overlaps
     }
 
     fn check(&self, device: &DevicePlan, assets: &[Arc<AssetPlan>]) -> Result<(), Vec<Refusal>> {

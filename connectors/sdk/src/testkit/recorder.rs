@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use foreshore_control::{Aspect, Report, ResourceKey, Schema};
+use foreshore_control::{Aspect, HandOver, Report, ResourceKey, Schema};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -13,6 +13,7 @@ use crate::runner::reports::ReportSink;
 pub struct Recorder {
     reports: Mutex<BTreeMap<(ResourceKey, Aspect), Report>>,
     schemas: Mutex<BTreeMap<(ResourceKey, Aspect), Schema>>,
+    hand_overs: Mutex<BTreeMap<String, HandOver>>,
     changed: watch::Sender<u64>,
 }
 
@@ -21,6 +22,7 @@ impl Default for Recorder {
         Self {
             reports: Mutex::default(),
             schemas: Mutex::default(),
+            hand_overs: Mutex::default(),
             changed: watch::Sender::new(0),
         }
     }
@@ -44,6 +46,12 @@ impl Recorder {
         self.report(kind, name, aspect)
             .map(|report| report.reason.into_owned())
             .unwrap_or_default()
+    }
+
+    /// Where the runner stands with a device, by what it said last.
+    #[must_use]
+    pub fn hand_over(&self, device: &str) -> Option<HandOver> {
+        self.hand_overs.lock().get(device).cloned()
     }
 
     /// How many parts have a report.
@@ -101,6 +109,17 @@ impl ReportSink for Recorder {
         self.schemas
             .lock()
             .insert((schema.object.clone(), schema.aspect.clone()), schema);
+        self.notify();
+    }
+
+    fn hand_over(&self, hand_over: HandOver) {
+        let device = hand_over.device.name.clone();
+        self.hand_overs.lock().insert(device, hand_over);
+        self.notify();
+    }
+
+    fn forget_hand_over(&self, device: &ResourceKey) {
+        self.hand_overs.lock().remove(&device.name);
         self.notify();
     }
 }

@@ -49,6 +49,10 @@ impl Connector for OpcUaConnector {
         "opcua"
     }
 
+    fn overlaps(&self) -> bool {
+        true
+    }
+
     fn check(&self, device: &DevicePlan, assets: &[Arc<AssetPlan>]) -> Result<(), Vec<Refusal>> {
         let mut refusals = Vec::new();
         if !device.address.starts_with("opc.tcp://") {

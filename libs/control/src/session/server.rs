@@ -26,6 +26,7 @@ pub use super::wire::ResourceVersion;
 use crate::{
     enroll::Authenticator,
     facts::RoleFacts,
+    handover::HandOver,
     plan::ResourceKey,
     proto,
     report::{Aspect, Discovered, Nack, Report, Schema},
@@ -169,6 +170,8 @@ pub enum Observation {
     Schema(Schema),
     /// Something was found.
     Discovered(Discovered),
+    /// Where the role stands with a device.
+    HandOver(HandOver),
     /// Where the role answers, and whom to trust there: all of it.
     Facts(RoleFacts),
     /// The role trusts this bundle now ([`foreshore_tls::TrustBundle::fingerprint`]).

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use crate::{
     facts::RoleFacts,
+    handover::{HandOver, LARGEST_WATERMARK, Stage},
     plan::ResourceKey,
     proto,
     report::{
@@ -281,6 +282,44 @@ pub(crate) fn report(report: proto::Report) -> Result<Report, Malformed> {
         counters: BTreeMap::from_iter(report.counters),
         since: Timestamp::from_millisecond(report.since_ms)
             .map_err(|error| malformed("report.since_ms", error.to_string()))?,
+    })
+}
+
+impl From<HandOver> for proto::HandOver {
+    fn from(hand_over: HandOver) -> Self {
+        let stage = match hand_over.stage {
+            Stage::Serving => proto::HandOverStage::Serving,
+            Stage::Ready => proto::HandOverStage::Ready,
+            Stage::Refused => proto::HandOverStage::Refused,
+            Stage::Given => proto::HandOverStage::Given,
+        };
+        Self {
+            device: Some(hand_over.device.into()),
+            stage: stage.into(),
+            number: hand_over.number,
+            epoch: hand_over.epoch,
+            watermark: hand_over.watermark,
+        }
+    }
+}
+
+pub(crate) fn hand_over(told: proto::HandOver) -> Result<HandOver, Malformed> {
+    let stage = match told.stage() {
+        proto::HandOverStage::Serving => Stage::Serving,
+        proto::HandOverStage::Ready => Stage::Ready,
+        proto::HandOverStage::Refused => Stage::Refused,
+        proto::HandOverStage::Given => Stage::Given,
+        proto::HandOverStage::Unspecified => {
+            return Err(malformed("hand_over.stage", format!("found {}", told.stage)));
+        }
+    };
+    bounded("hand_over.watermark", told.watermark.len(), LARGEST_WATERMARK)?;
+    Ok(HandOver {
+        device: key("hand_over.device", told.device)?,
+        stage,
+        number: told.number,
+        epoch: told.epoch,
+        watermark: told.watermark,
     })
 }
 

@@ -1,7 +1,10 @@
 //! The conditions of one object.
 
-use foreshore_control::Health;
+use std::collections::BTreeSet;
+
+use foreshore_control::{Health, PlanResource, Resource, ResourceKey, plan::DevicePlan};
 use foreshore_crds::conditions::{self, Verdict as Finding, reasons, status as truth, types};
+use foreshore_tls::Fingerprint;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -15,7 +18,7 @@ use crate::{
     reconcile::Verdict,
     role::RoleName,
     status::remedy,
-    workloads::InstanceState,
+    workloads::{Instance, InstanceState},
 };
 
 /// Whether a kind names other objects or Secrets.
@@ -79,10 +82,15 @@ pub(super) fn status(
         evidence: None,
         details: index.outcome.details.get(key).cloned().unwrap_or_default(),
     };
+    if let Some(instance) = index.instance_of(key) {
+        status
+            .details
+            .insert("instance".to_owned(), instance.uid().into());
+    }
     let empty = Carried::default();
     let carried = index.outcome.plans.carried.get(key).unwrap_or(&empty);
     let refusal = refusal(index, carried);
-    let obstacle = obstacle(index, verdict, carried, refusal.as_ref());
+    let obstacle = obstacle(index, key, verdict, carried, refusal.as_ref());
     let mut set = |finding: Option<Finding>, type_: &str| match finding {
         Some(finding) => drop(conditions::set(
             &mut status.conditions,
@@ -187,17 +195,68 @@ fn ready(carried: &Carried, obstacle: Option<&Obstacle>) -> Finding {
     }
 }
 
+/// The instances that shall have a resource, each with the version: where instances share the work, those that were
+/// told so, or while nobody was, those that will hear of it.
+fn concerned<'a>(
+    index: &'a Index,
+    role: &RoleName,
+    key: &ResourceKey,
+) -> Vec<(&'a Instance, Option<Fingerprint>)> {
+    let plan = index.outcome.plans.roles.get(role);
+    let whole = plan.and_then(|plan| plan.get(key)).map(Resource::hash);
+    let instances = index.running.instances.get(role).into_iter().flatten();
+    let (told, untold): (Vec<_>, Vec<_>) = instances
+        .map(|instance| (instance, index.placed.of(role, &instance.identity, key)))
+        .partition(|(_, told)| told.is_some());
+    if told.is_empty() {
+        return untold
+            .into_iter()
+            .map(|(instance, _)| (instance, whole))
+            .collect();
+    }
+    let told = told
+        .into_iter()
+        .filter_map(|(instance, told)| Some((instance, told??)));
+    // What was told is of the plan before, until the next instance is told.
+    told.map(|(instance, told)| (instance, whole.or(Some(told))))
+        .collect()
+}
+
+/// A device that is on its way between instances, of those that an object counts on.
+fn moving(index: &Index, carried: &Carried) -> Option<Obstacle> {
+    let devices = carried
+        .parts
+        .iter()
+        .filter(|(_, key)| key.kind == DevicePlan::KIND);
+    let mut of_device = devices.filter_map(|(role, key)| {
+        let place = index.placed.place(role, key)?;
+        place.is_moving().then_some((key, place))
+    });
+    let (device, place) = of_device.next()?;
+    let message = format!("{device} is handed over: {place}");
+    Some(Obstacle::waits(reasons::AWAITING_ROLE, message))
+}
+
+/// A connector is ready when each of its devices is at one instance.
+fn moving_of_connector(index: &Index, key: &ObjectKey) -> Option<Obstacle> {
+    if key.kind != Kind::Connector {
+        return None;
+    }
+    let role = RoleName::new(foreshore_tls::Role::Connector, &key.namespace, &key.name);
+    let (device, place) = index.placed.moving(&role).next()?;
+    let message = format!("{device} is handed over: {place}");
+    Some(Obstacle::waits(reasons::AWAITING_ROLE, message))
+}
+
 /// A refusal of the role, of the version that it shall have now.
 fn refusal(index: &Index, carried: &Carried) -> Option<Obstacle> {
     for (role, key) in &carried.parts {
-        let desired = index.outcome.plans.roles.get(role).and_then(|plan| plan.get(key));
-        let instances = index.running.instances.get(role).into_iter().flatten();
-        for instance in instances {
+        for (instance, desired) in concerned(index, role, key) {
             let held = index.sessions.held(&instance.identity, key);
             let Some((hash, refusal)) = held.and_then(|held| held.refused.as_ref()) else {
                 continue;
             };
-            if desired.is_none_or(|desired| desired.hash() != *hash) || is_passing(refusal) {
+            if desired.is_none_or(|desired| desired != *hash) || is_passing(refusal) {
                 continue;
             }
             return Some(match refusal {
@@ -223,12 +282,11 @@ fn is_passing(refusal: &Refusal) -> bool {
 /// What hinders a role at present from doing what it is told.
 fn hindrance(index: &Index, carried: &Carried) -> Option<Obstacle> {
     for (role, key) in &carried.parts {
-        let desired = index.outcome.plans.roles.get(role).and_then(|plan| plan.get(key));
-        for instance in index.running.instances.get(role).into_iter().flatten() {
+        for (instance, desired) in concerned(index, role, key) {
             let held = index.sessions.held(&instance.identity, key);
             if let Some((hash, Refusal::Nack(nack))) = held.and_then(|held| held.refused.as_ref())
                 && nack.is_passing()
-                && desired.is_some_and(|desired| desired.hash() == *hash)
+                && desired == Some(*hash)
             {
                 let reason = remedy::explain(&nack.reason).map_or(reasons::FAILING, |remedy| remedy.reason);
                 let message = format!("{role} tries {key} again and again: {}", nack.message);
@@ -242,6 +300,7 @@ fn hindrance(index: &Index, carried: &Carried) -> Option<Obstacle> {
 /// The first thing that keeps an object from being as desired: what only its author can mend comes first.
 fn obstacle(
     index: &Index,
+    key: &ObjectKey,
     verdict: &Verdict,
     carried: &Carried,
     refusal: Option<&Obstacle>,
@@ -294,6 +353,8 @@ fn obstacle(
         .or_else(|| hindrance(index, carried))
         .or_else(waiting)
         .or_else(|| unacknowledged(index, carried))
+        .or_else(|| moving(index, carried))
+        .or_else(|| moving_of_connector(index, key))
 }
 
 /// Whether a role runs at all.
@@ -314,7 +375,10 @@ fn role_obstacle(index: &Index, role: &RoleName) -> Option<Obstacle> {
     if instances.is_empty() {
         return Some(Obstacle::waits(reasons::STARTING, format!("{role} is starting")));
     }
-    instances.iter().find_map(|instance| match &instance.state {
+    // How one stands that ends on purpose does not matter.
+    let staying = instances.iter().filter(|instance| !instance.leaving);
+    let mut staying = staying.map(|instance| (instance, &instance.state));
+    staying.find_map(|(instance, state)| match state {
         InstanceState::Running { .. } => None,
         InstanceState::Failing {
             since,
@@ -337,13 +401,18 @@ fn unacknowledged(index: &Index, carried: &Carried) -> Option<Obstacle> {
         if !index.outcome.workloads.contains_key(role) {
             continue;
         }
-        let desired = index.outcome.plans.roles.get(role).and_then(|plan| plan.get(key));
-        for instance in index.running.instances.get(role).into_iter().flatten() {
+        let concerned = concerned(index, role, key);
+        let instances = index.running.instances.get(role);
+        if concerned.is_empty() && instances.is_some_and(|instances| !instances.is_empty()) {
+            let message = format!("no instance of {role} has {key} yet");
+            return Some(Obstacle::waits(reasons::AWAITING_ROLE, message));
+        }
+        for (instance, desired) in concerned {
             let held = index
                 .sessions
                 .held(&instance.identity, key)
                 .and_then(|held| held.in_force);
-            if held != desired.map(foreshore_control::Resource::hash) {
+            if held != desired {
                 let connected = index
                     .sessions
                     .get(&instance.identity)
@@ -412,13 +481,15 @@ fn healthy(index: &Index, key: &ObjectKey, carried: &Carried) -> (Finding, Optio
 /// A connector reports its devices, not itself.
 fn healthy_connector(index: &Index, key: &ObjectKey) -> Finding {
     let role = RoleName::new(foreshore_tls::Role::Connector, &key.namespace, &key.name);
-    let (mut all, mut bad): (usize, Vec<&str>) = (0, Vec::new());
+    // On its way a device is reported by two instances, and counts once.
+    let (mut all, mut bad): (BTreeSet<&str>, BTreeSet<&str>) = (BTreeSet::new(), BTreeSet::new());
     for (device, part) in index.sessions.devices_of(&role) {
-        all += 1;
+        all.insert(&device.name);
         if matches!(part.report.health, Health::Degraded | Health::Unavailable) {
-            bad.push(&device.name);
+            bad.insert(&device.name);
         }
     }
+    let all = all.len();
     let shown = bad.iter().take(5).copied().collect::<Vec<_>>().join(", ");
     let message = format!("{} of {all} devices do not work: {shown}", bad.len());
     match (all, bad.len()) {

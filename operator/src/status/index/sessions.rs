@@ -5,7 +5,10 @@ use std::{
     net::SocketAddr,
 };
 
-use foreshore_control::{Aspect, Health, Nack, Observation, Observed, Report, ResourceKey, RoleFacts};
+use foreshore_control::{
+    Aspect, GivePlan, HandOver, Health, Nack, Observation, Observed, PlanResource, Report, ResourceKey,
+    RoleFacts, TakePlan, plan::DevicePlan,
+};
 use foreshore_tls::{Fingerprint, RoleIdentity};
 use jiff::{SignedDuration, Timestamp};
 
@@ -13,6 +16,7 @@ use super::STALE_AFTER;
 use crate::{
     object::{Kind, ObjectKey},
     role::RoleName,
+    shards::Holding,
 };
 
 /// Counters are compared over at least so long, or their rate means little.
@@ -37,7 +41,34 @@ pub struct Session {
     pub trusts: Option<Fingerprint>,
     /// What it told about itself. Kept while it restarts, so that others keep what they were told of it.
     pub facts: RoleFacts,
+    /// What it is capable of.
+    pub capabilities: BTreeSet<String>,
+    /// Whether it has said what it has in force: until then nothing follows from what is not known of it.
+    pub(crate) has_told: bool,
     resources: BTreeMap<ResourceKey, Held>,
+    /// Where it stands with devices, by what it said last.
+    hand_overs: BTreeMap<ResourceKey, HandOver>,
+}
+
+impl Session {
+    /// What it has of the devices, and of the orders to take or give them.
+    pub(crate) fn holdings(&self) -> BTreeMap<ResourceKey, Holding> {
+        let mut holdings: BTreeMap<ResourceKey, Holding> = BTreeMap::new();
+        for (key, held) in &self.resources {
+            let Some(hash) = held.in_force else { continue };
+            let device = ResourceKey::new(DevicePlan::KIND, &*key.namespace, &*key.name);
+            match key.kind.as_str() {
+                DevicePlan::KIND => holdings.entry(device).or_default().device = true,
+                GivePlan::KIND => holdings.entry(device).or_default().give = true,
+                TakePlan::KIND => holdings.entry(device).or_default().take = Some(hash),
+                _ => {}
+            }
+        }
+        for (device, told) in &self.hand_overs {
+            holdings.entry(device.clone()).or_default().told = Some(told.clone());
+        }
+        holdings
+    }
 }
 
 /// What a role has of a resource.
@@ -208,7 +239,7 @@ impl Sessions {
             Observation::Retracted { object, aspect } => return self.retract(&role, &object, aspect),
             Observation::Connected {
                 software,
-                capabilities: _,
+                capabilities,
                 address,
             } => {
                 let voided = self.forget_reports(&role);
@@ -217,6 +248,7 @@ impl Sessions {
                     connected: Some(now),
                     software,
                     address: Some(address),
+                    capabilities,
                     facts: std::mem::take(&mut session.facts),
                     // What it has in force follows.
                     ..Session::default()
@@ -232,6 +264,7 @@ impl Sessions {
         let session = self.by_role.entry(role).or_default();
         match what {
             Observation::Holds { resources } => {
+                session.has_told = true;
                 for resource in resources {
                     session.resources.entry(resource.key).or_default().in_force = Some(resource.hash);
                 }
@@ -247,6 +280,8 @@ impl Sessions {
             }
             Observation::Removed { key } => {
                 session.resources.remove(&key);
+                // What it said of a device was about the device that is gone.
+                session.hand_overs.remove(&key);
                 vec![Change::Resource(key)]
             }
             Observation::Nack { resource, nack } => {
@@ -258,6 +293,10 @@ impl Sessions {
                 let held = session.resources.entry(resource.key.clone()).or_default();
                 held.refused = Some((resource.hash, Refusal::Unsupported(missing)));
                 vec![Change::Resource(resource.key)]
+            }
+            Observation::HandOver(told) => {
+                session.hand_overs.insert(told.device.clone(), told);
+                Vec::new()
             }
             Observation::Trusts { bundle } => {
                 session.trusts = Some(bundle);

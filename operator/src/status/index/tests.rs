@@ -53,6 +53,7 @@ impl Fixture {
             identity: identity(role.role, &role.name),
             state: state.clone(),
             restarts: 3,
+            leaving: false,
         };
         let instances = roles
             .into_iter()

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use foreshore_crds::conditions::reasons;
-use foreshore_tls::RoleIdentity;
+use foreshore_tls::{Role, RoleIdentity};
 use futures::{StreamExt, stream::SelectAll};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod, PodStatus};
@@ -193,8 +193,9 @@ impl Known {
         let keeps = desired
             .get(&role)
             .is_some_and(|workload| workload.shape.volume.is_some());
-        // A pod that ends is replaced, but for one whose volume holds its place.
-        if metadata.deletion_timestamp.is_some() && !keeps {
+        // A pod that ends is replaced, but for one whose volume holds its place, and one whose devices others take first.
+        let leaving = metadata.deletion_timestamp.is_some();
+        if leaving && !keeps && role.role != Role::Connector {
             return None;
         }
         let uid = metadata.uid.clone()?;
@@ -207,6 +208,7 @@ impl Known {
             restarts: container.map_or(0, |container| {
                 u64::try_from(container.restart_count).unwrap_or_default()
             }),
+            leaving: leaving && !keeps,
         };
         Some((role, instance))
     }

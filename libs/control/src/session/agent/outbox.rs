@@ -12,6 +12,7 @@ use tracing::warn;
 
 use crate::{
     facts::RoleFacts,
+    handover::{HandOver, LARGEST_WATERMARK},
     plan::ResourceKey,
     proto::{self, from_role::Message as FromRole},
     report::{Aspect, Discovered, LARGEST_DOCUMENT, LONGEST_NAME, Report, Schema},
@@ -32,6 +33,7 @@ pub(super) enum Topic {
     Report(ResourceKey, Aspect),
     Schema(ResourceKey, Aspect),
     Discovered(ResourceKey, String),
+    HandOver(ResourceKey),
     Facts,
 }
 
@@ -45,6 +47,7 @@ impl Topic {
                     && aspect.kind.as_str().len() <= LONGEST_NAME
             }
             Self::Discovered(scan, id) => check_key(scan).is_ok() && id.len() <= LONGEST_NAME,
+            Self::HandOver(device) => check_key(device).is_ok(),
             Self::Facts => true,
         }
     }
@@ -55,6 +58,7 @@ enum Word {
     Report(Report),
     Schema(Schema),
     Discovered(Discovered),
+    HandOver(HandOver),
     Facts(RoleFacts),
 }
 
@@ -113,7 +117,7 @@ impl Reporter {
     pub fn retract(&self, object: &ResourceKey, aspect: &Aspect) {
         self.outbox.forget(|topic| match topic {
             Topic::Report(about, part) | Topic::Schema(about, part) => about == object && part == aspect,
-            Topic::Discovered(..) | Topic::Facts => false,
+            Topic::Discovered(..) | Topic::HandOver(_) | Topic::Facts => false,
         });
     }
 
@@ -123,7 +127,7 @@ impl Reporter {
             Topic::Report(about, _) | Topic::Schema(about, _) | Topic::Discovered(about, _) => {
                 about == object
             }
-            Topic::Facts => false,
+            Topic::HandOver(_) | Topic::Facts => false,
         });
     }
 
@@ -146,6 +150,22 @@ impl Reporter {
         }
         let topic = Topic::Discovered(discovered.scan.clone(), discovered.id.clone());
         self.outbox.say(topic, |_| Word::Discovered(discovered));
+    }
+
+    /// Says where this role stands with a device that it serves, takes or gives.
+    pub fn hand_over(&self, mut hand_over: HandOver) {
+        if hand_over.watermark.len() > LARGEST_WATERMARK {
+            warn!(device = %hand_over.device, bytes = hand_over.watermark.len(), "watermark is too large and not told");
+            hand_over.watermark.clear();
+        }
+        let topic = Topic::HandOver(hand_over.device.clone());
+        self.outbox.say(topic, |_| Word::HandOver(hand_over));
+    }
+
+    /// Has nothing more to say of a device.
+    pub fn forget_hand_over(&self, device: &ResourceKey) {
+        self.outbox
+            .forget(|topic| matches!(topic, Topic::HandOver(about) if about == device));
     }
 
     /// Tells where this role answers, and whom to trust there, in place of what was told before.
@@ -287,12 +307,13 @@ impl Outbox {
             (Some(Word::Report(report)), _) => Some(FromRole::Report(report.into())),
             (Some(Word::Schema(schema)), _) => Some(FromRole::Schema(schema.into())),
             (Some(Word::Discovered(discovered)), _) => Some(FromRole::Discovered(discovered.into())),
+            (Some(Word::HandOver(hand_over)), _) => Some(FromRole::HandOver(hand_over.into())),
             (Some(Word::Facts(facts)), _) => Some(FromRole::Facts(facts.into())),
             (None, Topic::Report(object, aspect)) => {
                 let (object, aspect) = (Some(object.into()), Some(aspect.into()));
                 Some(FromRole::Retraction(proto::Retraction { object, aspect }))
             }
-            (None, Topic::Schema(..) | Topic::Discovered(..) | Topic::Facts) => None,
+            (None, Topic::Schema(..) | Topic::Discovered(..) | Topic::HandOver(_) | Topic::Facts) => None,
         }
     }
 }
@@ -304,6 +325,7 @@ fn size(topic: &Topic, word: &Word) -> usize {
     let topic = match topic {
         Topic::Report(object, aspect) | Topic::Schema(object, aspect) => key(object) + aspect.name.len(),
         Topic::Discovered(scan, id) => key(scan) + id.len(),
+        Topic::HandOver(device) => key(device),
         Topic::Facts => 0,
     };
     let word = match word {
@@ -312,6 +334,7 @@ fn size(topic: &Topic, word: &Word) -> usize {
             report.reason.len() + report.message.len() + report.evidence.len() + counters
         }
         Word::Schema(schema) => schema.document.len(),
+        Word::HandOver(hand_over) => hand_over.watermark.len(),
         Word::Discovered(discovered) => discovered.document.len(),
         Word::Facts(RoleFacts { addresses, authority }) => {
             let addresses = addresses.values().flatten().map(String::len);

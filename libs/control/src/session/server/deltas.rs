@@ -8,7 +8,11 @@ use std::{
 use foreshore_tls::Fingerprint;
 
 use super::{ResourceVersion, registry::Plan};
-use crate::{plan::ResourceKey, resource::Resource, session::wire::Answer};
+use crate::{
+    plan::ResourceKey,
+    resource::{Resource, phase},
+    session::wire::Answer,
+};
 
 /// One message to a role.
 #[derive(Debug, PartialEq, Eq)]
@@ -142,7 +146,7 @@ impl Deltas {
                     self.plan
                         .as_ref()
                         .and_then(|plan| plan.get(key))
-                        .map_or(0, Resource::phase),
+                        .map_or_else(|| phase(&key.kind), Resource::phase),
                     key.clone(),
                 )
             })

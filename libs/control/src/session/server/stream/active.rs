@@ -16,6 +16,7 @@ use super::{
     End, Greeting, Session, message_to, receive,
 };
 use crate::{
+    handover::HandOver,
     proto::{self, GoodbyeReason, from_role::Message as FromRole, to_role::Message as ToRole},
     report::{Discovered, Report, Schema},
     session::wire,
@@ -248,6 +249,7 @@ impl Active {
             FromRole::Discovered(discovered) => {
                 Observation::Discovered(wire::discovered(discovered).map_err(End::protocol)?)
             }
+            FromRole::HandOver(told) => Observation::HandOver(wire::hand_over(told).map_err(End::protocol)?),
             FromRole::Facts(facts) => Observation::Facts(wire::facts(facts).map_err(End::protocol)?),
             FromRole::TrustAck(ack) => {
                 let bundle = wire::trust_ack(&ack).map_err(End::protocol)?;
@@ -270,6 +272,7 @@ impl Active {
             Observation::Report(Report { object, .. })
             | Observation::Retracted { object, .. }
             | Observation::Schema(Schema { object, .. })
+            | Observation::HandOver(HandOver { device: object, .. })
             | Observation::Discovered(Discovered { scan: object, .. }) => object,
             _ => return true,
         };
