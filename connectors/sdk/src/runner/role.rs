@@ -194,6 +194,8 @@ impl Runner {
             device.plan = plan;
         } else {
             let (gate, number) = match self.takes.get(&name) {
+                // It must not begin, and knows nothing that it could tell of.
+                _ if self.order_to_give(&name).is_some() => (Gate::Shut, 0),
                 Some(take) => (Gate::of(&take.turn), take.number),
                 None => (Gate::Open, 0),
             };

@@ -202,6 +202,26 @@ async fn what_was_given_can_be_kept_after_all() {
     assert_eq!(kept(&owner, 4).await, [1, 2, 3, 4]);
 }
 
+/// A process that begins again after its device was to be given does not serve it, and does not know what the one before
+/// has handed over.
+#[tokio::test]
+async fn a_process_that_begins_with_an_order_to_give_knows_no_watermark() {
+    let directory = tempfile::tempdir().unwrap();
+    let connector = FakeConnector::default();
+    let mut owner = harness(&connector, options(directory.path())).await;
+    owner.set(&give(7, true)).await.unwrap();
+    owner.set(&line()).await.unwrap();
+    owner.set(&filler()).await.unwrap();
+    let given = told(&owner, Stage::Given).await;
+    assert_eq!((given.number, given.watermark.len()), (7, 0));
+    assert_eq!(
+        Turn::after(given.epoch, &given.watermark),
+        Turn::Lost { epoch: given.epoch }
+    );
+    tokio::time::sleep(NOT_NOW).await;
+    assert!(data(owner.broker.kept()).is_empty());
+}
+
 /// An order of an earlier hand-over that is still there, as in a process that ended before it was gone.
 #[tokio::test]
 async fn an_old_order_to_give_does_not_open_the_gate() {
