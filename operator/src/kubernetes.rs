@@ -6,6 +6,7 @@ pub mod authority;
 mod enrolment;
 mod events;
 pub mod lease;
+pub(crate) mod listing;
 mod metrics;
 mod references;
 pub mod source;
@@ -41,18 +42,24 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// One of something for each namespace, or one for all.
+    pub(crate) fn each<T>(&self, make: impl Fn(Option<&str>) -> T) -> Vec<T> {
+        if self.namespaces.is_empty() {
+            return vec![make(None)];
+        }
+        let namespaces = self.namespaces.iter();
+        namespaces.map(|namespace| make(Some(namespace))).collect()
+    }
+
     /// One interface for each namespace, or one for all.
     pub(crate) fn apis<K>(&self, client: &Client, resource: &ApiResource) -> Vec<Api<K>>
     where
         K: Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>,
     {
-        if self.namespaces.is_empty() {
-            return vec![Api::all_with(client.clone(), resource)];
-        }
-        let namespaces = self.namespaces.iter();
-        namespaces
-            .map(|namespace| Api::namespaced_with(client.clone(), namespace, resource))
-            .collect()
+        self.each(|namespace| match namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
+            None => Api::all_with(client.clone(), resource),
+        })
     }
 }
 
@@ -86,12 +93,6 @@ impl Error {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Api(kube_client::Error::Api(status)) if status.is_conflict() || status.is_already_exists())
-    }
-
-    /// Whether the same call will be refused again.
-    #[must_use]
-    pub fn is_final(&self) -> bool {
-        matches!(self, Self::Api(kube_client::Error::Api(status)) if status.is_invalid() || status.is_forbidden())
     }
 }
 

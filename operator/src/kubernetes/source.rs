@@ -14,7 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use foreshore_runtime::{Shutdown, spawn};
+use foreshore_runtime::{Shutdown, due, spawn};
 use futures::{StreamExt, stream::SelectAll};
 use kube_client::Client;
 use parking_lot::Mutex;
@@ -111,24 +111,18 @@ impl State {
                 events.push(self.watched.watch(kind, api));
             }
         }
-        let mut due: Option<Instant> = None;
+        let mut gathered: Option<Instant> = None;
         let mut refresh = Instant::now() + self.refresh;
         loop {
-            let tell = async {
-                match due {
-                    Some(due) => sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 event = events.next() => {
                     let Some((stream, event)) = event else { return };
-                    if self.watched.take(stream, event) && due.is_none() {
-                        due = Some(Instant::now() + GATHER);
+                    if self.watched.take(stream, event) && gathered.is_none() {
+                        gathered = Some(Instant::now() + GATHER);
                     }
                 }
-                () = tell => {
-                    due = None;
+                () = due(gathered) => {
+                    gathered = None;
                     if self.watched.is_read() {
                         self.fetched.want(self.wanted()).await;
                         self.tell(&sender);

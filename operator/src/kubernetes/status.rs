@@ -97,11 +97,10 @@ impl StatusSink for KubernetesStatus {
 
     fn present(&self) -> BTreeMap<ObjectKey, Vec<Condition>> {
         let seen = self.seen.lock();
-        let conditions = seen.iter().filter_map(|(key, (_, status))| {
-            let conditions = status.get("conditions")?.clone();
-            Some((key.clone(), serde_json::from_value(conditions).ok()?))
-        });
-        conditions.collect()
+        let present = seen.iter();
+        present
+            .map(|(key, (_, status))| (key.clone(), conditions(Some(status))))
+            .collect()
     }
 }
 

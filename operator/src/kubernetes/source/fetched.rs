@@ -6,14 +6,13 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
 use kube_client::{Api, Client, api::DynamicObject};
-use serde_json::Value;
 use tracing::warn;
 
+use super::watched::{manifest, meta_of};
 use crate::{
     kubernetes::{Error, resource, within},
-    object::{Meta, ObjectKey},
+    object::ObjectKey,
     source::Sourced,
 };
 
@@ -106,27 +105,10 @@ impl Fetched {
 }
 
 fn sourced(key: &ObjectKey, object: DynamicObject) -> Sourced {
-    let meta = Meta {
-        uid: object.metadata.uid.clone().unwrap_or_default(),
-        // They have none; their content tells versions from each other.
-        generation: 1,
-        created: object
-            .metadata
-            .creation_timestamp
-            .as_ref()
-            .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
-    };
-    let mut manifest = serde_json::json!({
-        "apiVersion": key.kind.api_version(),
-        "kind": key.kind.as_str(),
-        "metadata": { "name": key.name, "namespace": key.namespace },
-    });
-    if let (Value::Object(members), Value::Object(data)) = (&mut manifest, object.data) {
-        members.extend(data);
-    }
     Sourced {
-        meta,
-        manifest: Some(Arc::new(manifest)),
+        meta: meta_of(&object.metadata),
+        // Their labels mean nothing to us.
+        manifest: Some(Arc::new(manifest(key, None, None, object.data))),
         origin: None,
     }
 }

@@ -1,13 +1,10 @@
 //! The objects of our own kinds, by their watches.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    pin::Pin,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube_client::{Api, api::DynamicObject};
 use kube_runtime::{
     WatchStreamExt,
@@ -18,7 +15,10 @@ use tracing::warn;
 
 use super::Statuses;
 use crate::{
-    kubernetes::OperatorMetrics,
+    kubernetes::{
+        OperatorMetrics,
+        listing::{Change, Listing},
+    },
     object::{Kind, Meta, ObjectKey},
     source::Sourced,
 };
@@ -43,10 +43,7 @@ struct State {
     kind: Kind,
     /// Whether it has told everything once.
     read: bool,
-    /// What a list that is being read has shown so far.
-    listed: BTreeSet<ObjectKey>,
-    /// What this watch is responsible for.
-    own: BTreeSet<ObjectKey>,
+    listing: Listing<ObjectKey>,
     /// Why it tells nothing now.
     fault: Option<String>,
 }
@@ -71,8 +68,7 @@ impl Watched {
         self.streams.push(State {
             kind,
             read: false,
-            listed: BTreeSet::new(),
-            own: BTreeSet::new(),
+            listing: Listing::default(),
             fault: None,
         });
         // Without a pause after an error it would ask in a circle.
@@ -109,45 +105,15 @@ impl Watched {
             }
         };
         let mended = state.fault.take().is_some();
-        let changed = match event {
-            Event::Init => {
-                state.listed.clear();
-                false
-            }
-            Event::InitApply(object) => {
-                let Some(key) = key(kind, &object) else {
-                    return mended;
-                };
-                state.listed.insert(key.clone());
-                state.own.insert(key.clone());
-                self.declare(key, object)
-            }
-            Event::InitDone => {
-                let first = !std::mem::replace(&mut state.read, true);
-                let listed = std::mem::take(&mut state.listed);
-                let gone: Vec<_> = state.own.difference(&listed).cloned().collect();
-                state.own = listed;
-                for key in &gone {
-                    self.remove(key);
-                }
-                first || !gone.is_empty()
-            }
-            Event::Apply(object) => {
-                let Some(key) = key(kind, &object) else {
-                    return mended;
-                };
-                state.own.insert(key.clone());
-                self.declare(key, object)
-            }
-            Event::Delete(object) => {
-                let Some(key) = key(kind, &object) else {
-                    return mended;
-                };
-                state.own.remove(&key);
-                self.remove(&key)
-            }
-        };
-        changed || mended
+        let first = matches!(event, Event::InitDone) && !std::mem::replace(&mut state.read, true);
+        let mut changed = mended || first;
+        for change in state.listing.take(event, |object| key(kind, object)) {
+            changed |= match change {
+                Change::Is(key, object) => self.declare(key, object),
+                Change::Gone(key) => self.remove(&key),
+            };
+        }
+        changed
     }
 
     /// Takes a version of an object; whether it differs from the one before. Statuses are ours and change nothing.
@@ -161,15 +127,8 @@ impl Watched {
         let status = data.as_object_mut().and_then(|members| members.remove("status"));
         self.statuses
             .lock()
-            .insert(key.clone(), (uid.clone(), status.unwrap_or_default()));
-        let meta = Meta {
-            uid,
-            generation: metadata.generation.unwrap_or(1),
-            created: metadata
-                .creation_timestamp
-                .as_ref()
-                .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
-        };
+            .insert(key.clone(), (uid, status.unwrap_or_default()));
+        let meta = meta_of(&metadata);
         let manifest = manifest(&key, metadata.labels, metadata.annotations, data);
         let known = self.objects.get(&key);
         if known.is_some_and(|known| known.meta == meta && known.manifest.as_deref() == Some(&manifest)) {
@@ -227,8 +186,21 @@ fn key(kind: Kind, object: &DynamicObject) -> Option<ObjectKey> {
     Some(ObjectKey::new(kind, namespace, name))
 }
 
+/// What tells one life and version of an object from another. Secrets and ConfigMaps have no generation: their content
+/// tells.
+pub(super) fn meta_of(metadata: &ObjectMeta) -> Meta {
+    Meta {
+        uid: metadata.uid.clone().unwrap_or_default(),
+        generation: metadata.generation.unwrap_or(1),
+        created: metadata
+            .creation_timestamp
+            .as_ref()
+            .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+    }
+}
+
 /// The manifest as a user would have written it.
-fn manifest(
+pub(super) fn manifest(
     key: &ObjectKey,
     labels: Option<BTreeMap<String, String>>,
     annotations: Option<BTreeMap<String, String>>,
@@ -288,8 +260,7 @@ mod tests {
         watched.streams.push(State {
             kind: Kind::Device,
             read: false,
-            listed: BTreeSet::new(),
-            own: BTreeSet::new(),
+            listing: Listing::default(),
             fault: None,
         });
         watched

@@ -33,7 +33,11 @@ use super::{
 };
 use crate::{
     control::Trust,
-    kubernetes::{Error, MANAGER, OperatorMetrics, Scope, within},
+    kubernetes::{
+        Error, MANAGER, OperatorMetrics, Scope,
+        listing::{Change, Listing},
+        within,
+    },
     role::RoleName,
     workloads::Workload,
 };
@@ -60,6 +64,8 @@ pub(super) struct Applier {
     made: BTreeMap<ChildKey, Made>,
     /// What could not be made.
     failed: BTreeMap<ChildKey, Failed>,
+    /// What each watch told of.
+    listings: BTreeMap<usize, Listing<ChildKey>>,
     /// ConfigMaps that nobody wants any more: they can't be listed.
     unwanted: BTreeSet<ChildKey>,
     /// Whether what nobody wants any more has been looked for since something changed.
@@ -95,8 +101,9 @@ impl Version {
     }
 }
 
-/// What the watches of objects told.
+/// What one of the watches of objects told.
 type Seen = (
+    usize,
     ChildKind,
     Result<Event<PartialObjectMeta<DynamicObject>>, kube_runtime::watcher::Error>,
 );
@@ -120,6 +127,7 @@ impl Applier {
             wanted: BTreeMap::new(),
             made: BTreeMap::new(),
             failed: BTreeMap::new(),
+            listings: BTreeMap::new(),
             unwanted: BTreeSet::new(),
             swept: false,
         }
@@ -302,49 +310,44 @@ impl Applier {
         true
     }
 
-    /// What others changed of our objects, or deleted, is made again.
-    fn see(&mut self, (kind, event): Seen) {
-        match event {
-            Ok(Event::Apply(object)) => {
-                let Some(key) = key(kind, &object) else { return };
-                let version = Version::of(&object.metadata);
-                let made = self.made.get(&key);
-                if made.is_some_and(|made| made.version != version && !made.is_newer(&version)) {
-                    self.made.remove(&key);
-                }
-            }
-            Ok(Event::Delete(object)) => {
-                if let Some(key) = key(kind, &object) {
-                    self.made.remove(&key);
-                }
-            }
-            // After a gap of the watch everything is compared anew.
-            Ok(Event::Init) => self.swept = false,
-            Ok(Event::InitApply(object)) => {
-                let Some(key) = key(kind, &object) else { return };
-                if self
-                    .made
-                    .get(&key)
-                    .is_some_and(|made| made.version != Version::of(&object.metadata))
-                {
-                    self.made.remove(&key);
-                }
-            }
-            Ok(Event::InitDone) => {}
+    /// What others changed of our objects, or deleted, is made again, also after a gap of the watch.
+    fn see(&mut self, (stream, kind, event): Seen) {
+        let event = match event {
+            Ok(event) => event,
             Err(error) => {
                 self.metrics.watch_errors.inc();
                 warn!(?kind, %error, "watch of objects failed, and is tried again");
+                return;
+            }
+        };
+        if matches!(event, Event::Init) {
+            self.swept = false;
+        }
+        let listing = self.listings.entry(stream).or_default();
+        for change in listing.take(event, |object| key(kind, object)) {
+            match change {
+                Change::Is(key, object) => {
+                    let version = Version::of(&object.metadata);
+                    let made = self.made.get(&key);
+                    if made.is_some_and(|made| made.version != version && !made.is_newer(&version)) {
+                        self.made.remove(&key);
+                    }
+                }
+                Change::Gone(key) => drop(self.made.remove(&key)),
             }
         }
     }
 
     fn watch(&self) -> SelectAll<std::pin::Pin<Box<dyn Stream<Item = Seen> + Send>>> {
+        let kinds = ChildKind::ALL.into_iter().filter(|kind| kind.is_listed());
+        let apis = kinds.flat_map(|kind| {
+            let apis = self.scope.apis(&self.client, &kind.resource());
+            apis.into_iter().map(move |api| (kind, api))
+        });
         let mut seen = SelectAll::new();
-        for kind in ChildKind::ALL.into_iter().filter(|kind| kind.is_listed()) {
-            for api in self.scope.apis(&self.client, &kind.resource()) {
-                let watch = watcher(api, Config::default().labels(SELECTOR)).default_backoff();
-                seen.push(watch.map(move |event| (kind, event)).boxed());
-            }
+        for (stream, (kind, api)) in apis.enumerate() {
+            let watch = watcher(api, Config::default().labels(SELECTOR)).default_backoff();
+            seen.push(watch.map(move |event| (stream, kind, event)).boxed());
         }
         seen
     }

@@ -1,6 +1,10 @@
 //! Pods to instances.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use foreshore_crds::conditions::reasons;
 use foreshore_tls::{Role, RoleIdentity};
@@ -12,13 +16,16 @@ use kube_runtime::{
     WatchStreamExt,
     watcher::{Config, Event, watcher},
 };
-use parking_lot::Mutex;
 use tokio::{sync::watch, time::interval};
 use tracing::warn;
 
 use super::build::{COMPONENT, INSTANCE, SELECTOR, object_name};
 use crate::{
-    kubernetes::{Scope, within},
+    kubernetes::{
+        Scope,
+        listing::{Change, Listing},
+        within,
+    },
     role::RoleName,
     workloads::{Instance, InstanceState, Running, Workload},
 };
@@ -31,15 +38,12 @@ type Desired = watch::Receiver<Arc<BTreeMap<RoleName, Workload>>>;
 /// Pods, as the API tells them, and what follows.
 pub(super) struct Pods {
     running: watch::Sender<Arc<Running>>,
-    /// Objects that could not be made, by workload, with what the API said.
-    unmade: Mutex<BTreeMap<RoleName, String>>,
 }
 
 impl Default for Pods {
     fn default() -> Self {
         Self {
             running: watch::Sender::new(Arc::default()),
-            unmade: Mutex::default(),
         }
     }
 }
@@ -49,8 +53,8 @@ impl Default for Pods {
 struct Known {
     /// By namespace and name.
     pods: BTreeMap<(String, String), Pod>,
-    /// What a list that is being read has shown.
-    listed: BTreeMap<usize, Vec<(String, String)>>,
+    /// What each watch told of.
+    listings: BTreeMap<usize, Listing<(String, String)>>,
     /// Nodes that are not ready, with why.
     lost: BTreeMap<String, String>,
 }
@@ -62,35 +66,29 @@ impl Pods {
 
     /// Notes which workloads can't be made as they shall be, and why.
     pub(super) fn set_unmade(&self, unmade: BTreeMap<RoleName, String>) {
-        let changed = {
-            let mut present = self.unmade.lock();
-            let changed = *present != unmade;
-            *present = unmade.clone();
-            changed
-        };
-        if changed {
-            self.running.send_if_modified(|running| {
-                let differs = running.unmade != unmade;
-                if differs {
-                    let mut changed = Running::clone(running);
-                    changed.unmade = unmade;
-                    *running = Arc::new(changed);
-                }
-                differs
-            });
-        }
+        self.update(|present| Running {
+            instances: present.instances.clone(),
+            unmade,
+        });
+    }
+
+    fn update(&self, change: impl FnOnce(&Running) -> Running) {
+        self.running.send_if_modified(|present| {
+            let changed = change(present);
+            let differs = **present != changed;
+            if differs {
+                *present = Arc::new(changed);
+            }
+            differs
+        });
     }
 
     /// Watches until it is dropped.
     pub(super) async fn watch(self: Arc<Self>, client: Client, scope: Scope, mut desired: Desired) {
-        let apis: Vec<Api<Pod>> = if scope.namespaces.is_empty() {
-            vec![Api::all(client.clone())]
-        } else {
-            let namespaces = scope.namespaces.iter();
-            namespaces
-                .map(|namespace| Api::namespaced(client.clone(), namespace))
-                .collect()
-        };
+        let apis: Vec<Api<Pod>> = scope.each(|namespace| match namespace {
+            Some(namespace) => Api::namespaced(client.clone(), namespace),
+            None => Api::all(client.clone()),
+        });
         let mut events = SelectAll::new();
         for (stream, api) in apis.into_iter().enumerate() {
             let watch = watcher(api, Config::default().labels(SELECTOR)).default_backoff();
@@ -109,14 +107,10 @@ impl Pods {
                 _ = nodes.tick() => known.look_at_nodes(&client).await,
             }
             let wanted = Arc::clone(&desired.borrow_and_update());
-            let mut running = known.running(&wanted);
-            running.unmade = self.unmade.lock().clone();
-            self.running.send_if_modified(|present| {
-                let differs = **present != running;
-                if differs {
-                    *present = Arc::new(running);
-                }
-                differs
+            let instances = known.instances(&wanted);
+            self.update(|present| Running {
+                instances,
+                unmade: present.unmade.clone(),
             });
         }
     }
@@ -124,24 +118,12 @@ impl Pods {
 
 impl Known {
     fn take(&mut self, stream: usize, event: Event<Pod>) {
-        match event {
-            Event::Init => drop(self.listed.insert(stream, Vec::new())),
-            Event::InitApply(pod) => {
-                let key = key(&pod);
-                self.listed.entry(stream).or_default().push(key.clone());
-                self.pods.insert(key, pod);
+        let listing = self.listings.entry(stream).or_default();
+        for change in listing.take(event, |pod| Some(key(pod))) {
+            match change {
+                Change::Is(key, pod) => drop(self.pods.insert(key, pod)),
+                Change::Gone(key) => drop(self.pods.remove(&key)),
             }
-            Event::InitDone => {
-                let listed = self.listed.remove(&stream).unwrap_or_default();
-                // Others than those of this watch are in other namespaces.
-                let several = listed.iter().map(|(namespace, _)| namespace.as_str());
-                let namespaces: Vec<_> = several.collect();
-                self.pods.retain(|key, _| {
-                    listed.contains(key) || (stream > 0 && !namespaces.contains(&key.0.as_str()))
-                });
-            }
-            Event::Apply(pod) => drop(self.pods.insert(key(&pod), pod)),
-            Event::Delete(pod) => drop(self.pods.remove(&key(&pod))),
         }
     }
 
@@ -149,7 +131,7 @@ impl Known {
     async fn look_at_nodes(&mut self, client: &Client) {
         let unready = self.pods.values().filter(|pod| !is_ready(pod));
         let nodes = unready.filter_map(|pod| pod.spec.as_ref()?.node_name.clone());
-        let nodes: std::collections::BTreeSet<_> = nodes.collect();
+        let nodes: BTreeSet<_> = nodes.collect();
         self.lost.retain(|node, _| nodes.contains(node));
         let api: Api<Node> = Api::all(client.clone());
         for node in nodes {
@@ -164,18 +146,13 @@ impl Known {
         }
     }
 
-    fn running(&self, desired: &BTreeMap<RoleName, Workload>) -> Running {
-        let mut running = Running::default();
-        for role in desired.keys() {
-            running.instances.insert(role.clone(), Vec::new());
+    fn instances(&self, desired: &BTreeMap<RoleName, Workload>) -> BTreeMap<RoleName, Vec<Instance>> {
+        let mut instances: BTreeMap<_, Vec<_>> =
+            desired.keys().map(|role| (role.clone(), Vec::new())).collect();
+        for (role, instance) in self.pods.values().filter_map(|pod| self.instance(pod, desired)) {
+            instances.entry(role).or_default().push(instance);
         }
-        for pod in self.pods.values() {
-            let Some((role, instance)) = self.instance(pod, desired) else {
-                continue;
-            };
-            running.instances.entry(role).or_default().push(instance);
-        }
-        running
+        instances
     }
 
     fn instance(&self, pod: &Pod, desired: &BTreeMap<RoleName, Workload>) -> Option<(RoleName, Instance)> {

@@ -36,7 +36,7 @@ fn desired(volume: bool) -> BTreeMap<RoleName, Workload> {
 }
 
 fn only(known: &Known, desired: &BTreeMap<RoleName, Workload>) -> Option<Instance> {
-    known.running(desired).instances.into_values().flatten().next()
+    known.instances(desired).into_values().flatten().next()
 }
 
 fn observed(status: &Value) -> InstanceState {
@@ -146,4 +146,18 @@ fn a_new_list_forgets_what_it_does_not_show() {
     known.take(0, Event::InitDone);
     let instance = only(&known, &desired(true)).unwrap();
     assert_eq!(instance.identity.uid(), "uid-b");
+}
+
+#[test]
+fn each_watch_answers_for_its_own_namespace() {
+    let status = container(&json!({"running": {}}));
+    let mut known = Known::default();
+    known.take(1, Event::Apply(pod("a", &status)));
+    // Another namespace is empty, and then this one.
+    known.take(0, Event::Init);
+    known.take(0, Event::InitDone);
+    assert!(only(&known, &desired(true)).is_some());
+    known.take(1, Event::Init);
+    known.take(1, Event::InitDone);
+    assert!(only(&known, &desired(true)).is_none());
 }
