@@ -54,8 +54,6 @@ pub enum Begin {
     From(PathBuf),
     /// As the leader of an epoch, with whatever is right; nobody looks on.
     Lead(u64),
-    /// With whatever is right, and nothing kept.
-    Afresh,
 }
 
 /// Why an operator can't start, or ended.
@@ -144,9 +142,8 @@ impl Operator {
             status,
         } = options;
         let (accepted, epoch) = match &begin {
-            Begin::From(folder) => (Accepted::open(folder)?, epoch::next(Some(folder))?),
+            Begin::From(folder) => (Accepted::open(folder)?, epoch::next(folder)?),
             Begin::Lead(epoch) => (Accepted::default(), *epoch),
-            Begin::Afresh => (Accepted::default(), epoch::next(None)?),
         };
         let nothing_accepted = accepted.is_empty() && !matches!(begin, Begin::Lead(_));
         let source_shutdown = shutdown.child();

@@ -14,7 +14,10 @@ use foreshore_operator::{
         self, KubernetesSource, KubernetesStatus, OperatorMetrics, Scope, TokenReviews, authority,
         lease::{Election, Leadership},
     },
-    workloads::pods::{PodWorkloads, Settings},
+    workloads::{
+        pods::{PodWorkloads, Settings},
+        ports,
+    },
 };
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, serve_http};
 use foreshore_tls::AuthorityOptions;
@@ -24,8 +27,6 @@ use super::{DRAIN, parse_time};
 
 /// Port of the control server.
 const CONTROL_PORT: u16 = 7443;
-/// Port of metrics and health.
-const HTTP_PORT: u16 = 9090;
 
 /// How the operator is set up; its chart does so.
 #[derive(clap::Args)]
@@ -86,7 +87,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let shutdown = Shutdown::new();
     shutdown.begin_on_signals(DRAIN).context("listen for signals")?;
     let (health, metrics) = (HealthRegistry::new(), Metrics::new());
-    let http = SocketAddr::from((Ipv4Addr::UNSPECIFIED, HTTP_PORT));
+    let http = SocketAddr::from((Ipv4Addr::UNSPECIFIED, ports::HTTP));
     let server = serve_http(http, health.clone(), metrics.clone(), shutdown.clone()).await?;
     info!(address = %server.address, "metrics and health");
 

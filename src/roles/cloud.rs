@@ -1,11 +1,6 @@
 //! The cloud endpoint, as its plan says.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use foreshore_cloud::{
@@ -20,7 +15,6 @@ use foreshore_control::{
 use foreshore_crds::{
     conditions::reasons,
     refs::{SecretRef, TLS_CERTIFICATE_KEY, TLS_PRIVATE_KEY_KEY},
-    types::Host,
 };
 use foreshore_operator::{
     RoleName,
@@ -296,7 +290,11 @@ impl CloudRole {
             namespace: plan.object.namespace.clone(),
             name: plan.object.name.clone(),
             edge_link: ListenOptions {
-                address: listen(spec.edge_link.bind_address.as_ref(), edge_link)?,
+                address: super::bind(
+                    "spec.edgeLink.bindAddress",
+                    spec.edge_link.bind_address.as_ref(),
+                    edge_link,
+                )?,
                 tls: self.tls(spec.edge_link.tls_secret_ref.as_ref())?,
                 host_names: spec
                     .edge_link
@@ -307,7 +305,7 @@ impl CloudRole {
                     .collect(),
             },
             http: HttpOptions {
-                address: listen(spec.http.bind_address.as_ref(), http)?,
+                address: super::bind("spec.http.bindAddress", spec.http.bind_address.as_ref(), http)?,
                 tls: self.tls(spec.http.tls_secret_ref.as_ref())?,
                 allow_plain: false,
             },
@@ -328,18 +326,4 @@ impl CloudRole {
             ..Options::new(&self.data, Secret::new(&self.admin_token))
         })
     }
-}
-
-fn listen(address: Option<&Host>, default: SocketAddr) -> Result<SocketAddr, Nack> {
-    let ip: IpAddr = match address.map(Host::as_str) {
-        None => default.ip(),
-        Some("localhost") => Ipv4Addr::LOCALHOST.into(),
-        Some(host) => host.parse().map_err(|_| {
-            Nack::new(
-                reasons::INVALID,
-                format!("found address {host:?}, an IP address is allowed"),
-            )
-        })?,
-    };
-    Ok(SocketAddr::new(ip, default.port()))
 }

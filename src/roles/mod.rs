@@ -9,8 +9,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use foreshore_control::{Agent, AgentOptions, enroll::CredentialSource, handover};
-use foreshore_crds::v1alpha1::Protocol;
+use foreshore_control::{Agent, AgentOptions, Nack, enroll::CredentialSource, handover};
+use foreshore_crds::{conditions::reasons, types::Host, v1alpha1::Protocol};
 use foreshore_operator::{
     control::SERVER_NAME,
     role::RoleName,
@@ -107,6 +107,19 @@ impl Site {
             _ => bound.to_string(),
         }
     }
+}
+
+/// Where to listen: on the address that a manifest names in a field, or else as a site does by itself.
+fn bind(field: &str, address: Option<&Host>, default: SocketAddr) -> Result<SocketAddr, Nack> {
+    let ip: IpAddr = match address.map(Host::as_str) {
+        None => default.ip(),
+        Some("localhost") => Ipv4Addr::LOCALHOST.into(),
+        Some(host) => host.parse().map_err(|_| {
+            let message = format!("{field}: found {host:?}, an IP address is allowed");
+            Nack::new(reasons::INVALID, message)
+        })?,
+    };
+    Ok(SocketAddr::new(ip, default.port()))
 }
 
 /// Runs roles.

@@ -1,12 +1,6 @@
 //! A simulated asset: plays what its Simulator says, and tells where.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use foreshore_control::session::agent::Role;
@@ -147,17 +141,7 @@ impl Simulator {
             ports::OPCUA
         };
         let listen = self.site.listen(plan.spec.effective_port(), usual);
-        let ip: IpAddr = match plan.spec.bind_address.as_deref() {
-            None => listen.ip(),
-            Some("localhost") => Ipv4Addr::LOCALHOST.into(),
-            Some(host) => host.parse().map_err(|_| {
-                Nack::new(
-                    reasons::INVALID,
-                    format!("spec.bindAddress: found {host:?}, an IP address is allowed"),
-                )
-            })?,
-        };
-        Ok(SocketAddr::new(ip, listen.port()))
+        super::bind("spec.bindAddress", plan.spec.bind_address.as_ref(), listen)
     }
 
     fn user(&self, reference: Option<&CredentialsSecretRef>) -> Result<Option<(String, String)>, Nack> {

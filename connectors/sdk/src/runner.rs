@@ -186,10 +186,11 @@ pub async fn run(
     let leaving = spawn("leaving", async move {
         shutdown.begun().await;
         shared.let_others_take(session, &shutdown).await;
-        let left = shutdown
-            .deadline()
-            .map(|deadline| deadline - tokio::time::Instant::now());
-        told.begin(left.unwrap_or(foreshore_runtime::shutdown::DEFAULT_DRAIN));
+        told.begin(
+            shutdown
+                .left()
+                .unwrap_or(foreshore_runtime::shutdown::DEFAULT_DRAIN),
+        );
     });
     let result = agent.run(runner, ending.clone()).await;
     ending.begin(foreshore_runtime::shutdown::DEFAULT_DRAIN);
@@ -265,11 +266,7 @@ impl Drain {
         tasks.close();
         // Devices end by themselves at the drain deadline.
         tasks.wait().await;
-        let left = environment
-            .shutdown
-            .deadline()
-            .map(|deadline| deadline - tokio::time::Instant::now());
-        client_shutdown.begin(left.unwrap_or(options.drain));
+        client_shutdown.begin(environment.shutdown.left().unwrap_or(options.drain));
         client_tasks.close();
         client_tasks.wait().await;
     }
@@ -294,11 +291,10 @@ impl Shared {
     async fn let_others_take(&self, session: watch::Receiver<AgentStatus>, shutdown: &Shutdown) {
         let (mut planned, mut peers) = (self.planned.subscribe(), self.peers.subscribe());
         while *planned.borrow_and_update() > 0 {
-            let left = shutdown
-                .deadline()
-                .map(|deadline| deadline - tokio::time::Instant::now());
             // The last quarter is for what the devices have not handed over by then.
-            let patience = left.map_or(TAKING, |left| TAKING.min(left.mul_f32(0.75)));
+            let patience = shutdown
+                .left()
+                .map_or(TAKING, |left| TAKING.min(left.mul_f32(0.75)));
             tokio::select! {
                 // Both senders are here: neither fails.
                 _ = planned.changed() => {}

@@ -5,6 +5,7 @@
 //! it has handed to the broker. With that the heir knows what of its own is a repeat, and goes on after it.
 //! `docs/adr/0006-handover.md` has the reasons.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -54,11 +55,10 @@ impl Turn {
     /// The heir's, after what the earlier owner handed over; nobody knows what that is when the watermark is empty.
     #[must_use]
     pub fn after(epoch: u64, watermark: &[u8]) -> Self {
-        use base64::Engine as _;
         if watermark.is_empty() {
             return Self::Lost { epoch };
         }
-        let watermark = base64::engine::general_purpose::STANDARD.encode(watermark);
+        let watermark = STANDARD.encode(watermark);
         Self::After { epoch, watermark }
     }
 
@@ -74,9 +74,8 @@ impl Turn {
     /// What the earlier owner handed over, if it is known.
     #[must_use]
     pub fn watermark(&self) -> Option<Vec<u8>> {
-        use base64::Engine as _;
         match self {
-            Self::After { watermark, .. } => base64::engine::general_purpose::STANDARD.decode(watermark).ok(),
+            Self::After { watermark, .. } => STANDARD.decode(watermark).ok(),
             Self::Wait | Self::Lost { .. } => None,
         }
     }

@@ -8,9 +8,11 @@
 //! | [`metrics`] | the metrics of a process, shared by all its roles |
 //! | [`http`] | `/metrics` and `/healthz` |
 //! | [`logging`] | logs for humans or as JSON |
+//! | [`due`](mod@due) | waiting for a time that there may be none of |
 //! | [`backoff`] | waiting between tries, with jitter |
 
 pub mod backoff;
+pub mod due;
 pub mod health;
 pub mod http;
 pub mod logging;
@@ -19,6 +21,7 @@ pub mod shutdown;
 pub mod task;
 
 pub use backoff::Backoff;
+pub use due::due;
 pub use health::{HealthHandle, HealthRegistry};
 pub use http::serve_http;
 pub use metrics::Metrics;

@@ -79,6 +79,13 @@ impl Shutdown {
         }
     }
 
+    /// How long what was begun may still take; `None` before the end has begun.
+    #[must_use]
+    pub fn left(&self) -> Option<Duration> {
+        let deadline = self.deadline()?;
+        Some(deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// Runs a future until the end begins: its output, or `None` when the end came first. The future is dropped then,
     /// so it must be safe to cancel.
     pub async fn or_begun<F: Future>(&self, future: F) -> Option<F::Output> {

@@ -14,10 +14,9 @@ const FILE: &str = "epoch";
 ///
 /// # Errors
 /// When it can't be kept: the next start might take the same.
-pub(super) fn next(state: Option<&Path>) -> Result<u64, Error> {
+pub(super) fn next(folder: &Path) -> Result<u64, Error> {
     // Where nothing was kept, the clock is larger than any count could be.
     let clock = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
-    let Some(folder) = state else { return Ok(clock) };
     let vault = Vault::open(folder)?;
     let before = match vault.read(FILE, 64) {
         Ok(content) => content,
@@ -37,7 +36,7 @@ mod tests {
     #[test]
     fn epochs_grow_even_within_a_second() {
         let folder = tempfile::tempdir().unwrap();
-        let epochs: Vec<_> = (0..5).map(|_| next(Some(folder.path())).unwrap()).collect();
+        let epochs: Vec<_> = (0..5).map(|_| next(folder.path()).unwrap()).collect();
         assert!(epochs.is_sorted_by(|a, b| a < b), "{epochs:?}");
     }
 }

@@ -4,12 +4,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use foreshore_runtime::{Backoff, Shutdown};
+use foreshore_runtime::{Backoff, Shutdown, due};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 use tracing::warn;
 
@@ -103,17 +103,11 @@ impl StatusUpdates {
                 Due::At(time) => Some(time),
                 Due::Never => None,
             };
-            let due = async {
-                match next {
-                    Some(time) => sleep_until(time).await,
-                    None => std::future::pending().await,
-                }
-            };
             // After a failure nothing new is of use before the wait is over.
             let wakes = backoff.tries() == 0;
             tokio::select! {
                 () = shutdown.begun() => return,
-                () = due => {}
+                () = due(next) => {}
                 () = self.shared.changed.notified(), if wakes => {}
             }
         }

@@ -27,12 +27,11 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    kubernetes::MANAGER,
     role::RoleName,
     workloads::{Owner, Shape, Workload},
 };
 
-/// Who makes the objects.
-pub const MANAGED_BY: &str = "foreshore-operator";
 /// Selects the objects that the operator makes.
 pub const SELECTOR: &str = "app.kubernetes.io/managed-by=foreshore-operator";
 /// Label with what a pod does.
@@ -360,7 +359,7 @@ impl Builder<'_> {
 fn common_labels() -> BTreeMap<String, String> {
     let labels = [
         ("app.kubernetes.io/name", "foreshore"),
-        ("app.kubernetes.io/managed-by", MANAGED_BY),
+        ("app.kubernetes.io/managed-by", MANAGER),
     ];
     labels
         .map(|(label, value)| (label.to_owned(), value.to_owned()))

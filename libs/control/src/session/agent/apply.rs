@@ -6,11 +6,11 @@ use std::{
     time::Duration,
 };
 
-use foreshore_runtime::Shutdown;
+use foreshore_runtime::{Shutdown, due};
 use foreshore_tls::Fingerprint;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 use tracing::{error, warn};
 
@@ -43,14 +43,6 @@ pub(super) struct Applier<R> {
     pub(super) doubtful: BTreeSet<ResourceKey>,
     pub(super) outbox: Arc<Outbox>,
     pub(super) status: watch::Sender<AgentStatus>,
-}
-
-/// Resolves then; never without a time.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => std::future::pending().await,
-    }
 }
 
 impl<R: Role> Applier<R> {
@@ -87,12 +79,12 @@ impl<R: Role> Applier<R> {
     /// Puts changes in force until the shutdown begins.
     pub(super) async fn run(&mut self, mut incoming: mpsc::Receiver<Incoming>, shutdown: &Shutdown) {
         loop {
-            let due = self.passing.values().map(|(at, _)| *at).min();
+            let next = self.passing.values().map(|(at, _)| *at).min();
             let next = async {
                 tokio::select! {
                     biased;
                     change = incoming.recv() => Some(change),
-                    () = at(due) => None,
+                    () = due(next) => None,
                 }
             };
             // A change that has begun is finished, if the time allows.
