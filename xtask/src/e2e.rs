@@ -23,6 +23,14 @@ pub(crate) struct Options {
 
 /// Builds what is tested, and tests it.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    build()?;
+    test(options)
+}
+
+/// Builds the product and its scenarios.
+///
+/// `cargo test` alone builds no program of a package that has no test which starts it.
+pub(crate) fn build() -> Result<()> {
     // With the features of all tests, or half of the dependencies would be built again for them.
     let mut build = shell::cargo(&["build", "--workspace", "--locked", "--quiet"]);
     let what = [
@@ -33,8 +41,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "--test",
         "process",
     ];
-    shell::run("build", build.args(what))?;
-    test(options)
+    shell::run("build for end-to-end tests", build.args(what))
 }
 
 /// Tests what was built.

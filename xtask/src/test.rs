@@ -51,6 +51,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "build",
         &mut shell::cargo(&["test", "--workspace", "--locked", "--no-run", "--quiet"]),
     )?;
+    e2e::build()?;
     // The binary of that build: without the features of tests half of its dependencies would be built again.
     let foreshore = shell::built("debug")?.join("foreshore");
     generate::check(&mut shell::command(&foreshore.to_string_lossy(), &[]))?;
