@@ -6,6 +6,8 @@ mod kill;
 mod node;
 mod quiet;
 mod rights;
+mod scale;
+mod tools;
 mod uninstall;
 
 use anyhow::Result;
@@ -28,6 +30,8 @@ enum Work {
     Admission,
     Change,
     Drift,
+    Scale,
+    Tools,
     Operator,
     Roles,
     ConnectorNode,
@@ -45,12 +49,14 @@ const fn scenario(name: &'static str, work: Work) -> Scenario {
 }
 
 /// All of them.
-pub(crate) const ALL: [Scenario; 11] = [
+pub(crate) const ALL: [Scenario; 13] = [
     scenario("install_to_data", Work::Install),
     scenario("roles_can_do_what_they_must_and_no_more", Work::Rights),
     scenario("what_is_wrong_is_refused_at_admission", Work::Admission),
     scenario("a_change_reaches_a_connector_without_a_restart", Work::Change),
     scenario("what_others_change_of_our_objects_is_made_again", Work::Drift),
+    scenario("people_s_tools_tell_prove_and_command", Work::Tools),
+    scenario("devices_go_over_when_a_connector_is_scaled", Work::Scale),
     scenario("data_flows_while_operators_are_killed", Work::Operator),
     scenario("every_pod_is_killed_and_data_flows_again", Work::Roles),
     Scenario {
@@ -86,6 +92,8 @@ impl Scenario {
             Work::Admission => rights::admission(cluster).await,
             Work::Change => change::reaches(cluster).await,
             Work::Drift => change::drift(cluster).await,
+            Work::Scale => scale::of_connector(cluster).await,
+            Work::Tools => tools::tell(cluster).await,
             Work::Operator => kill::operators(cluster).await,
             Work::Roles => kill::roles(cluster).await,
             Work::ConnectorNode => node::of_connector(cluster).await,
