@@ -1,5 +1,6 @@
 //! What is tested, in this order.
 
+mod admission;
 mod change;
 mod install;
 mod kill;
@@ -45,7 +46,7 @@ const fn scenario(name: &'static str, work: Work) -> Scenario {
 }
 
 /// All of them.
-pub(crate) const ALL: [Scenario; 11] = [
+pub(crate) const ALL: [Scenario; 12] = [
     scenario("install_to_data", Work::Install),
     scenario("roles_can_do_what_they_must_and_no_more", Work::Rights),
     scenario("what_is_wrong_is_refused_at_admission", Work::Admission),
@@ -83,7 +84,7 @@ impl Scenario {
         match self.work {
             Work::Install => install::to_data(cluster).await,
             Work::Rights => rights::roles(cluster).await,
-            Work::Admission => rights::admission(cluster).await,
+            Work::Admission => admission::every_rule(cluster).await,
             Work::Change => change::reaches(cluster).await,
             Work::Drift => change::drift(cluster).await,
             Work::Operator => kill::operators(cluster).await,
