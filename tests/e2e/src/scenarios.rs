@@ -8,6 +8,7 @@ mod node;
 mod quiet;
 mod rights;
 mod uninstall;
+mod untouched;
 
 use anyhow::Result;
 
@@ -27,6 +28,7 @@ enum Work {
     Install,
     Rights,
     Admission,
+    Untouched,
     Change,
     Drift,
     Operator,
@@ -46,10 +48,11 @@ const fn scenario(name: &'static str, work: Work) -> Scenario {
 }
 
 /// All of them.
-pub(crate) const ALL: [Scenario; 12] = [
+pub(crate) const ALL: [Scenario; 13] = [
     scenario("install_to_data", Work::Install),
     scenario("roles_can_do_what_they_must_and_no_more", Work::Rights),
     scenario("what_is_wrong_is_refused_at_admission", Work::Admission),
+    scenario("what_users_wrote_is_not_written", Work::Untouched),
     scenario("a_change_reaches_a_connector_without_a_restart", Work::Change),
     scenario("what_others_change_of_our_objects_is_made_again", Work::Drift),
     scenario("data_flows_while_operators_are_killed", Work::Operator),
@@ -85,6 +88,7 @@ impl Scenario {
             Work::Install => install::to_data(cluster).await,
             Work::Rights => rights::roles(cluster).await,
             Work::Admission => admission::every_rule(cluster).await,
+            Work::Untouched => untouched::what_users_wrote(cluster).await,
             Work::Change => change::reaches(cluster).await,
             Work::Drift => change::drift(cluster).await,
             Work::Operator => kill::operators(cluster).await,
