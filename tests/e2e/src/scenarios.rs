@@ -2,6 +2,7 @@
 
 mod admission;
 mod change;
+mod drift;
 mod install;
 mod kill;
 mod node;
@@ -90,7 +91,7 @@ impl Scenario {
             Work::Admission => admission::every_rule(cluster).await,
             Work::Untouched => untouched::what_users_wrote(cluster).await,
             Work::Change => change::reaches(cluster).await,
-            Work::Drift => change::drift(cluster).await,
+            Work::Drift => drift::does_not_last(cluster).await,
             Work::Operator => kill::operators(cluster).await,
             Work::Roles => kill::roles(cluster).await,
             Work::ConnectorNode => node::of_connector(cluster).await,
