@@ -1,15 +1,14 @@
 //! The cloud endpoint of the example, as its users reach it: through a port-forward to its pod.
 
-use std::{collections::BTreeMap, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, ChildStdout, Command},
-};
 
-use crate::cluster::{Cluster, PLANT};
+use crate::{
+    cluster::{Cluster, PLANT},
+    forward::Forward,
+};
 
 /// The token of the example's Secret.
 const TOKEN: &str = "example-api-token-0123456789abcdef";
@@ -19,11 +18,8 @@ const PAGE: u32 = 1000;
 
 /// A cloud endpoint that can be asked.
 pub(crate) struct Cloud {
-    url: String,
+    forward: Forward,
     client: reqwest::Client,
-    _forward: Child,
-    /// It ends when nobody reads what it says.
-    _said: BufReader<ChildStdout>,
 }
 
 impl Cloud {
@@ -34,42 +30,20 @@ impl Cloud {
             .await?
             .context("the cloud endpoint has no pod that is ready")?;
         let pod = pod["metadata"]["name"].as_str().context("name of the pod")?;
-        let mut forward = Command::new("kubectl")
-            .args(["port-forward", "-n", PLANT, &format!("pod/{pod}"), ":7080"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .context("kubectl port-forward")?;
-        let stdout = forward.stdout.take().context("output of kubectl port-forward")?;
-        let mut line = String::new();
-        let mut stdout = BufReader::new(stdout);
-        let reading = stdout.read_line(&mut line);
-        tokio::time::timeout(Duration::from_secs(20), reading)
-            .await
-            .context("kubectl port-forward says nothing")??;
-        // Forwarding from 127.0.0.1:40251 -> 7080
-        let address = line
-            .split_whitespace()
-            .nth(2)
-            .with_context(|| format!("kubectl port-forward says {line:?}"))?;
+        let pod = format!("pod/{pod}");
+        let forward = Forward::start(&["port-forward", "-n", PLANT, &pod, ":7080"]).await?;
         let client = reqwest::Client::builder()
             .no_proxy()
             .timeout(Duration::from_secs(10))
             .build()?;
-        Ok(Self {
-            url: format!("http://{address}"),
-            client,
-            _forward: forward,
-            _said: stdout,
-        })
+        Ok(Self { forward, client })
     }
 
     /// Asks.
     pub(crate) async fn get(&self, path: &str) -> Result<Value> {
         let response = self
             .client
-            .get(format!("{}{path}", self.url))
+            .get(format!("http://{}{path}", self.forward.address()))
             .bearer_auth(TOKEN)
             .send()
             .await?;

@@ -39,6 +39,11 @@ impl Cluster {
         }
     }
 
+    /// Root of the checkout.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Whether nodes can be switched off.
     pub(crate) fn has_machines(&self) -> bool {
         self.machines.is_some()
@@ -130,6 +135,25 @@ impl Cluster {
             bail!("{what}: {}: {}", output.status, said.trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Makes a namespace, after one of that name that an earlier run left is gone.
+    pub(crate) async fn fresh_namespace(&self, name: &str) -> Result<()> {
+        self.kubectl(&["delete", "namespace", name, "--ignore-not-found"])
+            .await?;
+        self.kubectl(&["create", "namespace", name]).await.map(drop)
+    }
+
+    /// Waits until a namespace that is being deleted is gone.
+    pub(crate) async fn namespace_goes(&self, name: &str) -> Result<()> {
+        eventually("the namespace is gone", DEADLINE, || async {
+            let left = self.items(&["namespaces"]).await?;
+            match left.iter().find(|left| left["metadata"]["name"] == name) {
+                Some(left) => bail!("{name} is still there: {}", left["status"]["conditions"]),
+                None => Ok(Some(())),
+            }
+        })
+        .await
     }
 
     /// The name of a pod by its labels; `None` while there is none that is ready.

@@ -8,8 +8,10 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
+mod api;
 mod cloud;
 mod cluster;
+mod forward;
 mod scenarios;
 
 use cluster::Cluster;

@@ -1,6 +1,8 @@
 //! What is tested, in this order.
 
+mod admission;
 mod change;
+mod drift;
 mod install;
 mod kill;
 mod node;
@@ -9,6 +11,7 @@ mod rights;
 mod scale;
 mod tools;
 mod uninstall;
+mod untouched;
 
 use anyhow::Result;
 
@@ -28,6 +31,7 @@ enum Work {
     Install,
     Rights,
     Admission,
+    Untouched,
     Change,
     Drift,
     Scale,
@@ -49,10 +53,11 @@ const fn scenario(name: &'static str, work: Work) -> Scenario {
 }
 
 /// All of them.
-pub(crate) const ALL: [Scenario; 13] = [
+pub(crate) const ALL: &[Scenario] = &[
     scenario("install_to_data", Work::Install),
     scenario("roles_can_do_what_they_must_and_no_more", Work::Rights),
     scenario("what_is_wrong_is_refused_at_admission", Work::Admission),
+    scenario("what_users_wrote_is_not_written", Work::Untouched),
     scenario("a_change_reaches_a_connector_without_a_restart", Work::Change),
     scenario("what_others_change_of_our_objects_is_made_again", Work::Drift),
     scenario("people_s_tools_tell_prove_and_command", Work::Tools),
@@ -75,7 +80,10 @@ pub(crate) const ALL: [Scenario; 13] = [
 
 /// Names of all scenarios.
 pub(crate) fn names() -> String {
-    ALL.map(|scenario| scenario.name).join(", ")
+    ALL.iter()
+        .map(|scenario| scenario.name)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl Scenario {
@@ -89,9 +97,10 @@ impl Scenario {
         match self.work {
             Work::Install => install::to_data(cluster).await,
             Work::Rights => rights::roles(cluster).await,
-            Work::Admission => rights::admission(cluster).await,
+            Work::Admission => admission::every_rule(cluster).await,
+            Work::Untouched => untouched::what_users_wrote(cluster).await,
             Work::Change => change::reaches(cluster).await,
-            Work::Drift => change::drift(cluster).await,
+            Work::Drift => drift::does_not_last(cluster).await,
             Work::Scale => scale::of_connector(cluster).await,
             Work::Tools => tools::tell(cluster).await,
             Work::Operator => kill::operators(cluster).await,

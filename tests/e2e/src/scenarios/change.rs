@@ -1,9 +1,8 @@
-//! Changes: of a user, which must reach a connector, and of others, which must not last.
+//! Changes of a user, which must reach a connector.
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::install;
 use crate::cluster::{Cluster, DEADLINE, PLANT, condition, eventually};
 
 /// Changes an Asset: the connector acknowledges it, and no pod is another one than before.
@@ -36,58 +35,14 @@ pub(super) async fn reaches(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Changes and deletes objects that the operator made.
-pub(super) async fn drift(cluster: &Cluster) -> Result<()> {
-    cluster
-        .kubectl(&[
-            "patch",
-            "service",
-            "broker-broker",
-            "-n",
-            PLANT,
-            "--type=merge",
-            "-p",
-            r#"{"spec":{"selector":{"app.kubernetes.io/instance":"nobody"}}}"#,
-        ])
-        .await?;
-    cluster
-        .kubectl(&[
-            "scale",
-            "deployment",
-            "opcua-connector",
-            "-n",
-            PLANT,
-            "--replicas=0",
-        ])
-        .await?;
-    cluster
-        .kubectl(&["delete", "serviceaccount", "onvif-connector", "-n", PLANT])
-        .await?;
-    eventually("the objects are as they were", DEADLINE, || async {
-        let service = cluster
-            .json(&["get", "service", "broker-broker", "-n", PLANT])
-            .await?;
-        let selects = &service["spec"]["selector"]["app.kubernetes.io/instance"];
-        let deployment = cluster
-            .json(&["get", "deployment", "opcua-connector", "-n", PLANT])
-            .await?;
-        let replicas = &deployment["spec"]["replicas"];
-        cluster
-            .json(&["get", "serviceaccount", "onvif-connector", "-n", PLANT])
-            .await?;
-        if selects != "broker" || replicas != 1 {
-            bail!("the service selects {selects}, the deployment has {replicas} replicas");
-        }
-        Ok(Some(()))
-    })
-    .await?;
-    install::well(cluster).await?;
-    install::flows(cluster).await
+/// Each pod of the plant, with how often its container was started.
+pub(super) async fn identities(cluster: &Cluster) -> Result<Vec<(Value, Value)>> {
+    identities_in(cluster, PLANT).await
 }
 
-/// Each pod of the plant, with how often its container was started.
-async fn identities(cluster: &Cluster) -> Result<Vec<(Value, Value)>> {
-    let pods = cluster.items(&["pods", "-n", PLANT]).await?;
+/// Each pod of a namespace, with how often its container was started.
+pub(super) async fn identities_in(cluster: &Cluster, namespace: &str) -> Result<Vec<(Value, Value)>> {
+    let pods = cluster.items(&["pods", "-n", namespace]).await?;
     let mut identities: Vec<_> = pods
         .into_iter()
         .map(|pod| {

@@ -9,6 +9,9 @@ use crate::{
     cluster::{Cluster, DEADLINE, OPERATOR, PLANT, condition, eventually},
 };
 
+/// The manifests of the example.
+pub(super) const EXAMPLE: &str = "deploy/examples/bottling-line";
+
 /// The node that gets no volume.
 pub(super) const SPARE: &str = "node-3";
 
@@ -20,7 +23,7 @@ pub(super) async fn to_data(cluster: &Cluster) -> Result<()> {
         cluster.kubectl(&["cordon", SPARE]).await?;
     }
     cluster
-        .kubectl(&["apply", "--server-side", "-k", "deploy/examples/bottling-line"])
+        .kubectl(&["apply", "--server-side", "-k", EXAMPLE])
         .await?;
     well(cluster).await?;
     if cluster.has_machines() {
@@ -29,8 +32,8 @@ pub(super) async fn to_data(cluster: &Cluster) -> Result<()> {
     flows(cluster).await
 }
 
-/// Installs both charts.
-pub(super) async fn operator(cluster: &Cluster) -> Result<()> {
+/// Installs the definitions.
+pub(super) async fn definitions(cluster: &Cluster) -> Result<()> {
     cluster
         .helm(&[
             "upgrade",
@@ -41,7 +44,13 @@ pub(super) async fn operator(cluster: &Cluster) -> Result<()> {
             OPERATOR,
             "--create-namespace",
         ])
-        .await?;
+        .await
+        .map(drop)
+}
+
+/// Installs both charts.
+pub(super) async fn operator(cluster: &Cluster) -> Result<()> {
+    definitions(cluster).await?;
     cluster
         .kubectl(&[
             "label",
@@ -77,8 +86,13 @@ pub(super) async fn operator(cluster: &Cluster) -> Result<()> {
 
 /// Waits until every object of the plant is in force.
 pub(super) async fn well(cluster: &Cluster) -> Result<()> {
+    well_in(cluster, PLANT).await
+}
+
+/// Waits until every object of a namespace that holds the example is in force.
+pub(super) async fn well_in(cluster: &Cluster, namespace: &str) -> Result<()> {
     eventually("every object is ready", DEADLINE, || async {
-        let objects = cluster.items(&["foreshore", "-n", PLANT]).await?;
+        let objects = cluster.items(&["foreshore", "-n", namespace]).await?;
         if objects.len() < 20 {
             bail!("found {} objects", objects.len());
         }

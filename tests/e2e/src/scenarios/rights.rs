@@ -1,4 +1,4 @@
-//! Who may do what, and what nobody may declare.
+//! Who may do what.
 
 use std::fmt::Write as _;
 
@@ -127,53 +127,4 @@ fn attributes(verb: &str, what: &str) -> Value {
     serde_json::json!({
         "namespace": PLANT, "verb": verb, "group": group, "resource": resource, "subresource": subresource,
     })
-}
-
-/// Manifests that break a rule, with words of the answer.
-const REFUSED: [(&str, &str); 6] = [
-    (
-        "apiVersion: foreshore.dev/v1alpha1\nkind: Device\nmetadata: {name: wrong}\nspec: {address: 'http://plc:4840', opcua: {}}\n",
-        "opc.tcp",
-    ),
-    (
-        "apiVersion: foreshore.dev/v1alpha1\nkind: Device\nmetadata: {name: wrong}\nspec: {address: 'opc.tcp://plc:4840'}\n",
-        "exactly one of",
-    ),
-    (
-        "apiVersion: foreshore.dev/v1alpha1\nkind: Device\nmetadata: {name: has.dot}\nspec: {address: 'opc.tcp://plc:4840', opcua: {}}\n",
-        "DNS label",
-    ),
-    (
-        "apiVersion: foreshore.dev/v1alpha1\nkind: Connector\nmetadata: {name: wrong}\nspec: {protocol: telex}\n",
-        "telex",
-    ),
-    (
-        "apiVersion: foreshore.dev/v1alpha1\nkind: Connector\nmetadata: {name: wrong}\nspec: {protocol: opcua, replicaz: 3}\n",
-        "replicaz",
-    ),
-    (
-        "apiVersion: foreshore.dev/v1alpha1\nkind: Cloud\nmetadata: {name: wrong}\nspec: {edgeLink: {port: 1}, http: {port: 1}, joinTokensSecretRef: {name: a}, apiTokenSecretRef: {name: b}}\n",
-        "one port",
-    ),
-];
-
-/// Declares what is wrong: nothing is taken, and the answer says why.
-pub(super) async fn admission(cluster: &Cluster) -> Result<()> {
-    for (manifest, words) in REFUSED {
-        let apply = [
-            "apply",
-            "--server-side",
-            "--validate=strict",
-            "-n",
-            PLANT,
-            "-f",
-            "-",
-        ];
-        match cluster.kubectl_with(&apply, manifest).await {
-            Ok(_) => bail!("taken:\n{manifest}"),
-            Err(error) if format!("{error:#}").contains(words) => {}
-            Err(error) => bail!("no word of {words:?} in: {error:#}"),
-        }
-    }
-    Ok(())
 }

@@ -1,8 +1,8 @@
 //! The end of an installation, in the wrong order.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::cluster::{Cluster, DEADLINE, OPERATOR, PLANT, eventually};
+use crate::cluster::{Cluster, OPERATOR, PLANT};
 
 /// Removes the operator first and the plant after it: nothing waits for somebody who is gone.
 pub(super) async fn leaves_nothing(cluster: &Cluster) -> Result<()> {
@@ -12,17 +12,7 @@ pub(super) async fn leaves_nothing(cluster: &Cluster) -> Result<()> {
     cluster
         .kubectl(&["delete", "namespace", PLANT, "--wait=false"])
         .await?;
-    eventually("the namespace of the plant is gone", DEADLINE, || async {
-        let left = cluster.items(&["namespaces"]).await?;
-        let plant = left
-            .iter()
-            .find(|namespace| namespace["metadata"]["name"] == PLANT);
-        if let Some(plant) = plant {
-            bail!("it is still there: {}", plant["status"]["conditions"]);
-        }
-        Ok(Some(()))
-    })
-    .await?;
+    cluster.namespace_goes(PLANT).await?;
     // The definitions stay, with what they hold elsewhere: their chart says so.
     cluster.kubectl(&["get", "crd", "assets.foreshore.dev"]).await?;
     Ok(())
