@@ -1,6 +1,6 @@
 //! `cargo xtask e2e`: an installation in a real Kubernetes, tested from its first command to its last.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{cluster, image, shell};
 
@@ -78,6 +78,40 @@ fn scenarios(options: &Options, machines: bool) -> Result<()> {
         command.arg("--only").arg(name);
     }
     shell::run("end-to-end tests", &mut command)
+}
+
+/// Measures the release build in a cluster of one node, and writes the figures unless they are rough.
+pub(crate) fn figures(quick: bool) -> Result<()> {
+    if cluster::is_foreign()? {
+        bail!("FORESHORE_KUBECONFIG is set: memory is measured on nodes of this machine only");
+    }
+    let programs = shell::built("release")?;
+    let foreshore = programs.join("foreshore");
+    let archive = image::of_program(&foreshore)?;
+    let size = std::fs::metadata(&archive).context("size of the image")?.len();
+    cluster::up(1)?;
+    cluster::load(&[archive])?;
+    let xtask = std::env::current_exe().context("path of this program")?;
+    let mut command = shell::command(&xtask.to_string_lossy(), &["cluster", "run"]);
+    let root = shell::root();
+    command.arg(programs.join("foreshore-e2e")).arg("--figures");
+    command
+        .arg("--root")
+        .arg(&root)
+        .arg("--foreshore")
+        .arg(&foreshore);
+    command.arg("--about").arg(format!(
+        "one node; image of {} MB, floor 60 MB",
+        size.div_ceil(1_000_000)
+    ));
+    if quick {
+        command.arg("--quick");
+    } else {
+        command.arg("--figures-file").arg(root.join("docs/bench.md"));
+    }
+    let measured = shell::run("figures of the cluster", &mut command);
+    cluster::down()?;
+    measured
 }
 
 impl Options {

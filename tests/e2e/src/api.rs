@@ -41,13 +41,62 @@ impl Api {
         if let Some(object) = object {
             request = request.json(object);
         }
-        let response = request.send().await?;
-        let code = response.status().as_u16();
-        let body = response.json().await;
-        Ok(Answer {
-            code,
-            body: body.with_context(|| format!("{method} {path}: {code}"))?,
+        answer(request.send().await?)
+            .await
+            .with_context(|| format!("{method} {path}"))
+    }
+
+    /// Merges a change into an object (RFC 7396).
+    pub(crate) async fn merge(&self, path: &str, change: &Value) -> Result<Answer> {
+        let request = self
+            .client
+            .patch(format!("http://{}{path}", self.proxy.address()))
+            .header("content-type", "application/merge-patch+json")
+            .body(change.to_string());
+        answer(request.send().await?)
+            .await
+            .with_context(|| format!("PATCH {path}"))
+    }
+
+    /// Begins a watch.
+    pub(crate) async fn watch(&self, path: &str) -> Result<Events> {
+        let request = self.client.get(format!("http://{}{path}", self.proxy.address()));
+        Ok(Events {
+            response: request.send().await?.error_for_status()?,
+            rest: Vec::new(),
         })
+    }
+}
+
+async fn answer(response: reqwest::Response) -> Result<Answer> {
+    let code = response.status().as_u16();
+    let body = response.json().await;
+    Ok(Answer {
+        code,
+        body: body.with_context(|| code.to_string())?,
+    })
+}
+
+/// What a watch tells.
+pub(crate) struct Events {
+    response: reqwest::Response,
+    /// What has arrived of the next line.
+    rest: Vec<u8>,
+}
+
+impl Events {
+    /// The next event; `None` when the watch has ended.
+    pub(crate) async fn next(&mut self) -> Result<Option<Value>> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                return Ok(Some(serde_json::from_slice(&line)?));
+            }
+            match self.response.chunk().await? {
+                Some(chunk) => self.rest.extend_from_slice(&chunk),
+                None => return Ok(None),
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use clap::Parser;
 mod api;
 mod cloud;
 mod cluster;
+mod figures;
 mod forward;
 mod scenarios;
 
@@ -31,6 +32,18 @@ struct Arguments {
     /// Everything at its full count.
     #[arg(long)]
     full: bool,
+    /// Measure instead of testing: install, measure, uninstall.
+    #[arg(long)]
+    figures: bool,
+    /// Short and rough figures.
+    #[arg(long)]
+    quick: bool,
+    /// What the figures are of, for whoever reads them.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    about: String,
+    /// File whose table of figures is replaced.
+    #[arg(long, value_name = "FILE")]
+    figures_file: Option<PathBuf>,
     /// Only scenarios whose name contains one of these.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -55,10 +68,17 @@ async fn run(arguments: Arguments) -> Result<()> {
         machines,
         foreshore,
         full,
+        figures,
+        quick,
+        about,
+        figures_file,
         only,
     } = arguments;
     let root = root.canonicalize().context("root of the checkout")?;
     let cluster = Cluster::new(root, machines, foreshore, full);
+    if figures {
+        return figures::measure(&cluster, quick, &about, figures_file.as_deref()).await;
+    }
     let (mut ran, began) = (0, Instant::now());
     for scenario in scenarios::ALL {
         let name = scenario.name;

@@ -3,7 +3,7 @@
 mod admission;
 mod change;
 mod drift;
-mod install;
+pub(crate) mod install;
 mod kill;
 mod node;
 mod quiet;

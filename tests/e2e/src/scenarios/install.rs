@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The manifests of the example.
-pub(super) const EXAMPLE: &str = "deploy/examples/bottling-line";
+pub(crate) const EXAMPLE: &str = "deploy/examples/bottling-line";
 
 /// The node that gets no volume.
 pub(super) const SPARE: &str = "node-3";
@@ -49,7 +49,7 @@ pub(super) async fn definitions(cluster: &Cluster) -> Result<()> {
 }
 
 /// Installs both charts.
-pub(super) async fn operator(cluster: &Cluster) -> Result<()> {
+pub(crate) async fn operator(cluster: &Cluster) -> Result<()> {
     definitions(cluster).await?;
     cluster
         .kubectl(&[
@@ -85,12 +85,12 @@ pub(super) async fn operator(cluster: &Cluster) -> Result<()> {
 }
 
 /// Waits until every object of the plant is in force.
-pub(super) async fn well(cluster: &Cluster) -> Result<()> {
+pub(crate) async fn well(cluster: &Cluster) -> Result<()> {
     well_in(cluster, PLANT).await
 }
 
 /// Waits until every object of a namespace that holds the example is in force.
-pub(super) async fn well_in(cluster: &Cluster, namespace: &str) -> Result<()> {
+pub(crate) async fn well_in(cluster: &Cluster, namespace: &str) -> Result<()> {
     eventually("every object is ready", DEADLINE, || async {
         let objects = cluster.items(&["foreshore", "-n", namespace]).await?;
         if objects.len() < 20 {
@@ -113,7 +113,7 @@ pub(super) async fn well_in(cluster: &Cluster, namespace: &str) -> Result<()> {
 }
 
 /// Waits until values that are measured from now on are committed at the cloud endpoint.
-pub(super) async fn flows(cluster: &Cluster) -> Result<()> {
+pub(crate) async fn flows(cluster: &Cluster) -> Result<()> {
     // The pod may be another one than a moment ago.
     eventually("the cloud endpoint commits values", DEADLINE, || async {
         let cloud = Cloud::reach(cluster).await?;
