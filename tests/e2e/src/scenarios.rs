@@ -10,6 +10,7 @@ mod quiet;
 mod rights;
 mod uninstall;
 mod untouched;
+mod upgrade;
 
 use anyhow::Result;
 
@@ -34,6 +35,8 @@ enum Work {
     Drift,
     Operator,
     Roles,
+    Upgrade,
+    BrokenUpgrade,
     ConnectorNode,
     BrokerNode,
     Quiet,
@@ -49,7 +52,7 @@ const fn scenario(name: &'static str, work: Work) -> Scenario {
 }
 
 /// All of them.
-pub(crate) const ALL: [Scenario; 13] = [
+pub(crate) const ALL: [Scenario; 14] = [
     scenario("install_to_data", Work::Install),
     scenario("roles_can_do_what_they_must_and_no_more", Work::Rights),
     scenario("what_is_wrong_is_refused_at_admission", Work::Admission),
@@ -58,6 +61,8 @@ pub(crate) const ALL: [Scenario; 13] = [
     scenario("what_others_change_of_our_objects_is_made_again", Work::Drift),
     scenario("data_flows_while_operators_are_killed", Work::Operator),
     scenario("every_pod_is_killed_and_data_flows_again", Work::Roles),
+    scenario("an_upgrade_keeps_data_flowing_and_rolls_back", Work::Upgrade),
+    scenario("a_broken_upgrade_changes_nothing", Work::BrokenUpgrade),
     Scenario {
         name: "a_lost_node_s_connector_runs_elsewhere",
         work: Work::ConnectorNode,
@@ -94,6 +99,8 @@ impl Scenario {
             Work::Drift => drift::does_not_last(cluster).await,
             Work::Operator => kill::operators(cluster).await,
             Work::Roles => kill::roles(cluster).await,
+            Work::Upgrade => upgrade::and_back(cluster).await,
+            Work::BrokenUpgrade => upgrade::to_nothing(cluster).await,
             Work::ConnectorNode => node::of_connector(cluster).await,
             Work::BrokerNode => node::of_broker(cluster).await,
             Work::Quiet => quiet::at_rest(cluster).await,
