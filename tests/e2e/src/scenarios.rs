@@ -1,6 +1,7 @@
 //! What is tested, in this order.
 
 mod admission;
+mod bad_days;
 mod change;
 mod drift;
 mod install;
@@ -33,6 +34,10 @@ enum Work {
     Untouched,
     Change,
     Drift,
+    LateSecret,
+    Dangling,
+    Disorder,
+    LostDefinition,
     Operator,
     Roles,
     Upgrade,
@@ -52,13 +57,17 @@ const fn scenario(name: &'static str, work: Work) -> Scenario {
 }
 
 /// All of them.
-pub(crate) const ALL: [Scenario; 14] = [
+pub(crate) const ALL: [Scenario; 18] = [
     scenario("install_to_data", Work::Install),
     scenario("roles_can_do_what_they_must_and_no_more", Work::Rights),
     scenario("what_is_wrong_is_refused_at_admission", Work::Admission),
     scenario("what_users_wrote_is_not_written", Work::Untouched),
     scenario("a_change_reaches_a_connector_without_a_restart", Work::Change),
     scenario("what_others_change_of_our_objects_is_made_again", Work::Drift),
+    scenario("a_secret_that_comes_late_is_waited_for", Work::LateSecret),
+    scenario("who_names_nobody_is_told_so", Work::Dangling),
+    scenario("the_worst_order_does_no_harm", Work::Disorder),
+    scenario("a_lost_definition_disturbs_no_other_kind", Work::LostDefinition),
     scenario("data_flows_while_operators_are_killed", Work::Operator),
     scenario("every_pod_is_killed_and_data_flows_again", Work::Roles),
     scenario("an_upgrade_keeps_data_flowing_and_rolls_back", Work::Upgrade),
@@ -97,6 +106,10 @@ impl Scenario {
             Work::Untouched => untouched::what_users_wrote(cluster).await,
             Work::Change => change::reaches(cluster).await,
             Work::Drift => drift::does_not_last(cluster).await,
+            Work::LateSecret => bad_days::late_secret(cluster).await,
+            Work::Dangling => bad_days::dangling(cluster).await,
+            Work::Disorder => bad_days::worst_order(cluster).await,
+            Work::LostDefinition => bad_days::lost_definition(cluster).await,
             Work::Operator => kill::operators(cluster).await,
             Work::Roles => kill::roles(cluster).await,
             Work::Upgrade => upgrade::and_back(cluster).await,
