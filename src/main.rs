@@ -2,15 +2,16 @@
 //!
 //! `foreshore up` runs them all as tasks of one process; in a cluster the operator runs each in pods of its own.
 
-use std::process::ExitCode;
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use foreshore_runtime::logging;
 
+mod admin;
 mod commands;
 mod roles;
 
-use commands::{broker, check, crds, invoke, operator, role, sim, status, up};
+use commands::{broker, check, crds, invoke, kubectl, operator, role, sim, status, up};
 use foreshore_tls::Role;
 use roles::Work;
 
@@ -58,12 +59,14 @@ enum Command {
     /// Run a simulated asset, with faults on demand.
     #[command(subcommand)]
     Sim(sim::Device),
+    /// Look at an installation in a cluster, prove it and command its assets; as `kubectl foreshore` too.
+    Kubectl(kubectl::Options),
     /// Print the custom resource definitions.
     Crds(crds::Options),
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(arguments());
     if let Err(error) = logging::init(arguments.log_format, &arguments.log) {
         eprintln!("error: {error}");
         return ExitCode::from(2);
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Command::Simulator(options) => commands::block_on(options.run(Role::Simulator, Work::Simulator)),
         Command::Broker(options) => commands::block_on(broker::run(options)),
         Command::Sim(device) => commands::block_on(sim::run(device)),
+        Command::Kubectl(options) => commands::block_on(kubectl::run(options)),
         Command::Crds(options) => crds::run(&options),
     };
     match result {
@@ -89,6 +93,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The arguments of this program; kubectl finds its plugins by their own names.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<_> = std::env::args_os().collect();
+    let name = arguments.first().map(Path::new).and_then(Path::file_stem);
+    if name.is_some_and(|name| name == kubectl::PLUGIN) {
+        arguments.insert(1, "kubectl".into());
+    }
+    arguments
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! Every call has a time limit of its own: the client retries what a busy server refuses, for minutes if it may.
 
+pub mod access;
 pub mod authority;
 mod enrolment;
 mod events;
@@ -67,7 +68,7 @@ impl Scope {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The API server refused it, or can't be reached.
-    #[error(transparent)]
+    #[error("{}", brief(.0))]
     Api(#[from] kube_client::Error),
     /// It did not answer in time.
     #[error("the Kubernetes API did not answer within {} s", CALL.as_secs())]
@@ -89,10 +90,33 @@ impl Error {
         matches!(self, Self::Api(kube_client::Error::Api(status)) if status.is_not_found())
     }
 
+    /// Whether the namespace is being deleted, so that nothing can be made in it.
+    #[must_use]
+    pub fn is_namespace_gone(&self) -> bool {
+        let Self::Api(kube_client::Error::Api(status)) = self else {
+            return false;
+        };
+        let details = status.details.as_ref();
+        details.is_some_and(|details| {
+            details
+                .causes
+                .iter()
+                .any(|cause| cause.reason == "NamespaceTerminating")
+        })
+    }
+
     /// Whether somebody else changed the object meanwhile.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Api(kube_client::Error::Api(status)) if status.is_conflict() || status.is_already_exists())
+    }
+}
+
+/// What the API server said, without all the fields in which it says it again.
+fn brief(error: &kube_client::Error) -> String {
+    match error {
+        kube_client::Error::Api(status) => format!("{} (HTTP {})", status.message, status.code),
+        other => other.to_string(),
     }
 }
 

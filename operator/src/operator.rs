@@ -21,7 +21,7 @@ use crate::{
     source::{self, ResourceSource, Snapshot},
     status::{
         StatusTable,
-        writer::{INTERVAL, StatusSink, StatusUpdates},
+        writer::{PACE, StatusSink, StatusUpdates},
     },
     vault,
     workloads::Workloads,
@@ -180,7 +180,7 @@ impl Operator {
             present = sink.present();
             spawn(
                 "status writer",
-                updates.clone().write_to(sink, INTERVAL, shutdown.child()),
+                updates.clone().write_to(sink, PACE, shutdown.child()),
             )
             .detach();
             updates

@@ -5,11 +5,22 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::up::{Request, ask};
+use super::up::ask;
+use crate::admin::{Invocation, Request};
+
+/// What to do, and where.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    action: Action,
+    /// Data directory of the `foreshore up` to ask.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
 
 /// What to do.
 #[derive(clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct Action {
     /// The asset, as NAMESPACE/ASSET.
     asset: String,
     /// The action, as GROUP/ACTION.
@@ -22,36 +33,45 @@ pub(crate) struct Options {
     /// Key under which a repeat is recognised: it is answered with the first one's outcome.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
-    /// Data directory of the `foreshore up` to ask.
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+}
+
+impl Action {
+    /// The request for it; an asset without a namespace is in `namespace`.
+    pub(crate) fn request(self, namespace: Option<&str>, user: Option<String>) -> Result<Invocation> {
+        let Self {
+            asset,
+            action,
+            input,
+            timeout,
+            idempotency_key,
+        } = self;
+        let (namespace, asset) = match (asset.split_once('/'), namespace) {
+            (Some(both), _) => both,
+            (None, Some(namespace)) => (namespace, asset.as_str()),
+            (None, None) => anyhow::bail!("found asset {asset:?}, allowed is NAMESPACE/ASSET"),
+        };
+        let (group, action) = action
+            .split_once('/')
+            .with_context(|| format!("found action {action:?}, allowed is GROUP/ACTION"))?;
+        let input = input.as_deref().map_or(Ok(Value::Null), serde_json::from_str);
+        Ok(Invocation {
+            namespace: namespace.to_owned(),
+            asset: asset.to_owned(),
+            group: group.to_owned(),
+            action: action.to_owned(),
+            input: input.context("the input is not JSON")?,
+            timeout_seconds: timeout,
+            idempotency_key,
+            user,
+        })
+    }
 }
 
 /// Sends the command and prints its output.
 pub(crate) async fn run(options: Options) -> Result<()> {
-    let (namespace, asset) = options
-        .asset
-        .split_once('/')
-        .context("the asset is written NAMESPACE/ASSET")?;
-    let (group, action) = options
-        .action
-        .split_once('/')
-        .context("the action is written GROUP/ACTION")?;
-    let input = options
-        .input
-        .as_deref()
-        .map_or(Ok(Value::Null), serde_json::from_str);
-    let request = Request::Invoke {
-        namespace: namespace.to_owned(),
-        asset: asset.to_owned(),
-        group: group.to_owned(),
-        action: action.to_owned(),
-        input: input.context("the input is not JSON")?,
-        timeout_seconds: options.timeout,
-        idempotency_key: options.idempotency_key,
-    };
+    let invocation = options.action.request(None, None)?;
     let data = options.data.map_or_else(super::default_data_directory, Ok)?;
-    let answer = ask(&data, &request).await?;
-    println!("{}", serde_json::to_string_pretty(&answer)?);
+    let answer = ask(&data, &Request::Invoke(invocation)).await?;
+    println!("{answer:#}");
     Ok(())
 }

@@ -1,13 +1,20 @@
 //! The sub-commands, one file each.
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{
+    future::Future,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
+use foreshore_operator::workloads::ports;
 
 pub(crate) mod broker;
 pub(crate) mod check;
 pub(crate) mod crds;
 pub(crate) mod invoke;
+pub(crate) mod kubectl;
 pub(crate) mod operator;
 pub(crate) mod role;
 pub(crate) mod sim;
@@ -16,6 +23,9 @@ pub(crate) mod up;
 
 /// How long a role may take to end in order.
 pub(crate) const DRAIN: Duration = Duration::from_secs(10);
+
+/// Where a pod answers people's tools: whoever may forward a port to it arrives there.
+pub(crate) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ports::ADMIN);
 
 /// Runs a command to its end on a runtime of its own.
 pub(crate) fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {

@@ -23,7 +23,8 @@ use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, serve_http};
 use foreshore_tls::AuthorityOptions;
 use tracing::info;
 
-use super::{DRAIN, parse_time};
+use super::{ADMIN, DRAIN, parse_time};
+use crate::admin::Answerer;
 
 /// Port of the control server.
 const CONTROL_PORT: u16 = 7443;
@@ -199,6 +200,11 @@ async fn lead(options: Options, parts: Parts, leadership: Leadership, shutdown: 
         shutdown.clone(),
     )
     .await?;
+    let answerer = Answerer {
+        operator: Some(operator.clone()),
+        directory: Arc::default(),
+    };
+    answerer.serve_port(ADMIN, &shutdown).await?;
     tokio::select! {
         lost = leadership.hold(shutdown.clone()) => if let Some(reason) = lost {
             // Nothing in order: another one leads already, or is about to.

@@ -12,8 +12,11 @@ use foreshore_operator::RoleName;
 use foreshore_runtime::Shutdown;
 use foreshore_tls::{Role, RoleIdentity, TrustBundle, read_bounded};
 
-use super::DRAIN;
-use crate::roles::{Assignment, Directory, Roles, Site, Work};
+use super::{ADMIN, DRAIN};
+use crate::{
+    admin::Answerer,
+    roles::{Assignment, Directory, Roles, Site, Work},
+};
 
 /// How long a connector may take: others take its devices first. A pod has 30 s.
 const CONNECTOR_DRAIN: Duration = Duration::from_secs(25);
@@ -131,7 +134,13 @@ impl Options {
             DRAIN
         };
         shutdown.begin_on_signals(drain).context("listen for signals")?;
-        let roles = Roles::new(data, Site::pod(host), Arc::new(Directory::default()));
+        let directory = Arc::new(Directory::default());
+        let answerer = Answerer {
+            operator: None,
+            directory: Arc::clone(&directory),
+        };
+        answerer.serve_port(ADMIN, &shutdown).await?;
+        let roles = Roles::new(data, Site::pod(host), directory);
         let assignment = Assignment {
             name: RoleName::new(role, namespace, name),
             ordinal: 0,

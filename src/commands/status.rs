@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::up::{Request, ask};
+use super::up::ask;
+use crate::admin::Request;
 
 /// What to show.
 #[derive(clap::Args)]
@@ -12,6 +13,13 @@ pub(crate) struct Options {
     /// Data directory of the `foreshore up` to ask.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    form: Form,
+}
+
+/// How to show it.
+#[derive(clap::Args)]
+pub(crate) struct Form {
     /// Form: text for people, or json with everything that is known.
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
@@ -23,19 +31,21 @@ enum Output {
     Json,
 }
 
+impl Form {
+    /// Whether people read it.
+    pub(crate) fn is_text(&self) -> bool {
+        self.output == Output::Text
+    }
+}
+
 /// Asks and prints.
 pub(crate) async fn run(options: Options) -> Result<()> {
     let data = options.data.map_or_else(super::default_data_directory, Ok)?;
-    let answer = ask(
-        &data,
-        &Request::Status {
-            text: options.output == Output::Text,
-        },
-    )
-    .await?;
+    let text = options.form.is_text();
+    let answer = ask(&data, &Request::Status { text }).await?;
     match answer.as_str() {
-        Some(text) => println!("{text}"),
-        None => println!("{}", serde_json::to_string_pretty(&answer)?),
+        Some(text) => print!("{text}"),
+        None => println!("{answer:#}"),
     }
     Ok(())
 }

@@ -65,6 +65,9 @@ fn scenarios(options: &Options, machines: bool) -> Result<()> {
     let program = shell::built("debug")?.join("foreshore-e2e");
     let mut command = shell::command(&xtask.to_string_lossy(), &["cluster", "run"]);
     command.arg(&program).arg("--root").arg(shell::root());
+    command
+        .arg("--foreshore")
+        .arg(shell::built("debug")?.join("foreshore"));
     if machines {
         command.arg("--machines").arg(&xtask);
     }

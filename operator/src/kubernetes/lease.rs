@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use super::{Error, MANAGER, within};
 
 /// Name of the lease.
-const NAME: &str = "foreshore-operator";
+pub(super) const NAME: &str = "foreshore-operator";
 /// Annotation with the epoch of the holder.
 const EPOCH: &str = "foreshore.dev/epoch";
 /// Life of the lease without renewal.

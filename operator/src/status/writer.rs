@@ -1,10 +1,15 @@
 //! Updates for a sink that is slow and shared, as the Kubernetes API is: only the newest of each object, and not more
 //! often than the sink can bear.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use foreshore_runtime::{Backoff, Shutdown, due};
+use futures::{StreamExt, stream::FuturesUnordered};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use parking_lot::Mutex;
 use tokio::{
@@ -16,12 +21,28 @@ use tracing::warn;
 use super::ObjectStatus;
 use crate::object::ObjectKey;
 
-/// Time between two writings of one object.
-pub const INTERVAL: Duration = Duration::from_secs(10);
+/// Least time between two writings of one object, and the longest: it doubles as long as the object goes on changing.
+///
+/// A change of a calm object, and what its role says to it a moment later, are both seen at once.
+pub const PACE: Pace = Pace {
+    least: Duration::from_millis(200),
+    most: Duration::from_secs(10),
+};
 /// Longest that one writing may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
-/// Waits after the sink failed.
+/// Waits after the sink refused an object.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// Objects that are written at a time.
+const AT_ONCE: usize = 8;
+
+/// How often one object may be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Least time between two writings.
+    pub least: Duration,
+    /// Longest time between two writings, and how long an object has to be calm until the least counts again.
+    pub most: Duration,
+}
 
 /// Where statuses go.
 #[async_trait]
@@ -70,66 +91,145 @@ impl StatusUpdates {
     }
 
     /// Writes updates into `sink` until the shutdown begins.
-    pub async fn write_to(self, sink: Arc<dyn StatusSink>, interval: Duration, shutdown: Shutdown) {
-        let mut written: BTreeMap<ObjectKey, Instant> = BTreeMap::new();
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        while !shutdown.is_begun() {
+    pub async fn write_to(self, sink: Arc<dyn StatusSink>, pace: Pace, shutdown: Shutdown) {
+        let mut writer = Writer {
+            pace,
+            pending: BTreeMap::new(),
+            known: BTreeMap::new(),
+            times: BTreeSet::new(),
+        };
+        let mut writing = FuturesUnordered::new();
+        loop {
             for key in std::mem::take(&mut *self.shared.gone.lock()) {
                 sink.forget(&key);
+                writer.forget(&key);
             }
-            let now = Instant::now();
-            written.retain(|_, last| now.duration_since(*last) < interval);
-            let next = match self.due(&written, interval, now) {
-                Due::Now(status) => {
-                    let outcome = timeout(WRITE_TIMEOUT, sink.write(&status)).await;
-                    match outcome.unwrap_or_else(|_| Err(format!("no answer within {WRITE_TIMEOUT:?}"))) {
-                        Ok(()) => {
-                            backoff.reset();
-                            written.insert(status.key.clone(), Instant::now());
-                            continue;
-                        }
-                        Err(error) => {
-                            warn!(object = %status.key, error, "status can't be written");
-                            // A newer one that came meanwhile counts.
-                            self.shared
-                                .waiting
-                                .lock()
-                                .entry(status.key.clone())
-                                .or_insert(*status);
-                            Some(Instant::now() + backoff.next_delay())
-                        }
-                    }
-                }
-                Due::At(time) => Some(time),
-                Due::Never => None,
-            };
-            // After a failure nothing new is of use before the wait is over.
-            let wakes = backoff.tries() == 0;
+            for (key, status) in std::mem::take(&mut *self.shared.waiting.lock()) {
+                writer.take(key, status);
+            }
+            while writing.len() < AT_ONCE
+                && let Some(status) = writer.next(Instant::now())
+            {
+                writing.push(write(Arc::clone(&sink), status));
+            }
+            let next = writer.times.first().map(|(time, _)| *time);
+            let next = next.filter(|_| writing.len() < AT_ONCE);
             tokio::select! {
                 () = shutdown.begun() => return,
+                Some((status, outcome)) = writing.next() => writer.written(status, outcome),
                 () = due(next) => {}
-                () = self.shared.changed.notified(), if wakes => {}
+                () = self.shared.changed.notified() => {}
+            }
+        }
+    }
+}
+
+async fn write(sink: Arc<dyn StatusSink>, status: ObjectStatus) -> (ObjectStatus, Result<(), String>) {
+    let outcome = timeout(WRITE_TIMEOUT, sink.write(&status)).await;
+    let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {WRITE_TIMEOUT:?}")));
+    (status, outcome)
+}
+
+/// What is to be written, and when it may be.
+struct Writer {
+    pace: Pace,
+    /// The newest status of each object that is to be written.
+    pending: BTreeMap<ObjectKey, ObjectStatus>,
+    /// Objects that were written a moment ago, are being written or are to be.
+    known: BTreeMap<ObjectKey, Known>,
+    /// When each of these may be written, or is forgotten; those that are being written have no time.
+    times: BTreeSet<(Instant, ObjectKey)>,
+}
+
+struct Known {
+    /// Its place in `times`; none while it is being written.
+    time: Option<Instant>,
+    /// How long it is held back after the next writing.
+    hold: Duration,
+    /// How often it was refused in a row.
+    refusals: Option<Backoff>,
+}
+
+impl Writer {
+    fn take(&mut self, key: ObjectKey, status: ObjectStatus) {
+        if !self.known.contains_key(&key) {
+            let known = Known {
+                time: None,
+                hold: self.pace.least,
+                refusals: None,
+            };
+            self.known.insert(key.clone(), known);
+            self.set_time(&key, Instant::now());
+        }
+        self.pending.insert(key, status);
+    }
+
+    fn forget(&mut self, key: &ObjectKey) {
+        self.pending.remove(key);
+        if let Some(time) = self.known.get(key).and_then(|known| known.time) {
+            self.times.remove(&(time, key.clone()));
+            self.known.remove(key);
+        }
+    }
+
+    fn set_time(&mut self, key: &ObjectKey, time: Instant) {
+        if let Some(known) = self.known.get_mut(key) {
+            known.time = Some(time);
+            self.times.insert((time, key.clone()));
+        }
+    }
+
+    /// A status that may be written now.
+    fn next(&mut self, now: Instant) -> Option<ObjectStatus> {
+        loop {
+            let (time, _) = self.times.first()?;
+            if *time > now {
+                return None;
+            }
+            let (time, key) = self.times.pop_first()?;
+            let Some(known) = self.known.get_mut(&key) else {
+                continue;
+            };
+            known.time = None;
+            if let Some(status) = self.pending.remove(&key) {
+                return Some(status);
+            }
+            // Calm since it was written: it is held back less and less, and then not at all.
+            known.hold /= 2;
+            if known.hold < self.pace.least {
+                self.known.remove(&key);
+            } else {
+                let hold = known.hold;
+                self.set_time(&key, time + hold);
             }
         }
     }
 
-    fn due(&self, written: &BTreeMap<ObjectKey, Instant>, interval: Duration, now: Instant) -> Due {
-        let mut waiting = self.shared.waiting.lock();
-        let free = |key: &ObjectKey| written.get(key).map_or(now, |last| *last + interval);
-        let Some(key) = waiting.keys().find(|key| free(key) <= now) else {
-            return waiting.keys().map(free).min().map_or(Due::Never, Due::At);
+    fn written(&mut self, status: ObjectStatus, outcome: Result<(), String>) {
+        let key = status.key.clone();
+        let Some(known) = self.known.get_mut(&key) else {
+            return;
         };
-        let key = key.clone();
-        waiting
-            .remove(&key)
-            .map_or(Due::Never, |status| Due::Now(Box::new(status)))
+        let wait = match outcome {
+            Ok(()) => {
+                known.refusals = None;
+                let hold = known.hold;
+                known.hold = (hold * 2).min(self.pace.most);
+                hold
+            }
+            Err(error) => {
+                let delay = known
+                    .refusals
+                    .get_or_insert_with(|| Backoff::new(RETRY.0, RETRY.1))
+                    .next_delay();
+                warn!(object = %key, error, retry_seconds = delay.as_secs_f64(), "status can't be written");
+                // A newer one that came meanwhile counts.
+                self.pending.entry(key.clone()).or_insert(status);
+                delay
+            }
+        };
+        self.set_time(&key, Instant::now() + wait);
     }
-}
-
-enum Due {
-    Now(Box<ObjectStatus>),
-    At(Instant),
-    Never,
 }
 
 #[cfg(test)]
@@ -178,8 +278,11 @@ mod tests {
         }
     }
 
-    /// Shorter than in earnest.
-    const PACE: Duration = Duration::from_millis(300);
+    /// Other than in earnest.
+    const PACE: Pace = Pace {
+        least: Duration::from_millis(300),
+        most: Duration::from_millis(300),
+    };
 
     fn start(failures: u32) -> (StatusUpdates, mpsc::Receiver<(String, i64)>, Shutdown) {
         let (written, received) = mpsc::channel(16);
@@ -206,10 +309,69 @@ mod tests {
         // Another object does not wait for it.
         assert_eq!(received.recv().await.unwrap(), ("b".to_owned(), 1));
         assert_eq!(received.recv().await.unwrap(), ("a".to_owned(), 99));
-        assert!(began.elapsed() >= PACE);
+        assert!(began.elapsed() >= PACE.least);
         updates.update(status("a", 100));
         updates.forget(&status("a", 0).key);
-        assert!(timeout(PACE * 3, received.recv()).await.is_err());
+        assert!(timeout(PACE.least * 3, received.recv()).await.is_err());
+        shutdown.begin(Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_goes_on_changing_is_held_back_longer_until_it_is_calm() {
+        let (written, mut received) = mpsc::channel(16);
+        let sink = Arc::new(Sink {
+            written,
+            failures: Mutex::new(0),
+        });
+        let (updates, shutdown) = (StatusUpdates::default(), Shutdown::new());
+        let pace = Pace {
+            least: Duration::from_secs(1),
+            most: Duration::from_secs(4),
+        };
+        let writing = updates.clone().write_to(sink, pace, shutdown.clone());
+        foreshore_runtime::spawn("writer", writing).detach();
+        let mut waits = Vec::new();
+        for generation in 0..5 {
+            let began = Instant::now();
+            updates.update(status("a", generation));
+            received.recv().await.unwrap();
+            waits.push(began.elapsed().as_secs());
+        }
+        assert_eq!(waits, [0, 1, 2, 4, 4]);
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        let began = Instant::now();
+        updates.update(status("a", 9));
+        received.recv().await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), 0);
+        shutdown.begin(Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_refused_keeps_nobody_waiting() {
+        struct Picky(mpsc::Sender<String>);
+        #[async_trait]
+        impl StatusSink for Picky {
+            async fn write(&self, status: &ObjectStatus) -> Result<(), String> {
+                if status.key.name == "a" {
+                    return Err("malformed".to_owned());
+                }
+                let name = status.key.name.clone();
+                self.0.send(name).await.map_err(|error| error.to_string())
+            }
+        }
+        let (written, mut received) = mpsc::channel(100);
+        let (updates, shutdown) = (StatusUpdates::default(), Shutdown::new());
+        let writing = updates
+            .clone()
+            .write_to(Arc::new(Picky(written)), PACE, shutdown.clone());
+        foreshore_runtime::spawn("writer", writing).detach();
+        updates.update(status("a", 1));
+        for number in 0..50 {
+            updates.update(status(&format!("b{number}"), 1));
+        }
+        for _ in 0..50 {
+            assert!(received.recv().await.unwrap().starts_with('b'));
+        }
         shutdown.begin(Duration::ZERO);
     }
 

@@ -6,6 +6,8 @@ pub const MQTT: u16 = 17883;
 pub const QUEUE: u16 = 17443;
 /// Of metrics and health of a role.
 pub const HTTP: u16 = 9090;
+/// Of requests of people's tools, on the loopback of a pod.
+pub const ADMIN: u16 = 9091;
 /// Of a simulated OPC UA server whose manifest names none.
 pub const OPCUA: u16 = 4840;
 /// Of a simulated camera whose manifest names none.

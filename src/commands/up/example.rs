@@ -12,7 +12,7 @@ macro_rules! embedded {
 }
 
 /// The manifests of the built-in plant.
-pub(super) fn files() -> Vec<EmbeddedFile> {
+pub(crate) fn files() -> Vec<EmbeddedFile> {
     embedded![
         "broker.yaml",
         "camera.yaml",

@@ -20,17 +20,21 @@ use foreshore_operator::{
 use foreshore_runtime::Shutdown;
 use foreshore_tls::{AuthorityOptions, CertificateAuthority};
 use jiff::Timestamp;
+use serde_json::Value;
+use tokio::net::UnixStream;
 use tracing::info;
 
 use super::parse_time;
-use crate::roles::{Directory, Roles, Site};
+use crate::{
+    admin::{self, Answerer, Request},
+    roles::{Directory, Roles, Site},
+};
 
-mod admin;
 mod closing;
 mod example;
 mod live;
 
-pub(crate) use admin::{Request, ask};
+pub(crate) use example::files as example;
 
 /// How long everything may take to end in order.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -122,7 +126,11 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         shutdown.clone(),
     )
     .await?;
-    admin::serve(&data, operator.clone(), Arc::clone(&directory), &shutdown)?;
+    let answerer = Answerer {
+        operator: Some(operator.clone()),
+        directory: Arc::clone(&directory),
+    };
+    answerer.serve_socket(&data, &shutdown)?;
     announce(&options, &data);
 
     let live = live::show(
@@ -206,4 +214,12 @@ fn announce(options: &Options, data: &Path) {
     };
     eprintln!("  command   foreshore invoke{at} {command}");
     eprintln!("  end       Ctrl-C");
+}
+
+/// Asks the `foreshore up` that holds a data directory.
+pub(crate) async fn ask(data: &Path, request: &Request) -> Result<Value> {
+    let stream = UnixStream::connect(data.join(admin::SOCKET)).await;
+    let stream =
+        stream.with_context(|| format!("no foreshore runs with the data directory {}", data.display()))?;
+    admin::ask(stream, request).await
 }

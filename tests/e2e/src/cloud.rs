@@ -1,6 +1,6 @@
 //! The cloud endpoint of the example, as its users reach it: through a port-forward to its pod.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -12,6 +12,9 @@ use crate::{
 
 /// The token of the example's Secret.
 const TOKEN: &str = "example-api-token-0123456789abcdef";
+
+/// Values of a page of history.
+const PAGE: u32 = 1000;
 
 /// A cloud endpoint that can be asked.
 pub(crate) struct Cloud {
@@ -55,6 +58,25 @@ impl Cloud {
     pub(crate) async fn newest(&self, asset: &str) -> Result<Option<String>> {
         let shown = self.get(&format!("/api/assets/{PLANT}/{asset}")).await?;
         Ok(newest(&shown).map(ToOwned::to_owned))
+    }
+
+    /// All values of an asset's points, in the order in which they were measured.
+    pub(crate) async fn history(&self, asset: &str) -> Result<BTreeMap<String, Vec<f64>>> {
+        let mut points: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        let mut after = String::new();
+        loop {
+            let path = format!("/api/assets/{PLANT}/{asset}/values?limit={PAGE}{after}");
+            let page = self.get(&path).await?;
+            for item in page["items"].as_array().into_iter().flatten() {
+                if let (Some(point), Some(value)) = (item["point"].as_str(), item["value"].as_f64()) {
+                    points.entry(point.to_owned()).or_default().push(value);
+                }
+            }
+            match page["next"].as_str() {
+                Some(next) => after = format!("&after={next}"),
+                None => return Ok(points),
+            }
+        }
     }
 
     /// What the cloud has committed of all paths.

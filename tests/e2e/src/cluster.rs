@@ -24,13 +24,19 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(180);
 pub(crate) struct Cluster {
     root: PathBuf,
     machines: Option<PathBuf>,
+    foreshore: PathBuf,
     /// Whether everything runs at its full count.
     pub(crate) full: bool,
 }
 
 impl Cluster {
-    pub(crate) fn new(root: PathBuf, machines: Option<PathBuf>, full: bool) -> Self {
-        Self { root, machines, full }
+    pub(crate) fn new(root: PathBuf, machines: Option<PathBuf>, foreshore: PathBuf, full: bool) -> Self {
+        Self {
+            root,
+            machines,
+            foreshore,
+            full,
+        }
     }
 
     /// Root of the checkout.
@@ -69,6 +75,32 @@ impl Cluster {
     /// Runs Helm.
     pub(crate) async fn helm(&self, arguments: &[&str]) -> Result<String> {
         self.run(Path::new("helm"), arguments, None).await
+    }
+
+    /// Runs `kubectl foreshore`.
+    pub(crate) async fn foreshore(&self, arguments: &[&str]) -> Result<String> {
+        let arguments = [&["kubectl"], arguments].concat();
+        self.run(&self.foreshore, &arguments, None).await
+    }
+
+    /// What `kubectl foreshore` printed, whether it succeeded or not.
+    pub(crate) async fn output(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.foreshore);
+        let command = command.arg("kubectl").args(arguments).kill_on_drop(true).output();
+        let output = tokio::time::timeout(COMMAND, command).await??;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The ledger of all brokers of a namespace, as `kubectl foreshore status` shows it.
+    pub(crate) async fn ledger(&self, namespace: &str) -> Result<Vec<Value>> {
+        let status = self.foreshore(&["status", "--output", "json"]).await?;
+        let status: Value = serde_json::from_str(&status).context("status")?;
+        let ledger = status["ledger"].as_array().context("status has no ledger")?;
+        let of_namespace = |path: &&Value| {
+            let path = path["path"].as_str().unwrap_or_default();
+            path.contains(&format!("/{namespace}/"))
+        };
+        Ok(ledger.iter().filter(of_namespace).cloned().collect())
     }
 
     /// Switches a node off or on.

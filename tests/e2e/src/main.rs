@@ -25,6 +25,9 @@ struct Arguments {
     /// Program that switches nodes off and on; without it, what needs that is left out, and said.
     #[arg(long, value_name = "XTASK")]
     machines: Option<PathBuf>,
+    /// The program, as a user has it on the path.
+    #[arg(long, value_name = "PROGRAM", default_value = "foreshore")]
+    foreshore: PathBuf,
     /// Everything at its full count.
     #[arg(long)]
     full: bool,
@@ -50,11 +53,12 @@ async fn run(arguments: Arguments) -> Result<()> {
     let Arguments {
         root,
         machines,
+        foreshore,
         full,
         only,
     } = arguments;
     let root = root.canonicalize().context("root of the checkout")?;
-    let cluster = Cluster::new(root, machines, full);
+    let cluster = Cluster::new(root, machines, foreshore, full);
     let (mut ran, began) = (0, Instant::now());
     for scenario in scenarios::ALL {
         let name = scenario.name;

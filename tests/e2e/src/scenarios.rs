@@ -9,6 +9,8 @@ mod kill;
 mod node;
 mod quiet;
 mod rights;
+mod scale;
+mod tools;
 mod uninstall;
 mod untouched;
 mod upgrade;
@@ -34,6 +36,8 @@ enum Work {
     Untouched,
     Change,
     Drift,
+    Scale,
+    Tools,
     LateSecret,
     Dangling,
     Disorder,
@@ -57,13 +61,15 @@ const fn scenario(name: &'static str, work: Work) -> Scenario {
 }
 
 /// All of them.
-pub(crate) const ALL: [Scenario; 18] = [
+pub(crate) const ALL: &[Scenario] = &[
     scenario("install_to_data", Work::Install),
     scenario("roles_can_do_what_they_must_and_no_more", Work::Rights),
     scenario("what_is_wrong_is_refused_at_admission", Work::Admission),
     scenario("what_users_wrote_is_not_written", Work::Untouched),
     scenario("a_change_reaches_a_connector_without_a_restart", Work::Change),
     scenario("what_others_change_of_our_objects_is_made_again", Work::Drift),
+    scenario("people_s_tools_tell_prove_and_command", Work::Tools),
+    scenario("devices_go_over_when_a_connector_is_scaled", Work::Scale),
     scenario("a_secret_that_comes_late_is_waited_for", Work::LateSecret),
     scenario("who_names_nobody_is_told_so", Work::Dangling),
     scenario("the_worst_order_does_no_harm", Work::Disorder),
@@ -88,7 +94,10 @@ pub(crate) const ALL: [Scenario; 18] = [
 
 /// Names of all scenarios.
 pub(crate) fn names() -> String {
-    ALL.map(|scenario| scenario.name).join(", ")
+    ALL.iter()
+        .map(|scenario| scenario.name)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl Scenario {
@@ -106,6 +115,8 @@ impl Scenario {
             Work::Untouched => untouched::what_users_wrote(cluster).await,
             Work::Change => change::reaches(cluster).await,
             Work::Drift => drift::does_not_last(cluster).await,
+            Work::Scale => scale::of_connector(cluster).await,
+            Work::Tools => tools::tell(cluster).await,
             Work::LateSecret => bad_days::late_secret(cluster).await,
             Work::Dangling => bad_days::dangling(cluster).await,
             Work::Disorder => bad_days::worst_order(cluster).await,

@@ -25,7 +25,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     build::{self, Child, ChildKey, ChildKind, SELECTOR, Settings},
@@ -248,8 +248,13 @@ impl Applier {
                 let mut backoff =
                     before.map_or_else(|| Backoff::new(RETRY.0, RETRY.1), |before| before.backoff);
                 let delay = backoff.next_delay();
-                self.metrics.apply_failures.inc();
-                warn!(object = %key, %error, retry_seconds = delay.as_secs_f64(), "object can't be made");
+                if error.is_namespace_gone() {
+                    // What declares it is gone in a moment.
+                    debug!(object = %key, %error, "object can't be made");
+                } else {
+                    self.metrics.apply_failures.inc();
+                    warn!(object = %key, %error, retry_seconds = delay.as_secs_f64(), "object can't be made");
+                }
                 let failed = Failed {
                     manifest,
                     error: error.to_string(),

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, fmt};
 use foreshore_tls::Role;
 use k8s_openapi::{
     api::{
-        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, StatefulSet, StatefulSetSpec},
+        apps::v1::{
+            Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment, StatefulSet,
+            StatefulSetSpec,
+        },
         core::v1::{
             ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, ServiceAccount,
             VolumeResourceRequirements,
@@ -29,7 +32,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     kubernetes::MANAGER,
     role::RoleName,
-    workloads::{Owner, Shape, Workload},
+    workloads::{Owner, Shape, Task, Workload},
 };
 
 /// Selects the objects that the operator makes.
@@ -290,15 +293,28 @@ impl Builder<'_> {
             spec: Some(DeploymentSpec {
                 replicas: self.replicas(),
                 selector: self.selector(),
-                // The old pod lets go of its devices before a new one dials them: some allow one session only.
-                strategy: Some(DeploymentStrategy {
-                    type_: Some("Recreate".to_owned()),
-                    rolling_update: None,
-                }),
+                strategy: Some(self.strategy()),
                 template: self.pod(),
                 ..DeploymentSpec::default()
             }),
             status: None,
+        }
+    }
+
+    /// A new pod of a connector takes devices over before an old one ends; of a simulated machine there is one at most.
+    fn strategy(&self) -> DeploymentStrategy {
+        if !matches!(self.workload.task, Task::Connector(_)) {
+            return DeploymentStrategy {
+                type_: Some("Recreate".to_owned()),
+                rolling_update: None,
+            };
+        }
+        DeploymentStrategy {
+            type_: Some("RollingUpdate".to_owned()),
+            rolling_update: Some(RollingUpdateDeployment {
+                max_surge: Some(IntOrString::Int(1)),
+                max_unavailable: Some(IntOrString::Int(0)),
+            }),
         }
     }
 
