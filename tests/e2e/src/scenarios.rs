@@ -1,6 +1,7 @@
 //! What is tested, in this order.
 
 mod admission;
+mod bad_days;
 mod change;
 mod drift;
 pub(crate) mod install;
@@ -12,6 +13,7 @@ mod scale;
 mod tools;
 mod uninstall;
 mod untouched;
+mod upgrade;
 
 use anyhow::Result;
 
@@ -36,8 +38,14 @@ enum Work {
     Drift,
     Scale,
     Tools,
+    LateSecret,
+    Dangling,
+    Disorder,
+    LostDefinition,
     Operator,
     Roles,
+    Upgrade,
+    BrokenUpgrade,
     ConnectorNode,
     BrokerNode,
     Quiet,
@@ -62,8 +70,14 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("what_others_change_of_our_objects_is_made_again", Work::Drift),
     scenario("people_s_tools_tell_prove_and_command", Work::Tools),
     scenario("devices_go_over_when_a_connector_is_scaled", Work::Scale),
+    scenario("a_secret_that_comes_late_is_waited_for", Work::LateSecret),
+    scenario("who_names_nobody_is_told_so", Work::Dangling),
+    scenario("the_worst_order_does_no_harm", Work::Disorder),
+    scenario("a_lost_definition_disturbs_no_other_kind", Work::LostDefinition),
     scenario("data_flows_while_operators_are_killed", Work::Operator),
     scenario("every_pod_is_killed_and_data_flows_again", Work::Roles),
+    scenario("an_upgrade_keeps_data_flowing_and_rolls_back", Work::Upgrade),
+    scenario("a_broken_upgrade_changes_nothing", Work::BrokenUpgrade),
     Scenario {
         name: "a_lost_node_s_connector_runs_elsewhere",
         work: Work::ConnectorNode,
@@ -103,8 +117,14 @@ impl Scenario {
             Work::Drift => drift::does_not_last(cluster).await,
             Work::Scale => scale::of_connector(cluster).await,
             Work::Tools => tools::tell(cluster).await,
+            Work::LateSecret => bad_days::late_secret(cluster).await,
+            Work::Dangling => bad_days::dangling(cluster).await,
+            Work::Disorder => bad_days::worst_order(cluster).await,
+            Work::LostDefinition => bad_days::lost_definition(cluster).await,
             Work::Operator => kill::operators(cluster).await,
             Work::Roles => kill::roles(cluster).await,
+            Work::Upgrade => upgrade::and_back(cluster).await,
+            Work::BrokenUpgrade => upgrade::to_nothing(cluster).await,
             Work::ConnectorNode => node::of_connector(cluster).await,
             Work::BrokerNode => node::of_broker(cluster).await,
             Work::Quiet => quiet::at_rest(cluster).await,

@@ -17,7 +17,7 @@ const ROLE_KILLS: u32 = 1;
 const ROLE_KILLS_FULL: u32 = 5;
 
 /// Roles of the example, by component and instance.
-const ROLES: [(&str, &str); 7] = [
+pub(super) const ROLES: [(&str, &str); 7] = [
     ("connector", "opcua"),
     ("connector", "onvif"),
     ("broker", "broker"),
@@ -107,7 +107,7 @@ async fn kill(cluster: &Cluster, namespace: &str, pod: &str) -> Result<()> {
 }
 
 /// The pod that leads, while it runs.
-async fn leader(cluster: &Cluster) -> Result<Option<String>> {
+pub(super) async fn leader(cluster: &Cluster) -> Result<Option<String>> {
     let lease = cluster
         .json(&["get", "lease", "foreshore-operator", "-n", OPERATOR])
         .await?;
@@ -123,22 +123,21 @@ async fn leader(cluster: &Cluster) -> Result<Option<String>> {
     Ok(running.then_some(holder))
 }
 
-/// Everything that the operator made, by kind and name, with identity.
-async fn objects(cluster: &Cluster) -> Result<Vec<String>> {
-    let kinds =
-        "deployments,statefulsets,services,serviceaccounts,poddisruptionbudgets,networkpolicies,configmaps";
-    let selector = "app.kubernetes.io/managed-by=foreshore-operator";
-    let objects = cluster.items(&[kinds, "-A", "-l", selector]).await?;
-    let mut names: Vec<_> = objects
-        .iter()
-        .map(|object| {
+/// Everything that the operator made, or was made for it, by kind and name, with identity.
+pub(super) async fn objects(cluster: &Cluster) -> Result<Vec<String>> {
+    let kinds = "deployments,statefulsets,services,serviceaccounts,poddisruptionbudgets,networkpolicies,configmaps,\
+         persistentvolumeclaims";
+    let selector = "app.kubernetes.io/name=foreshore";
+    let mut names = Vec::new();
+    for namespace in [PLANT, OPERATOR] {
+        for object in cluster.items(&[kinds, "-n", namespace, "-l", selector]).await? {
             let metadata = &object["metadata"];
-            format!(
-                "{} {} {} {}",
-                object["kind"], metadata["namespace"], metadata["name"], metadata["uid"]
-            )
-        })
-        .collect();
+            names.push(format!(
+                "{} {namespace} {} {}",
+                object["kind"], metadata["name"], metadata["uid"]
+            ));
+        }
+    }
     names.sort();
     Ok(names)
 }
