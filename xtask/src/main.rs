@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod arrows;
 mod bench;
 mod bundle;
+mod cached;
 mod charts;
 mod cluster;
 mod e2e;
