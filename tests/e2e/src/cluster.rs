@@ -22,15 +22,23 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(180);
 
 /// A cluster, by its tools.
 pub(crate) struct Cluster {
-    root: PathBuf,
+    /// Root of the checkout.
+    pub(crate) root: PathBuf,
     machines: Option<PathBuf>,
+    /// Folder of Argo CD's programs.
+    pub(crate) argocd: Option<PathBuf>,
     /// Whether everything runs at its full count.
     pub(crate) full: bool,
 }
 
 impl Cluster {
-    pub(crate) fn new(root: PathBuf, machines: Option<PathBuf>, full: bool) -> Self {
-        Self { root, machines, full }
+    pub(crate) fn new(root: PathBuf, machines: Option<PathBuf>, argocd: Option<PathBuf>, full: bool) -> Self {
+        Self {
+            root,
+            machines,
+            argocd,
+            full,
+        }
     }
 
     /// Whether nodes can be switched off.

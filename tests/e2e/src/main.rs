@@ -10,6 +10,7 @@ use clap::Parser;
 
 mod cloud;
 mod cluster;
+mod gitops;
 mod scenarios;
 
 use cluster::Cluster;
@@ -23,6 +24,9 @@ struct Arguments {
     /// Program that switches nodes off and on; without it, what needs that is left out, and said.
     #[arg(long, value_name = "XTASK")]
     machines: Option<PathBuf>,
+    /// Folder of Argo CD's programs; without it, what needs them is left out, and said.
+    #[arg(long, value_name = "FOLDER")]
+    argocd: Option<PathBuf>,
     /// Everything at its full count.
     #[arg(long)]
     full: bool,
@@ -48,11 +52,12 @@ async fn run(arguments: Arguments) -> Result<()> {
     let Arguments {
         root,
         machines,
+        argocd,
         full,
         only,
     } = arguments;
     let root = root.canonicalize().context("root of the checkout")?;
-    let cluster = Cluster::new(root, machines, full);
+    let cluster = Cluster::new(root, machines, argocd, full);
     let (mut ran, began) = (0, Instant::now());
     for scenario in scenarios::ALL {
         let name = scenario.name;

@@ -1,6 +1,7 @@
 //! What is tested, in this order.
 
 mod change;
+mod gitops;
 mod install;
 mod kill;
 mod node;
@@ -33,6 +34,7 @@ enum Work {
     ConnectorNode,
     BrokerNode,
     Quiet,
+    Gitops,
     Uninstall,
 }
 
@@ -45,7 +47,7 @@ const fn scenario(name: &'static str, work: Work) -> Scenario {
 }
 
 /// All of them.
-pub(crate) const ALL: [Scenario; 11] = [
+pub(crate) const ALL: [Scenario; 12] = [
     scenario("install_to_data", Work::Install),
     scenario("roles_can_do_what_they_must_and_no_more", Work::Rights),
     scenario("what_is_wrong_is_refused_at_admission", Work::Admission),
@@ -64,6 +66,7 @@ pub(crate) const ALL: [Scenario; 11] = [
         machines: true,
     },
     scenario("nothing_is_written_at_rest", Work::Quiet),
+    scenario("gitops_makes_a_plant_what_git_says", Work::Gitops),
     scenario("uninstall_leaves_nothing_hanging", Work::Uninstall),
 ];
 
@@ -75,6 +78,9 @@ pub(crate) fn names() -> String {
 impl Scenario {
     /// Why it can't run here.
     pub(crate) fn left_out(&self, cluster: &Cluster) -> Option<&'static str> {
+        if matches!(self.work, Work::Gitops) && cluster.argocd.is_none() {
+            return Some("it needs Argo CD, which --full or its name builds");
+        }
         (self.machines && !cluster.has_machines())
             .then_some("nodes of this cluster can't be switched off from here")
     }
@@ -91,6 +97,7 @@ impl Scenario {
             Work::ConnectorNode => node::of_connector(cluster).await,
             Work::BrokerNode => node::of_broker(cluster).await,
             Work::Quiet => quiet::at_rest(cluster).await,
+            Work::Gitops => gitops::follows(cluster).await,
             Work::Uninstall => uninstall::leaves_nothing(cluster).await,
         }
     }
