@@ -1,11 +1,15 @@
 //! `cargo xtask e2e`: an installation in a real Kubernetes, tested from its first command to its last.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 
-use crate::{cluster, image, shell};
+use crate::{argocd, cluster, image, shell};
 
 /// Nodes of the test cluster: one of them can be lost.
 const NODES: u8 = 3;
+/// What the scenario is named by that needs a GitOps tool.
+const GITOPS: &str = "gitops";
 
 /// What to test, and on what.
 #[derive(clap::Args)]
@@ -46,21 +50,22 @@ pub(crate) fn build() -> Result<()> {
 
 /// Tests what was built.
 pub(crate) fn test(options: &Options) -> Result<()> {
+    let argocd = options.wants_argocd().then(argocd::build).transpose()?;
     let archive = image::of_program(&shell::built("debug")?.join("foreshore"))?;
     if cluster::is_foreign()? {
         // Its nodes have to be given the image with its own tool.
-        return scenarios(options, false);
+        return scenarios(options, false, argocd.as_deref());
     }
     cluster::up(NODES)?;
     cluster::load(&[archive])?;
-    let tested = scenarios(options, true);
+    let tested = scenarios(options, true, argocd.as_deref());
     if !options.keep {
         cluster::down()?;
     }
     tested
 }
 
-fn scenarios(options: &Options, machines: bool) -> Result<()> {
+fn scenarios(options: &Options, machines: bool, argocd: Option<&Path>) -> Result<()> {
     let xtask = std::env::current_exe().context("path of this program")?;
     let program = shell::built("debug")?.join("foreshore-e2e");
     let mut command = shell::command(&xtask.to_string_lossy(), &["cluster", "run"]);
@@ -73,6 +78,9 @@ fn scenarios(options: &Options, machines: bool) -> Result<()> {
     }
     if options.full {
         command.arg("--full");
+    }
+    if let Some(argocd) = argocd {
+        command.arg("--argocd").arg(argocd);
     }
     for name in &options.only {
         command.arg("--only").arg(name);
@@ -121,6 +129,15 @@ impl Options {
             full,
             keep: false,
             only: Vec::new(),
+        }
+    }
+
+    /// Whether Argo CD is used, whose build takes minutes.
+    fn wants_argocd(&self) -> bool {
+        if self.only.is_empty() {
+            self.full
+        } else {
+            self.only.iter().any(|name| name.contains(GITOPS))
         }
     }
 }

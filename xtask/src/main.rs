@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod argocd;
 mod arrows;
 mod bench;
 mod bundle;
+mod cached;
 mod charts;
 mod cluster;
 mod e2e;

@@ -22,28 +22,19 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(180);
 
 /// A cluster, by its tools.
 pub(crate) struct Cluster {
-    root: PathBuf,
-    machines: Option<PathBuf>,
-    foreshore: PathBuf,
+    /// Root of the checkout.
+    pub(crate) root: PathBuf,
+    /// Program that switches nodes off and on.
+    pub(crate) machines: Option<PathBuf>,
+    /// The program, as a user has it.
+    pub(crate) foreshore: PathBuf,
+    /// Folder of Argo CD's programs.
+    pub(crate) argocd: Option<PathBuf>,
     /// Whether everything runs at its full count.
     pub(crate) full: bool,
 }
 
 impl Cluster {
-    pub(crate) fn new(root: PathBuf, machines: Option<PathBuf>, foreshore: PathBuf, full: bool) -> Self {
-        Self {
-            root,
-            machines,
-            foreshore,
-            full,
-        }
-    }
-
-    /// Root of the checkout.
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// Whether nodes can be switched off.
     pub(crate) fn has_machines(&self) -> bool {
         self.machines.is_some()

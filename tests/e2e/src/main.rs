@@ -13,6 +13,7 @@ mod cloud;
 mod cluster;
 mod figures;
 mod forward;
+mod gitops;
 mod scenarios;
 
 use cluster::Cluster;
@@ -29,6 +30,9 @@ struct Arguments {
     /// The program, as a user has it on the path.
     #[arg(long, value_name = "PROGRAM", default_value = "foreshore")]
     foreshore: PathBuf,
+    /// Folder of Argo CD's programs; without it, what needs them is left out, and said.
+    #[arg(long, value_name = "FOLDER")]
+    argocd: Option<PathBuf>,
     /// Everything at its full count.
     #[arg(long)]
     full: bool,
@@ -67,6 +71,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         root,
         machines,
         foreshore,
+        argocd,
         full,
         figures,
         quick,
@@ -75,7 +80,13 @@ async fn run(arguments: Arguments) -> Result<()> {
         only,
     } = arguments;
     let root = root.canonicalize().context("root of the checkout")?;
-    let cluster = Cluster::new(root, machines, foreshore, full);
+    let cluster = Cluster {
+        root,
+        machines,
+        foreshore,
+        argocd,
+        full,
+    };
     if figures {
         return figures::measure(&cluster, quick, &about, figures_file.as_deref()).await;
     }

@@ -4,6 +4,7 @@ mod admission;
 mod bad_days;
 mod change;
 mod drift;
+mod gitops;
 pub(crate) mod install;
 mod kill;
 mod node;
@@ -49,6 +50,7 @@ enum Work {
     ConnectorNode,
     BrokerNode,
     Quiet,
+    Gitops,
     Uninstall,
 }
 
@@ -89,6 +91,7 @@ pub(crate) const ALL: &[Scenario] = &[
         machines: true,
     },
     scenario("nothing_is_written_at_rest", Work::Quiet),
+    scenario("gitops_makes_a_plant_what_git_says", Work::Gitops),
     scenario("uninstall_leaves_nothing_hanging", Work::Uninstall),
 ];
 
@@ -103,6 +106,9 @@ pub(crate) fn names() -> String {
 impl Scenario {
     /// Why it can't run here.
     pub(crate) fn left_out(&self, cluster: &Cluster) -> Option<&'static str> {
+        if matches!(self.work, Work::Gitops) && cluster.argocd.is_none() {
+            return Some("it needs Argo CD, which --full or its name builds");
+        }
         (self.machines && !cluster.has_machines())
             .then_some("nodes of this cluster can't be switched off from here")
     }
@@ -128,6 +134,7 @@ impl Scenario {
             Work::ConnectorNode => node::of_connector(cluster).await,
             Work::BrokerNode => node::of_broker(cluster).await,
             Work::Quiet => quiet::at_rest(cluster).await,
+            Work::Gitops => gitops::follows(cluster).await,
             Work::Uninstall => uninstall::leaves_nothing(cluster).await,
         }
     }

@@ -6,10 +6,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use sha2::{Digest as _, Sha256};
 
 use super::layout::Layout;
-use crate::shell;
+use crate::{cached, shell};
 
 /// Name of the program that is the first process of a machine.
 pub(crate) const INIT: &str = "foreshore-init";
@@ -37,26 +36,9 @@ impl Programs {
 /// Builds the programs unless those of these sources are there, and removes older ones.
 pub(crate) fn build(layout: &Layout) -> Result<Programs> {
     let sources = shell::root().join("tests/cluster");
-    let name = format!("{FOLDER}{}", hash(&sources)?);
-    let folder = layout.folder().join(&name);
-    if !folder.is_dir() {
-        let part = layout.folder().join(format!("{name}.part"));
-        if part.is_dir() {
-            // Of a build that was interrupted.
-            fs::remove_dir_all(&part).with_context(|| format!("remove {}", part.display()))?;
-        }
-        fs::create_dir_all(&part).with_context(|| format!("create {}", part.display()))?;
-        compile(&sources, &part)?;
-        fs::rename(&part, &folder).with_context(|| format!("create {}", folder.display()))?;
-    }
-    for entry in fs::read_dir(layout.folder())? {
-        let entry = entry?;
-        let found = entry.file_name();
-        let found = found.to_string_lossy();
-        if found.starts_with(FOLDER) && found != name {
-            fs::remove_dir_all(entry.path()).with_context(|| format!("remove {}", entry.path().display()))?;
-        }
-    }
+    let mut files = cached::go_files(&sources)?;
+    files.push(sources.join("init/init.c"));
+    let folder = cached::folder(layout.folder(), FOLDER, &files, |out| compile(&sources, out))?;
     Ok(Programs { folder })
 }
 
@@ -86,28 +68,6 @@ fn compile(sources: &Path, out: &Path) -> Result<()> {
     shell::run("build the first process", &mut init)?;
     // So that what runs in the cluster's network finds it by its usual name.
     std::os::unix::fs::symlink("kubernetes", out.join("kubectl")).context("link kubectl")
-}
-
-/// What tells one build from another.
-fn hash(sources: &Path) -> Result<String> {
-    let mut files = vec![sources.join("init/init.c")];
-    for entry in fs::read_dir(sources).context("read tests/cluster")? {
-        let path = entry?.path();
-        let name = path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        if name == "go.mod" || name == "go.sum" || name.ends_with(".go") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    let mut hash = Sha256::new();
-    for file in files {
-        hash.update(fs::read(&file).with_context(|| format!("read {}", file.display()))?);
-    }
-    let hash = hex::encode(hash.finalize());
-    Ok(hash.chars().take(12).collect())
 }
 
 /// What makes each component say its version, as a release build does: charts and clients ask for it.

@@ -27,8 +27,8 @@ const CONFLICTS: usize = 20;
 /// Declares all cases: what is right is taken, what is wrong is refused where and as the table says, and every rule of
 /// every definition refused something.
 pub(super) async fn every_rule(cluster: &Cluster) -> Result<()> {
-    let definitions = definitions::read(&cluster.root().join("crds/manifests"))?;
-    let cases = table::read(&cluster.root().join("crds/examples"))?;
+    let definitions = definitions::read(&cluster.root.join("crds/manifests"))?;
+    let cases = table::read(&cluster.root.join("crds/examples"))?;
     cluster.fresh_namespace(NAMESPACE).await?;
     let api = Api::reach().await?;
     let mut wrong = String::new();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::install;
+use super::{install, scale};
 use crate::{
     cloud::Cloud,
     cluster::{Cluster, DEADLINE, OPERATOR, PLANT, eventually, is_ready},
@@ -89,7 +89,7 @@ pub(super) async fn roles(cluster: &Cluster) -> Result<()> {
                 .with_context(|| format!("after {component} {instance} was killed"))?;
         }
     }
-    Ok(())
+    scale::balanced(cluster).await
 }
 
 /// Ends a pod at once.

@@ -23,11 +23,11 @@ impl Charts {
     pub(super) async fn later(cluster: &Cluster) -> Result<Self> {
         let folder = tempfile::tempdir().context("folder for the charts")?;
         let definitions = folder.path().join("foreshore-crds");
-        copy(&cluster.root().join("charts/foreshore-crds"), &definitions)?;
+        copy(&cluster.root.join("charts/foreshore-crds"), &definitions)?;
         change(&definitions.join("templates"))?;
         Ok(Self {
             definitions: pack(cluster, &definitions, folder.path()).await?,
-            operator: pack(cluster, &cluster.root().join("charts/foreshore"), folder.path()).await?,
+            operator: pack(cluster, &cluster.root.join("charts/foreshore"), folder.path()).await?,
             _folder: folder,
         })
     }
