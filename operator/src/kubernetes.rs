@@ -90,6 +90,12 @@ impl Error {
         matches!(self, Self::Api(kube_client::Error::Api(status)) if status.is_not_found())
     }
 
+    /// Whether the object contradicts itself, as it would be.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        matches!(self, Self::Api(kube_client::Error::Api(status)) if status.code == 422)
+    }
+
     /// Whether the namespace is being deleted, so that nothing can be made in it.
     #[must_use]
     pub fn is_namespace_gone(&self) -> bool {

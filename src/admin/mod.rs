@@ -33,7 +33,7 @@ pub(crate) enum Request {
     /// What became of every record of the brokers that run here.
     Ledger,
     /// A command to an asset, through a cloud endpoint that runs here.
-    Invoke(Invocation),
+    Invoke(Box<Invocation>),
 }
 
 /// An answer, or why there is none.

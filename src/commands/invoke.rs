@@ -71,7 +71,7 @@ impl Action {
 pub(crate) async fn run(options: Options) -> Result<()> {
     let invocation = options.action.request(None, None)?;
     let data = options.data.map_or_else(super::default_data_directory, Ok)?;
-    let answer = ask(&data, &Request::Invoke(invocation)).await?;
+    let answer = ask(&data, &Request::Invoke(Box::new(invocation))).await?;
     println!("{answer:#}");
     Ok(())
 }

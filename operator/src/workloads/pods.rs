@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`build`] is pure. [`apply`](mod@apply) owns what it builds: whatever anybody else changes of it, or deletes, is made
-//! again. What a role is told does not pass here: plans travel over the control session, so that no change of an Asset
+//! again; what others add beside it is theirs, as server-side apply has it. What a role is told does not pass here: plans travel over the control session, so that no change of an Asset
 //! restarts a pod.
 
 mod apply;

@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(judge_status(&status, None)[0].verdict, Verdict::Wrong);
         let status = json!({ "objects": [], "roles": [] });
         assert!(
-            judge_status(&status)
+            judge_status(&status, None)
                 .iter()
                 .all(|finding| finding.verdict == Verdict::Ok)
         );

@@ -135,7 +135,7 @@ async fn command_to(access: &Access, action: invoke::Action, namespace: &str) ->
             invocation.namespace
         )
     })?;
-    let answer = ask(access, cloud, &Request::Invoke(invocation)).await?;
+    let answer = ask(access, cloud, &Request::Invoke(Box::new(invocation))).await?;
     println!("{answer:#}");
     Ok(())
 }

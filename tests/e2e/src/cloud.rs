@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
@@ -60,12 +61,12 @@ impl Cloud {
         Ok(newest(&shown).map(ToOwned::to_owned))
     }
 
-    /// All values of an asset's points, in the order in which they were measured.
-    pub(crate) async fn history(&self, asset: &str) -> Result<BTreeMap<String, Vec<f64>>> {
+    /// The values of an asset's points that were measured since then, in that order.
+    pub(crate) async fn history(&self, asset: &str, since: Timestamp) -> Result<BTreeMap<String, Vec<f64>>> {
         let mut points: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         let mut after = String::new();
         loop {
-            let path = format!("/api/assets/{PLANT}/{asset}/values?limit={PAGE}{after}");
+            let path = format!("/api/assets/{PLANT}/{asset}/values?limit={PAGE}&from={since}{after}");
             let page = self.get(&path).await?;
             for item in page["items"].as_array().into_iter().flatten() {
                 if let (Some(point), Some(value)) = (item["point"].as_str(), item["value"].as_f64()) {

@@ -96,7 +96,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         if !only.is_empty() && !only.iter().any(|part| name.contains(part.as_str())) {
             continue;
         }
-        if let Some(reason) = scenario.left_out(&cluster) {
+        if let Some(reason) = scenario.left_out(&cluster, !only.is_empty()) {
             eprintln!("test {name} ... LEFT OUT: {reason}");
             continue;
         }

@@ -24,8 +24,19 @@ use crate::cluster::Cluster;
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     work: Work,
-    /// Whether nodes have to be switched off for it.
-    machines: bool,
+    needs: Needs,
+}
+
+/// What a test needs beside a cluster.
+#[derive(Clone, Copy)]
+enum Needs {
+    Nothing,
+    /// Time: it runs with everything at its full count, or when it is named.
+    Time,
+    /// Nodes that can be switched off.
+    Machines,
+    /// Argo CD's programs.
+    ArgoCd,
 }
 
 /// The work of each, as a closed list: futures of functions have types of their own.
@@ -55,11 +66,11 @@ enum Work {
 }
 
 const fn scenario(name: &'static str, work: Work) -> Scenario {
-    Scenario {
-        name,
-        work,
-        machines: false,
-    }
+    needing(Needs::Nothing, name, work)
+}
+
+const fn needing(needs: Needs, name: &'static str, work: Work) -> Scenario {
+    Scenario { name, work, needs }
 }
 
 /// All of them.
@@ -74,24 +85,36 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("devices_go_over_when_a_connector_is_scaled", Work::Scale),
     scenario("a_secret_that_comes_late_is_waited_for", Work::LateSecret),
     scenario("who_names_nobody_is_told_so", Work::Dangling),
-    scenario("the_worst_order_does_no_harm", Work::Disorder),
-    scenario("a_lost_definition_disturbs_no_other_kind", Work::LostDefinition),
+    needing(Needs::Time, "the_worst_order_does_no_harm", Work::Disorder),
+    needing(
+        Needs::Time,
+        "a_lost_definition_disturbs_no_other_kind",
+        Work::LostDefinition,
+    ),
     scenario("data_flows_while_operators_are_killed", Work::Operator),
     scenario("every_pod_is_killed_and_data_flows_again", Work::Roles),
-    scenario("an_upgrade_keeps_data_flowing_and_rolls_back", Work::Upgrade),
-    scenario("a_broken_upgrade_changes_nothing", Work::BrokenUpgrade),
-    Scenario {
-        name: "a_lost_node_s_connector_runs_elsewhere",
-        work: Work::ConnectorNode,
-        machines: true,
-    },
-    Scenario {
-        name: "a_lost_node_s_broker_is_waited_for",
-        work: Work::BrokerNode,
-        machines: true,
-    },
+    needing(
+        Needs::Time,
+        "an_upgrade_keeps_data_flowing_and_rolls_back",
+        Work::Upgrade,
+    ),
+    needing(
+        Needs::Time,
+        "a_broken_upgrade_changes_nothing",
+        Work::BrokenUpgrade,
+    ),
+    needing(
+        Needs::Machines,
+        "a_lost_node_s_connector_runs_elsewhere",
+        Work::ConnectorNode,
+    ),
+    needing(
+        Needs::Machines,
+        "a_lost_node_s_broker_is_waited_for",
+        Work::BrokerNode,
+    ),
     scenario("nothing_is_written_at_rest", Work::Quiet),
-    scenario("gitops_makes_a_plant_what_git_says", Work::Gitops),
+    needing(Needs::ArgoCd, "gitops_makes_a_plant_what_git_says", Work::Gitops),
     scenario("uninstall_leaves_nothing_hanging", Work::Uninstall),
 ];
 
@@ -104,13 +127,18 @@ pub(crate) fn names() -> String {
 }
 
 impl Scenario {
-    /// Why it can't run here.
-    pub(crate) fn left_out(&self, cluster: &Cluster) -> Option<&'static str> {
-        if matches!(self.work, Work::Gitops) && cluster.argocd.is_none() {
-            return Some("it needs Argo CD, which --full or its name builds");
+    /// Why it does not run here; `named` tells that somebody asked for it.
+    pub(crate) fn left_out(&self, cluster: &Cluster, named: bool) -> Option<&'static str> {
+        match self.needs {
+            Needs::Time if !cluster.full && !named => Some("it runs with --full, or by its name"),
+            Needs::Machines if !cluster.has_machines() => {
+                Some("nodes of this cluster can't be switched off from here")
+            }
+            Needs::ArgoCd if cluster.argocd.is_none() => {
+                Some("it needs Argo CD, which --full or its name builds")
+            }
+            _ => None,
         }
-        (self.machines && !cluster.has_machines())
-            .then_some("nodes of this cluster can't be switched off from here")
     }
 
     pub(crate) async fn run(&self, cluster: &Cluster) -> Result<()> {

@@ -13,7 +13,7 @@ use futures::{
 };
 use kube_client::{
     Api, Client,
-    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
+    api::{DeleteParams, DynamicObject, ListParams},
     core::PartialObjectMeta,
 };
 use kube_runtime::{
@@ -27,6 +27,10 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+mod make;
+
+use make::{Answer, make};
+
 use super::{
     build::{self, Child, ChildKey, ChildKind, SELECTOR, Settings},
     observe::Pods,
@@ -34,7 +38,7 @@ use super::{
 use crate::{
     control::Trust,
     kubernetes::{
-        Error, MANAGER, OperatorMetrics, Scope,
+        Error, OperatorMetrics, Scope,
         listing::{Change, Listing},
         within,
     },
@@ -47,7 +51,7 @@ const AT_ONCE: usize = 8;
 /// Waits after an object could not be made.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// Time between two looks at what is not watched.
-const SWEEP: Duration = Duration::from_secs(600);
+const LOOK: Duration = Duration::from_secs(30);
 
 type Desired = watch::Receiver<Arc<BTreeMap<RoleName, Workload>>>;
 
@@ -62,6 +66,8 @@ pub(super) struct Applier {
     wanted: BTreeMap<ChildKey, Child>,
     /// What was made, as it was asked for and as the API answered.
     made: BTreeMap<ChildKey, Made>,
+    /// Identities of ServiceAccounts that were made, also of those that others have deleted since.
+    accounts: BTreeMap<ChildKey, String>,
     /// What could not be made.
     failed: BTreeMap<ChildKey, Failed>,
     /// What each watch told of.
@@ -75,6 +81,7 @@ pub(super) struct Applier {
 struct Made {
     manifest: Value,
     version: Version,
+    uid: String,
 }
 
 struct Failed {
@@ -126,6 +133,7 @@ impl Applier {
             metrics,
             wanted: BTreeMap::new(),
             made: BTreeMap::new(),
+            accounts: BTreeMap::new(),
             failed: BTreeMap::new(),
             listings: BTreeMap::new(),
             unwanted: BTreeSet::new(),
@@ -142,12 +150,18 @@ impl Applier {
         let mut trust = self.trust.subscribe();
         let mut seen = self.watch();
         self.want(&desired.borrow_and_update().clone());
+        let mut look = Instant::now() + LOOK;
         loop {
             if shutdown.or_begun(self.step()).await.is_none() {
                 return;
             }
-            let retry = self.failed.values().map(|failed| failed.next).min();
-            let due = retry.unwrap_or_else(|| Instant::now() + SWEEP);
+            if look <= Instant::now() {
+                self.check_trust().await;
+                look = Instant::now() + LOOK;
+                continue;
+            }
+            let retry = self.failed.values().map(|failed| failed.next);
+            let due = retry.fold(look, Instant::min);
             tokio::select! {
                 () = shutdown.begun() => return,
                 changed = desired.changed() => {
@@ -162,9 +176,7 @@ impl Applier {
                 event = seen.next() => if let Some(event) = event {
                     self.see(event);
                 },
-                () = sleep_until(due) => if retry.is_none() {
-                    self.check_trust().await;
-                },
+                () = sleep_until(due) => {}
             }
         }
     }
@@ -185,6 +197,7 @@ impl Applier {
         }
         let wanted = &self.wanted;
         self.made.retain(|key, _| wanted.contains_key(key));
+        self.accounts.retain(|key, _| wanted.contains_key(key));
         self.failed.retain(|key, _| wanted.contains_key(key));
     }
 
@@ -196,12 +209,15 @@ impl Applier {
                 .wanted
                 .iter()
                 .filter(|(key, child)| key.kind == kind && self.is_due(key, child, now));
-            let due: Vec<_> = due
-                .map(|(key, child)| (key.clone(), child.manifest.clone()))
-                .collect();
+            // Who its pods are, has to be known first.
+            let due = due.filter_map(|(key, child)| {
+                let account = self.account_of(key)?;
+                Some((key.clone(), child.manifest.clone(), account))
+            });
+            let due: Vec<_> = due.collect();
             let client = &self.client;
-            let calls = due.into_iter().map(|(key, manifest)| async move {
-                let made = make(client, &key, &manifest).await;
+            let calls = due.into_iter().map(|(key, manifest, account)| async move {
+                let made = make(client, &key, &manifest, account.as_deref()).await;
                 (key, manifest, made)
             });
             let made: Vec<_> = stream::iter(calls).buffer_unordered(AT_ONCE).collect().await;
@@ -234,11 +250,41 @@ impl Applier {
             .is_none_or(|made| made.manifest != child.manifest)
     }
 
-    fn note(&mut self, key: ChildKey, manifest: Value, made: Result<Version, Error>) {
+    /// Identity of the ServiceAccount of an object's pods: `Some(None)` where it has none, `None` while it is not made.
+    fn account_of(&self, key: &ChildKey) -> Option<Option<String>> {
+        if !key.kind.has_pods() {
+            return Some(None);
+        }
+        let account = ChildKey {
+            kind: ChildKind::ServiceAccount,
+            ..key.clone()
+        };
+        self.made.get(&account).map(|made| Some(made.uid.clone()))
+    }
+
+    fn note(&mut self, key: ChildKey, manifest: Value, made: Result<Answer, Error>) {
         match made {
-            Ok(version) => {
+            Ok(Answer { version, uid }) => {
                 self.failed.remove(&key);
-                self.made.insert(key, Made { manifest, version });
+                if key.kind == ChildKind::ServiceAccount
+                    && self.accounts.get(&key).is_some_and(|of| *of != uid)
+                {
+                    // The tokens of its pods are those of the account before, and stay so for most of an hour.
+                    let is_its = |other: &ChildKey| {
+                        other.kind.has_pods()
+                            && (&other.namespace, &other.name) == (&key.namespace, &key.name)
+                    };
+                    self.made.retain(|other, _| !is_its(other));
+                }
+                if key.kind == ChildKind::ServiceAccount {
+                    self.accounts.insert(key.clone(), uid.clone());
+                }
+                let made = Made {
+                    manifest,
+                    version,
+                    uid,
+                };
+                self.made.insert(key, made);
             }
             Err(error) => {
                 let before = self
@@ -392,18 +438,11 @@ impl ChildKind {
     fn is_listed(self) -> bool {
         self != Self::ConfigMap
     }
-}
 
-async fn make(client: &Client, key: &ChildKey, manifest: &Value) -> Result<Version, Error> {
-    let mut manifest = manifest.clone();
-    let resource = key.kind.resource();
-    if let Value::Object(members) = &mut manifest {
-        members.insert("apiVersion".to_owned(), resource.api_version.into());
-        members.insert("kind".to_owned(), resource.kind.into());
+    /// Whether it makes pods.
+    fn has_pods(self) -> bool {
+        matches!(self, Self::Deployment | Self::StatefulSet)
     }
-    let params = PatchParams::apply(MANAGER).force();
-    let made = within(api(client, key).patch(&key.name, &params, &Patch::Apply(&manifest))).await?;
-    Ok(Version::of(&made.metadata))
 }
 
 fn api(client: &Client, key: &ChildKey) -> Api<DynamicObject> {

@@ -33,7 +33,7 @@ pub(super) async fn of_idle(cluster: &Cluster, quick: bool) -> Result<String> {
     let before = pods.iter().map(of_pod).collect::<Result<Vec<_>>>()?;
     tokio::time::sleep(watched).await;
     let mut text =
-        format!("### Pods of the idle example\n\n| pod | RSS | PSS | processors |\n|---|---|---|---|\n",);
+        "### Pods of the idle example\n\n| pod | RSS | PSS | processors |\n|---|---|---|---|\n".to_owned();
     let mut sum = Use::default();
     for (pod, before) in pods.iter().zip(before) {
         let now = of_pod(pod)?;

@@ -28,7 +28,8 @@ const CHANGED: [(&str, &str, &str); 6] = [
     (
         "poddisruptionbudget",
         "broker-broker",
-        r#"{"spec": {"maxUnavailable": 0}}"#,
+        // Beside the other field it is refused, so that the object can't be mended.
+        r#"{"spec": {"maxUnavailable": null, "minAvailable": 1}}"#,
     ),
     (
         "serviceaccount",
@@ -44,9 +45,12 @@ const DELETED: [(&str, &str); 6] = [
     ("statefulset", "broker-broker"),
     ("networkpolicy", "opcua-connector"),
     ("poddisruptionbudget", "broker-broker"),
-    // Pods go on with the tokens of the one before, as long as they run.
-    ("serviceaccount", "camera-1-simulator"),
+    // Pods that are to come hold tokens of an account that is gone, unless they are replaced.
+    ("serviceaccount", "onvif-connector"),
 ];
+
+/// The ConfigMap of roots to trust, which the operator may not watch.
+const TRUST: [&str; 4] = ["configmap", "foreshore-trust", "-n", PLANT];
 
 /// Changes an object of each kind, then deletes one of each: all is made again as it was.
 pub(super) async fn does_not_last(cluster: &Cluster) -> Result<()> {
@@ -63,7 +67,12 @@ pub(super) async fn does_not_last(cluster: &Cluster) -> Result<()> {
     for (kind, name) in DELETED {
         cluster.kubectl(&["delete", kind, name, "-n", PLANT]).await?;
     }
+    cluster.kubectl(&[&["delete"][..], &TRUST].concat()).await?;
     made_again(cluster, &before).await.context("after deletions")?;
+    eventually("the roots are there again", DEADLINE, || async {
+        cluster.json(&[&["get"][..], &TRUST].concat()).await.map(Some)
+    })
+    .await?;
     install::well(cluster).await?;
     install::flows(cluster).await
 }
@@ -96,6 +105,9 @@ async fn made(cluster: &Cluster) -> Result<BTreeMap<String, Value>> {
         if let Some(members) = object.as_object_mut() {
             members.remove("status");
             members.insert("metadata".to_owned(), owned.into_iter().collect());
+        }
+        if let Some(annotations) = object["spec"]["template"]["metadata"]["annotations"].as_object_mut() {
+            annotations.remove("foreshore.dev/service-account-uid");
         }
         if let Some(spec) = object["spec"].as_object_mut() {
             spec.remove("clusterIP");
