@@ -64,19 +64,6 @@ pub(super) async fn without_machines(cluster: &Cluster, quick: bool) -> Result<S
         .count();
     let at_rest = footprint::of_pod(operator)?.resident;
 
-    // The operator that looks after the rest has to go on with less.
-    cluster
-        .kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"])
-        .await?;
-    eventually("the namespace is gone", LONGEST, || async {
-        let left = cluster.items(&["namespaces"]).await?;
-        let there = left
-            .iter()
-            .any(|namespace| namespace["metadata"]["name"] == NAMESPACE);
-        Ok((!there).then_some(()))
-    })
-    .await?;
-    operators(cluster, 2).await?;
     Ok(format!(
         "### {assets} Assets of {POINTS} points on {DEVICES} Devices, without pods\n\n\
          | declared by this test in | operator started to the last status | operator's RSS then | at rest | objects written at rest in {} s |\n\
