@@ -22,12 +22,17 @@ pub(super) async fn tell(cluster: &Cluster) -> Result<()> {
     }
     scale::balanced(cluster).await?;
     commands(cluster).await?;
-    let found = cluster
-        .foreshore(&["check", "-n", PLANT, "deploy/examples/bottling-line"])
-        .await?;
-    for part in ["leader: foreshore-", "manifests: ", "flows on all"] {
-        ensure!(found.contains(part), "no {part:?} in: {found}");
-    }
+    // Pods that were replaced a moment ago may still be on their way out.
+    eventually("the check finds nothing wrong", DEADLINE, || async {
+        let found = cluster
+            .foreshore(&["check", "-n", PLANT, "deploy/examples/bottling-line"])
+            .await?;
+        for part in ["leader: foreshore-", "manifests: ", "flows on all"] {
+            ensure!(found.contains(part), "no {part:?} in: {found}");
+        }
+        Ok(Some(()))
+    })
+    .await?;
     wrong_is_told(cluster).await?;
     bundle(cluster).await?;
     if cluster.full {
