@@ -93,7 +93,7 @@ impl Error {
     /// Whether the object contradicts itself, as it would be.
     #[must_use]
     pub fn is_invalid(&self) -> bool {
-        matches!(self, Self::Api(kube_client::Error::Api(status)) if status.code == 422)
+        matches!(self, Self::Api(kube_client::Error::Api(status)) if status.is_invalid())
     }
 
     /// Whether the namespace is being deleted, so that nothing can be made in it.

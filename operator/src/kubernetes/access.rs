@@ -21,7 +21,13 @@ use kube_client::{
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Error, lease, within};
-use crate::workloads::ports;
+use crate::workloads::{
+    pods::{
+        build::{COMPONENT, SELECTOR},
+        is_ready,
+    },
+    ports,
+};
 
 /// A cluster, as a person reaches it.
 #[derive(Clone)]
@@ -138,12 +144,10 @@ impl Access {
     /// # Errors
     /// [`Error`]
     pub async fn role_pods(&self, component: &str, namespace: Option<&str>) -> Result<Vec<PodName>, Error> {
-        let labels = format!(
-            "app.kubernetes.io/name=foreshore,app.kubernetes.io/managed-by={},app.kubernetes.io/component={component}",
-            super::MANAGER
-        );
+        let labels = format!("{SELECTOR},{COMPONENT}={component}");
         let pods = self.pods(namespace, &labels).await?;
-        Ok(pods.iter().filter(|pod| is_ready(pod)).map(name_of).collect())
+        let stays = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none() && is_ready(pod);
+        Ok(pods.iter().filter(stays).map(name_of).collect())
     }
 
     async fn pods(&self, namespace: Option<&str>, labels: &str) -> Result<Vec<Pod>, Error> {
@@ -172,14 +176,6 @@ impl Access {
             problem: format!("port {port} can't be forwarded"),
         })
     }
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready = |condition: &k8s_openapi::api::core::v1::PodCondition| {
-        condition.type_ == "Ready" && condition.status == "True"
-    };
-    pod.metadata.deletion_timestamp.is_none() && conditions.into_iter().flatten().any(ready)
 }
 
 fn name_of(pod: &Pod) -> PodName {

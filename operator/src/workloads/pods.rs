@@ -22,6 +22,7 @@ use kube_client::Client;
 use tokio::sync::watch;
 
 pub use build::{Child, ChildKey, ChildKind, Settings};
+pub(crate) use observe::is_ready;
 
 use self::{apply::Applier, observe::Pods};
 use super::{Running, Workload, Workloads};

@@ -4,12 +4,13 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use foreshore_operator::{
-    Platform, check,
+    Platform, Problem, check,
     kubernetes::access::{
         Access,
         survey::{Finding, Verdict},
     },
     source::directory::Options as ManifestOptions,
+    status::remedy,
 };
 use serde_json::{Value, json};
 
@@ -123,11 +124,14 @@ fn manifests(paths: Vec<PathBuf>) -> Result<Vec<Finding>> {
             format!("{} objects are right", report.objects),
         )]);
     }
-    let next = "https://foreshore.dev/docs/errors/reasons";
-    let problems = report.problems.iter();
-    Ok(problems
-        .map(|problem| Finding::wrong("manifests", problem.to_string(), next))
-        .collect())
+    let wrong = |problem: &Problem| {
+        let next = remedy::explain(problem.reason).map(|remedy| remedy.next);
+        let next = next
+            .filter(|next| !next.is_empty())
+            .unwrap_or("correct the manifest");
+        Finding::wrong("manifests", problem.to_string(), next)
+    };
+    Ok(report.problems.iter().map(wrong).collect())
 }
 
 /// What the leader says of declared objects and of roles, of a namespace or of all.

@@ -50,6 +50,12 @@ impl Cluster {
         self.run(Path::new("kubectl"), arguments, Some(input)).await
     }
 
+    /// Merges a change into an object of the plant, and returns what kubectl says of it.
+    pub(crate) async fn patch(&self, kind: &str, name: &str, change: &str) -> Result<String> {
+        let patch = ["patch", kind, name, "-n", PLANT, "--type=merge", "-p", change];
+        self.kubectl(&patch).await
+    }
+
     /// Runs `kubectl … -o json`.
     pub(crate) async fn json(&self, arguments: &[&str]) -> Result<Value> {
         let arguments = [arguments, &["-o", "json"]].concat();

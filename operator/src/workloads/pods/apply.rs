@@ -52,8 +52,6 @@ pub(super) struct Applier {
     wanted: BTreeMap<ChildKey, Child>,
     /// What was made, as it was asked for and as the API answered.
     made: BTreeMap<ChildKey, Made>,
-    /// Identities of ServiceAccounts that were made, also of those that others have deleted since.
-    accounts: BTreeMap<ChildKey, String>,
     /// What could not be made.
     failed: BTreeMap<ChildKey, Failed>,
     /// What each watch told of.
@@ -66,6 +64,8 @@ pub(super) struct Applier {
 
 struct Made {
     manifest: Value,
+    /// Identity of the ServiceAccount of its pods.
+    account: Option<String>,
     version: Version,
     uid: String,
 }
@@ -112,7 +112,6 @@ impl Applier {
             metrics,
             wanted: BTreeMap::new(),
             made: BTreeMap::new(),
-            accounts: BTreeMap::new(),
             failed: BTreeMap::new(),
             listings: BTreeMap::new(),
             unwanted: BTreeSet::new(),
@@ -176,7 +175,6 @@ impl Applier {
         }
         let wanted = &self.wanted;
         self.made.retain(|key, _| wanted.contains_key(key));
-        self.accounts.retain(|key, _| wanted.contains_key(key));
         self.failed.retain(|key, _| wanted.contains_key(key));
     }
 
@@ -184,24 +182,27 @@ impl Applier {
     async fn step(&mut self) {
         for kind in ChildKind::ALL {
             let now = Instant::now();
-            let due = self
-                .wanted
-                .iter()
-                .filter(|(key, child)| key.kind == kind && self.is_due(key, child, now));
-            // Who its pods are, has to be known first.
-            let due = due.filter_map(|(key, child)| {
+            let of_kind = self.wanted.iter().filter(|(key, _)| key.kind == kind);
+            let due = of_kind.filter_map(|(key, child)| {
+                // Who its pods are, has to be known first.
                 let account = self.account_of(key)?;
-                Some((key.clone(), child.manifest.clone(), account))
+                self.is_due(key, child, account, now).then(|| {
+                    (
+                        key.clone(),
+                        child.manifest.clone(),
+                        account.map(ToOwned::to_owned),
+                    )
+                })
             });
             let due: Vec<_> = due.collect();
             let client = &self.client;
             let calls = due.into_iter().map(|(key, manifest, account)| async move {
                 let made = make(client, &key, &manifest, account.as_deref()).await;
-                (key, manifest, made)
+                (key, manifest, account, made)
             });
             let made: Vec<_> = stream::iter(calls).buffer_unordered(AT_ONCE).collect().await;
-            for (key, manifest, made) in made {
-                self.note(key, manifest, made);
+            for (key, manifest, account, made) in made {
+                self.note(key, manifest, account, made);
             }
         }
         let mut unmade = BTreeMap::new();
@@ -218,7 +219,7 @@ impl Applier {
         }
     }
 
-    fn is_due(&self, key: &ChildKey, child: &Child, now: Instant) -> bool {
+    fn is_due(&self, key: &ChildKey, child: &Child, account: Option<&str>, now: Instant) -> bool {
         if let Some(failed) = self.failed.get(key)
             && failed.manifest == child.manifest
         {
@@ -226,11 +227,14 @@ impl Applier {
         }
         self.made
             .get(key)
-            .is_none_or(|made| made.manifest != child.manifest)
+            .is_none_or(|made| made.manifest != child.manifest || made.account.as_deref() != account)
     }
 
     /// Identity of the ServiceAccount of an object's pods: `Some(None)` where it has none, `None` while it is not made.
-    fn account_of(&self, key: &ChildKey) -> Option<Option<String>> {
+    ///
+    /// Another one than before makes the object due: the tokens of its pods are those of the account before, and stay so
+    /// for most of an hour.
+    fn account_of(&self, key: &ChildKey) -> Option<Option<&str>> {
         if !key.kind.has_pods() {
             return Some(None);
         }
@@ -238,28 +242,16 @@ impl Applier {
             kind: ChildKind::ServiceAccount,
             ..key.clone()
         };
-        self.made.get(&account).map(|made| Some(made.uid.clone()))
+        self.made.get(&account).map(|made| Some(made.uid.as_str()))
     }
 
-    fn note(&mut self, key: ChildKey, manifest: Value, made: Result<Answer, Error>) {
+    fn note(&mut self, key: ChildKey, manifest: Value, account: Option<String>, made: Result<Answer, Error>) {
         match made {
             Ok(Answer { version, uid }) => {
                 self.failed.remove(&key);
-                if key.kind == ChildKind::ServiceAccount
-                    && self.accounts.get(&key).is_some_and(|of| *of != uid)
-                {
-                    // The tokens of its pods are those of the account before, and stay so for most of an hour.
-                    let is_its = |other: &ChildKey| {
-                        other.kind.has_pods()
-                            && (&other.namespace, &other.name) == (&key.namespace, &key.name)
-                    };
-                    self.made.retain(|other, _| !is_its(other));
-                }
-                if key.kind == ChildKind::ServiceAccount {
-                    self.accounts.insert(key.clone(), uid.clone());
-                }
                 let made = Made {
                     manifest,
+                    account,
                     version,
                     uid,
                 };

@@ -293,7 +293,8 @@ fn key(pod: &Pod) -> (String, String) {
     )
 }
 
-fn is_ready(pod: &Pod) -> bool {
+/// Whether Kubernetes calls a pod ready.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod
         .status
         .iter()

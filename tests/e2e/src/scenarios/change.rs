@@ -12,9 +12,7 @@ pub(super) async fn reaches(cluster: &Cluster) -> Result<()> {
     let before = cluster.json(&[&["get"][..], &asset].concat()).await?;
     let generation = before["metadata"]["generation"].as_i64().context("generation")?;
     let patch = json!({"spec": {"description": format!("changed at generation {generation}")}}).to_string();
-    cluster
-        .kubectl(&[&["patch"][..], &asset, &["--type=merge", "-p", &patch]].concat())
-        .await?;
+    cluster.patch("asset", "filler", &patch).await?;
     eventually("the change is in force", DEADLINE, || async {
         let now = cluster.json(&[&["get"][..], &asset].concat()).await?;
         let ready = condition(&now, "Ready");

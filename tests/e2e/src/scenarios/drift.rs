@@ -57,8 +57,7 @@ pub(super) async fn does_not_last(cluster: &Cluster) -> Result<()> {
     install::well(cluster).await?;
     let before = made(cluster).await?;
     for (kind, name, patch) in CHANGED {
-        let patch = ["patch", kind, name, "-n", PLANT, "--type=merge", "-p", patch];
-        let said = cluster.kubectl(&patch).await?;
+        let said = cluster.patch(kind, name, patch).await?;
         if said.contains("no change") {
             bail!("{kind} {name} is so already: {said}");
         }

@@ -36,18 +36,7 @@ pub(super) async fn operators(cluster: &Cluster) -> Result<()> {
         let leader = leader(cluster).await?.context("nobody leads")?;
         let committed = cloud.committed().await?;
         let patch = format!(r#"{{"spec":{{"description":"round {round}"}}}}"#);
-        cluster
-            .kubectl(&[
-                "patch",
-                "asset",
-                "capper",
-                "-n",
-                PLANT,
-                "--type=merge",
-                "-p",
-                &patch,
-            ])
-            .await?;
+        cluster.patch("asset", "capper", &patch).await?;
         kill(cluster, OPERATOR, &leader).await?;
         eventually("another one leads", DEADLINE, || async {
             let now = self::leader(cluster).await?;

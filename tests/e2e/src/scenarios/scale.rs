@@ -62,18 +62,7 @@ pub(super) async fn of_connector(cluster: &Cluster) -> Result<()> {
     for _ in 0..if cluster.full { ROUNDS_FULL } else { ROUNDS } {
         for replicas in [3, 1] {
             let patch = format!(r#"{{"spec":{{"replicas":{replicas}}}}}"#);
-            cluster
-                .kubectl(&[
-                    "patch",
-                    "connector",
-                    "opcua",
-                    "-n",
-                    PLANT,
-                    "--type=merge",
-                    "-p",
-                    &patch,
-                ])
-                .await?;
+            cluster.patch("connector", "opcua", &patch).await?;
             spread(cluster, replicas).await?;
             grows(cluster, since).await?;
         }
@@ -84,18 +73,7 @@ pub(super) async fn of_connector(cluster: &Cluster) -> Result<()> {
         .await?
         .context("no connector is ready")?;
     let patch = format!(r#"{{"spec":{{"pod":{{"annotations":{{"example.com/run":"{since}"}}}}}}}}"#);
-    cluster
-        .kubectl(&[
-            "patch",
-            "connector",
-            "opcua",
-            "-n",
-            PLANT,
-            "--type=merge",
-            "-p",
-            &patch,
-        ])
-        .await?;
+    cluster.patch("connector", "opcua", &patch).await?;
     let before = before["metadata"]["uid"]
         .as_str()
         .context("identity of the pod")?;
@@ -108,18 +86,7 @@ pub(super) async fn of_connector(cluster: &Cluster) -> Result<()> {
     grows(cluster, since).await?;
     counted(cluster, since).await?;
     let undo = r#"{"spec":{"pod":null,"replicas":null}}"#;
-    cluster
-        .kubectl(&[
-            "patch",
-            "connector",
-            "opcua",
-            "-n",
-            PLANT,
-            "--type=merge",
-            "-p",
-            undo,
-        ])
-        .await?;
+    cluster.patch("connector", "opcua", undo).await?;
     cluster
         .kubectl_with(&["delete", "-n", PLANT, "-f", "-"], &manifest)
         .await?;

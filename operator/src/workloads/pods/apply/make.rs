@@ -13,9 +13,10 @@ use crate::{
     workloads::pods::build::{ChildKey, ChildKind},
 };
 
+/// Where the annotations of an object's pods are (RFC 6901).
+const ANNOTATIONS: &str = "/spec/template/metadata/annotations";
 /// Annotation of a pod with the identity of its ServiceAccount: pods of an account that was made anew are replaced,
 /// since the token that they hold proves nothing any more.
-const ACCOUNT: &str = "/spec/template/metadata/annotations";
 const ACCOUNT_KEY: &str = "foreshore.dev/service-account-uid";
 
 /// What the API says of an object that was made.
@@ -58,7 +59,7 @@ fn complete(key: &ChildKey, manifest: &Value, account: Option<&str>) -> Value {
         members.insert("kind".to_owned(), resource.kind.into());
     }
     if let Some(account) = account {
-        match manifest.pointer_mut(ACCOUNT) {
+        match manifest.pointer_mut(ANNOTATIONS) {
             Some(Value::Object(annotations)) => {
                 drop(annotations.insert(ACCOUNT_KEY.to_owned(), account.into()))
             }
