@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use foreshore_runtime::{Shutdown, Task, TaskError, spawn};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
     accepted::Accepted,
@@ -162,7 +162,7 @@ impl Operator {
             return Err(Error::Rejected { problems });
         }
         for problem in &problems {
-            warn!(%problem, "manifest is not accepted");
+            driver::log_problem(problem);
         }
 
         let (handle, events, authority, serving) = control.split(shutdown.child());

@@ -10,6 +10,7 @@ use foreshore_control::{
     ControlHandle, GivePlan, Observation, Observed, PlanResource, Resource, ResourceKey, TakePlan,
     plan::DevicePlan,
 };
+use foreshore_crds::conditions::reasons;
 use foreshore_runtime::Shutdown;
 use foreshore_tls::{CertificateAuthority, RoleIdentity};
 use jiff::Timestamp;
@@ -295,7 +296,7 @@ impl Desired {
             .all_problems()
             .filter(|problem| !before.all_problems().any(|old| old == *problem))
         {
-            warn!(%problem, "manifest is not accepted");
+            log_problem(problem);
         }
         let workloads = outcome.workloads.clone();
         self.index.set_outcome(Arc::new(outcome));
@@ -415,6 +416,15 @@ fn bears_on_devices(observed: &Observed) -> bool {
             Observation::Removed { key } => about(key),
             _ => false,
         }
+}
+
+/// Tells of a problem when it is new.
+pub(super) fn log_problem(problem: &Problem) {
+    if problem.reason == reasons::NOT_YET_KNOWN {
+        warn!(%problem, "declared objects can't be read now; what is known of them stays in force");
+    } else {
+        warn!(%problem, "manifest is not accepted");
+    }
 }
 
 /// What an operator of a plant wants to read in the log; reports are in the status.

@@ -99,6 +99,8 @@ impl Watched {
         let kind = state.kind;
         let event = match event {
             Ok(event) => event,
+            // What the API server no longer remembers is read again at once: nothing is unknown.
+            Err(watcher::Error::WatchError(status)) if status.code == 410 => return false,
             Err(error) => {
                 self.metrics.watch_errors.inc();
                 return state.fail(&error);
@@ -308,6 +310,23 @@ mod tests {
             })
         );
         assert_eq!((&*sourced.meta.uid, sourced.meta.generation), ("uid-a", 3));
+    }
+
+    #[test]
+    fn a_watch_that_expired_is_no_fault() {
+        let mut watched = watched();
+        watched.take(0, Ok(Event::Init));
+        watched.take(0, Ok(Event::InitApply(object("a", 1, ""))));
+        watched.take(0, Ok(Event::InitDone));
+        let expired =
+            kube_client::core::Status::failure("too old resource version", "Expired").with_code(410);
+        assert!(!watched.take(0, Err(watcher::Error::WatchError(Box::new(expired)))));
+        assert_eq!(watched.faults().next(), None);
+        assert_eq!(
+            names(&watched),
+            ["a"],
+            "what was known stays until it is read again"
+        );
     }
 
     #[test]

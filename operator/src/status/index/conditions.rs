@@ -15,11 +15,15 @@ use super::{
 use crate::{
     object::{Kind, ObjectKey},
     plan::{Carried, Note},
+    problem::Problem,
     reconcile::Verdict,
     role::RoleName,
     status::remedy,
     workloads::{Instance, InstanceState},
 };
+
+/// Most problems that a condition tells in full: its message has an end (32,768 characters).
+const MOST_PROBLEMS: usize = 10;
 
 /// Whether a kind names other objects or Secrets.
 const fn has_references(kind: Kind) -> bool {
@@ -310,11 +314,7 @@ fn obstacle(
             Some(meta) => format!("; generation {} runs on", meta.generation),
             None => "; nothing of it runs".to_owned(),
         };
-        let more = match verdict.problems.len() {
-            0 | 1 => String::new(),
-            several => format!(" (and {} more)", several - 1),
-        };
-        let message = format!("{}{more}{runs_on}", problem.text());
+        let message = format!("{}{runs_on}", told(&verdict.problems));
         let obstacle = Obstacle::stalls(problem.reason, message);
         return Some(match problem.place() {
             Some(place) => obstacle.evidence(place),
@@ -355,6 +355,16 @@ fn obstacle(
         .or_else(|| unacknowledged(index, carried))
         .or_else(|| moving(index, carried))
         .or_else(|| moving_of_connector(index, key))
+}
+
+/// Problems of one object, as a condition tells them: whoever corrects one wants to know of the others.
+fn told(problems: &[Problem]) -> String {
+    let texts: Vec<_> = problems.iter().take(MOST_PROBLEMS).map(Problem::text).collect();
+    let more = match problems.len().saturating_sub(MOST_PROBLEMS) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    format!("{}{more}", texts.join("; "))
 }
 
 /// Whether a role runs at all.
