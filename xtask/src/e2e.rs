@@ -1,6 +1,6 @@
 //! `cargo xtask e2e`: an installation in a real Kubernetes, tested from its first command to its last.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -8,6 +8,8 @@ use crate::{argocd, cluster, image, shell};
 
 /// Nodes of the test cluster: one of them can be lost.
 const NODES: u8 = 3;
+/// What runs.
+pub(crate) const WHAT: &str = "end-to-end tests";
 /// What the scenario is named by that needs a GitOps tool.
 const GITOPS: &str = "gitops";
 
@@ -28,7 +30,7 @@ pub(crate) struct Options {
 /// Builds what is tested, and tests it.
 pub(crate) fn run(options: &Options) -> Result<()> {
     build()?;
-    test(options)
+    test(options, |scenarios| shell::run(WHAT, scenarios))
 }
 
 /// Builds the product and its scenarios.
@@ -48,24 +50,24 @@ pub(crate) fn build() -> Result<()> {
     shell::run("build for end-to-end tests", build.args(what))
 }
 
-/// Tests what was built.
-pub(crate) fn test(options: &Options) -> Result<()> {
+/// Tests what was built, by a command that `run` runs.
+pub(crate) fn test<T>(options: &Options, run: impl FnOnce(&mut Command) -> Result<T>) -> Result<T> {
     let argocd = options.wants_argocd().then(argocd::build).transpose()?;
     let archive = image::of_program(&shell::built("debug")?.join("foreshore"))?;
     if cluster::is_foreign()? {
         // Its nodes have to be given the image with its own tool.
-        return scenarios(options, false, argocd.as_deref());
+        return run(&mut scenarios(options, false, argocd.as_deref())?);
     }
     cluster::up(NODES)?;
     cluster::load(&[archive])?;
-    let tested = scenarios(options, true, argocd.as_deref());
+    let tested = scenarios(options, true, argocd.as_deref()).and_then(|mut scenarios| run(&mut scenarios));
     if !options.keep {
         cluster::down()?;
     }
     tested
 }
 
-fn scenarios(options: &Options, machines: bool, argocd: Option<&Path>) -> Result<()> {
+fn scenarios(options: &Options, machines: bool, argocd: Option<&Path>) -> Result<Command> {
     let xtask = std::env::current_exe().context("path of this program")?;
     let program = shell::built("debug")?.join("foreshore-e2e");
     let mut command = shell::command(&xtask.to_string_lossy(), &["cluster", "run"]);
@@ -85,7 +87,7 @@ fn scenarios(options: &Options, machines: bool, argocd: Option<&Path>) -> Result
     for name in &options.only {
         command.arg("--only").arg(name);
     }
-    shell::run("end-to-end tests", &mut command)
+    Ok(command)
 }
 
 /// Measures the release build in a cluster of one node, and writes the figures unless they are rough.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod argocd;
+mod arm64;
 mod arrows;
 mod bench;
 mod bundle;
@@ -48,6 +49,8 @@ enum Task {
     E2e(e2e::Options),
     /// Start, use and remove a real Kubernetes on this machine.
     Cluster(cluster::Options),
+    /// Build the program for 64-bit ARM machines, and start it under emulation.
+    Arm64,
     /// Draw the crate arrows as a Mermaid diagram.
     Graph,
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Image(options) => image::run(&options),
         Task::E2e(options) => e2e::run(&options),
         Task::Cluster(options) => cluster::run(&options),
+        Task::Arm64 => arm64::run(),
         Task::Graph => graph::print(),
     };
     match result {

@@ -24,41 +24,48 @@ struct Suite {
     time: String,
 }
 
-/// Runs the tests, shows what they print, and writes what each binary said to `docs/results/DATE.md`.
+/// Runs a command, shows what it prints, and returns that.
 ///
 /// # Errors
-/// When a test fails, and then nothing is written.
-pub(crate) fn record(tests: &mut Command) -> Result<PathBuf> {
+/// When it fails.
+pub(crate) fn watch(what: &str, command: &mut Command) -> Result<Vec<String>> {
+    eprintln!("==> {what}");
     let (reader, writer) = std::io::pipe().context("a pipe")?;
-    let mut child = tests
+    let mut child = command
         .stdout(writer.try_clone().context("a pipe")?)
         .stderr(writer)
         .spawn()
-        .with_context(|| format!("{tests:?} did not start"))?;
+        .with_context(|| format!("{command:?} did not start"))?;
     // The command holds the writing end too; without this the reading end would never end.
-    tests
+    command
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null());
     let mut lines = Vec::new();
     for line in BufReader::new(reader).lines() {
-        let line = line.context("what the tests print")?;
+        let line = line.with_context(|| format!("what {what} print"))?;
         eprintln!("{line}");
         lines.push(line);
     }
-    let status = child.wait().context("the tests")?;
+    let status = child.wait().with_context(|| format!("{command:?}"))?;
     if !status.success() {
-        bail!("tests: {tests:?} ended with {status}");
+        bail!("{what}: {command:?} ended with {status}");
     }
-    let suites = suites(lines.iter().map(String::as_str));
+    Ok(lines)
+}
+
+/// Writes `docs/results/DATE.md` from what the tests and the end-to-end tests printed.
+pub(crate) fn write(tests: &[String], scenarios: &[String]) -> Result<PathBuf> {
+    let suites = suites(tests.iter().map(String::as_str));
+    let scenarios = self::scenarios(scenarios.iter().map(String::as_str));
     let now = Timestamp::now().strftime("%Y-%m-%d").to_string();
     let folder = shell::root().join("docs/results");
     fs::create_dir_all(&folder)?;
     let file = folder.join(format!("{now}.md"));
-    fs::write(&file, page(&now, &suites)?)?;
+    fs::write(&file, page(&now, &suites, &scenarios)?)?;
     Ok(file)
 }
 
-fn page(date: &str, suites: &[Suite]) -> Result<String> {
+fn page(date: &str, suites: &[Suite], scenarios: &[(&str, &str)]) -> Result<String> {
     let commit = shell::output(&mut shell::command("git", &["describe", "--always", "--dirty"]))?;
     let cores = available_parallelism().map_or(0, usize::from);
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -82,7 +89,27 @@ fn page(date: &str, suites: &[Suite]) -> Result<String> {
     }
     let passed: u64 = suites.iter().map(|suite| suite.passed).sum();
     writeln!(page, "\n{passed} passed, none failed.")?;
+    page.push_str("\n## In a Kubernetes of three nodes\n\n| scenario | result | time |\n|---|---|---|\n");
+    for (name, result) in scenarios {
+        match result
+            .strip_prefix("ok (")
+            .and_then(|rest| rest.strip_suffix(')'))
+        {
+            Some(time) => writeln!(page, "| {name} | passed | {time} |")?,
+            None => writeln!(page, "| {name} | {result} | |")?,
+        }
+    }
+    page.push_str(
+        "\nThe program was built for arm64 too, and judged the manifests of the example under emulation.\n",
+    );
     Ok(page)
+}
+
+/// Reads what the end-to-end tests print of scenarios: name, and what came of it.
+fn scenarios<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<(&'a str, &'a str)> {
+    lines
+        .filter_map(|line| line.strip_prefix("test ")?.split_once(" ... "))
+        .collect()
 }
 
 /// Reads what cargo and the test harness print: the name of a binary, and then its result.
@@ -132,6 +159,21 @@ fn crate_of(running: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scenarios_are_read_from_between_other_lines() {
+        let printed = "==> end-to-end tests
+test install_to_data ... ok (14 s)
+    4652 values of 12 points
+test gitops ... LEFT OUT: it needs Argo CD";
+        assert_eq!(
+            scenarios(printed.lines()),
+            [
+                ("install_to_data", "ok (14 s)"),
+                ("gitops", "LEFT OUT: it needs Argo CD")
+            ]
+        );
+    }
 
     #[test]
     fn results_are_read_by_binary_and_empty_ones_left_out() {

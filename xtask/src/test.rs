@@ -4,12 +4,13 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::{arrows, charts, e2e, generate, results, shell, tools};
+use crate::{arm64, arrows, charts, e2e, generate, results, shell, tools};
 
 /// Which checks to run.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Also run what takes long: more kill -9 cycles, longer outages, larger backlogs; writes docs/results/DATE.md.
+    /// Also run what takes long: more kill -9 cycles, longer outages, larger backlogs, upgrades, GitOps, a build for
+    /// arm64; writes docs/results/DATE.md.
     #[arg(long)]
     full: bool,
     /// Leave out cargo-deny, which is built from source the first time.
@@ -61,17 +62,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !options.full {
         tests.arg("--quiet").env("FORESHORE_TEST_FULL", "");
         shell::run("tests", &mut tests)?;
-        return in_cluster(false);
+        charts::check(&charts::Programs::of_cluster()?)?;
+        return e2e::test(&e2e::Options::of_tests(false), |scenarios| {
+            shell::run(e2e::WHAT, scenarios)
+        });
     }
-    let file = results::record(tests.env("FORESHORE_TEST_FULL", "1"))?;
-    eprintln!("wrote {}", file.display());
-    in_cluster(true)
-}
-
-/// What needs Kubernetes: the charts, and an installation.
-fn in_cluster(full: bool) -> Result<()> {
+    let tests = results::watch("tests", tests.env("FORESHORE_TEST_FULL", "1"))?;
     charts::check(&charts::Programs::of_cluster()?)?;
-    e2e::test(&e2e::Options::of_tests(full))
+    arm64::run()?;
+    let scenarios = e2e::test(&e2e::Options::of_tests(true), |scenarios| {
+        results::watch(e2e::WHAT, scenarios)
+    })?;
+    let file = results::write(&tests, &scenarios)?;
+    eprintln!("wrote {}", file.display());
+    Ok(())
 }
 
 /// Licences, sources, duplicate versions; advisories where their database can be had.

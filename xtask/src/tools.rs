@@ -1,6 +1,9 @@
 //! What the tests need beyond the Rust toolchain: named, installed when missing, kept outside the checkout.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -27,6 +30,13 @@ pub(crate) const CLUSTER: &[(&str, &str)] = &[
     ("runc", "runc"),
     ("sysctl", "procps"),
     ("unshare", "util-linux"),
+];
+
+/// Debian packages to build for arm64 and to start what was built, by a file that shows that they are installed.
+pub(crate) const ARM64: &[(&str, &str)] = &[
+    ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    ("/usr/aarch64-linux-gnu/lib/libc.a", "libc6-dev-arm64-cross"),
+    ("qemu-aarch64", "qemu-user"),
 ];
 
 /// Version of cargo-deny that `deny.toml` was written for.
@@ -102,34 +112,56 @@ pub(crate) fn promtool() -> Result<PathBuf> {
         return Ok(PathBuf::from("promtool"));
     }
     let folder = shell::cache()?.join("prometheus");
-    let program = folder.join("usr/bin/promtool");
-    if program.is_file() {
-        return Ok(program);
+    unpacked(&folder, &["prometheus"], &[]).context("promtool is needed, please install Prometheus")?;
+    Ok(folder.join("usr/bin/promtool"))
+}
+
+/// Unpacks Debian packages into a folder, unless they are there already; none of them is installed.
+///
+/// `architectures` are those of the packages, where they are not all of this machine's.
+pub(crate) fn unpacked(folder: &Path, packages: &[&str], architectures: &[&str]) -> Result<()> {
+    if folder.is_dir() {
+        return Ok(());
     }
     if !shell::is_installed("apt-get") {
-        bail!("promtool is needed, please install Prometheus");
+        bail!("found no apt-get to fetch {} with", packages.join(", "));
     }
     let part = folder.with_extension("part");
-    fs::create_dir_all(&part).with_context(|| format!("create {}", part.display()))?;
-    let download = || {
-        let mut download = shell::command("apt-get", &["download", "-qq", "prometheus"]);
-        download.current_dir(&part);
-        shell::run("apt-get download prometheus", &mut download)
+    if part.is_dir() {
+        // Of a run that was interrupted.
+        fs::remove_dir_all(&part).with_context(|| format!("remove {}", part.display()))?;
+    }
+    let (lists, files, root) = (part.join("lists"), part.join("files"), part.join("root"));
+    for made in [&lists.join("partial"), &files, &root] {
+        fs::create_dir_all(made).with_context(|| format!("create {}", made.display()))?;
+    }
+    let apt = |what: &[&str]| {
+        let mut command = shell::command("apt-get", &["-qq", "-o", "APT::Sandbox::User=root"]);
+        // Lists of its own: the system's are not told of other architectures.
+        command
+            .arg("-o")
+            .arg(format!("Dir::State::lists={}", lists.display()))
+            .args(["-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="]);
+        for architecture in architectures {
+            command
+                .arg("-o")
+                .arg(format!("APT::Architectures::={architecture}"));
+        }
+        command.args(what).current_dir(&files);
+        command
     };
-    if download().is_err() {
-        shell::run(
-            "apt-get update",
-            &mut shell::command("apt-get", &["update", "-qq"]),
-        )?;
-        download()?;
-    }
-    for entry in fs::read_dir(&part)? {
+    shell::run("apt-get update", &mut apt(&["update"]))?;
+    shell::run(
+        &format!("apt-get download {}", packages.join(" ")),
+        &mut apt(&[&["download"], packages].concat()),
+    )?;
+    for entry in fs::read_dir(&files)? {
         let mut unpack = shell::command("dpkg", &["--extract"]);
-        unpack.arg(entry?.path()).arg(&folder);
-        shell::run("unpack prometheus", &mut unpack)?;
+        unpack.arg(entry?.path()).arg(&root);
+        shell::output(&mut unpack)?;
     }
-    fs::remove_dir_all(&part)?;
-    Ok(program)
+    fs::rename(&root, folder).with_context(|| format!("create {}", folder.display()))?;
+    fs::remove_dir_all(&part).with_context(|| format!("remove {}", part.display()))
 }
 
 /// Builds the judge of manifests that is made of Kubernetes' own libraries, and returns the program.

@@ -19,6 +19,8 @@ pub(crate) mod oci;
 const NAME: &str = "localhost/foreshore";
 /// User and group that a container runs as: nobody that a node knows.
 const USER: u32 = 65532;
+/// Largest image of a release build, in bytes.
+const LARGEST: u64 = 60_000_000;
 /// The certificate authorities of Debian's `ca-certificates`.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -47,6 +49,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         None => arrows::target_directory()?.join(format!("foreshore-{}.oci.tar", options.profile)),
     };
     let image = write(&program, env!("CARGO_PKG_VERSION"), &out)?;
+    let size = fs::metadata(&out)
+        .with_context(|| format!("read {}", out.display()))?
+        .len();
+    if options.profile == "release" && size > LARGEST {
+        bail!(
+            "{}: found {size} bytes; allowed: {LARGEST}, since it is fetched over slow links",
+            out.display()
+        );
+    }
     println!("{} holds {}", out.display(), image.names.join(" and "));
     Ok(())
 }
@@ -85,12 +96,12 @@ fn executable(messages: &str) -> Result<PathBuf> {
 
 /// Writes an image that holds a program, what it needs to trust the world, and nothing else: no shell, no libraries.
 fn write(program: &Path, version: &str, out: &Path) -> Result<oci::Image> {
-    elf::check_static(program)?;
+    let architecture = elf::static_program(program)?;
     if !Path::new(AUTHORITIES).is_file() {
         bail!("found no {AUTHORITIES}; install ca-certificates");
     }
     let stripped = out.with_extension("program");
-    strip(program, &stripped)?;
+    strip(program, architecture, &stripped)?;
     let file = |path: &str, content: oci::Content, mode: u32| oci::File {
         path: path.to_owned(),
         content,
@@ -100,7 +111,7 @@ fn write(program: &Path, version: &str, out: &Path) -> Result<oci::Image> {
     let group = format!("root:x:0:\nforeshore:x:{USER}:\n");
     let image = oci::Image {
         names: vec![format!("{NAME}:dev"), format!("{NAME}:{version}")],
-        architecture: oci::architecture(),
+        architecture: architecture.to_owned(),
         entrypoint: vec!["/foreshore".to_owned()],
         user: format!("{USER}:{USER}"),
         labels: BTreeMap::from([
@@ -129,10 +140,17 @@ fn write(program: &Path, version: &str, out: &Path) -> Result<oci::Image> {
 }
 
 /// Copies a program without its symbols.
-fn strip(program: &Path, out: &Path) -> Result<()> {
-    let mut strip = Command::new("strip");
+fn strip(program: &Path, architecture: &str, out: &Path) -> Result<()> {
+    let tool = match architecture {
+        ours if ours == oci::architecture() => "strip",
+        "arm64" => "aarch64-linux-gnu-strip",
+        _ => "x86_64-linux-gnu-strip",
+    };
+    let mut strip = Command::new(tool);
     strip.arg("-o").arg(out).arg(program).stdin(Stdio::null());
-    let status = strip.status().context("strip did not start; install binutils")?;
+    let status = strip
+        .status()
+        .with_context(|| format!("{tool} did not start; install binutils"))?;
     if !status.success() {
         bail!("{strip:?} ended with {status}");
     }
