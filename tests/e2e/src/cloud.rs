@@ -14,37 +14,53 @@ use crate::{
 /// The token of the example's Secret.
 const TOKEN: &str = "example-api-token-0123456789abcdef";
 
+/// Port of its API.
+const PORT: u16 = 7080;
 /// Values of a page of history.
 const PAGE: u32 = 1000;
 
 /// A cloud endpoint that can be asked.
 pub(crate) struct Cloud {
-    forward: Forward,
+    address: String,
+    /// What leads there, where it is not the address itself.
+    _forward: Option<Forward>,
     client: reqwest::Client,
 }
 
 impl Cloud {
     /// Reaches the pod of the cloud endpoint.
     pub(crate) async fn reach(cluster: &Cluster) -> Result<Self> {
-        let pod = cluster
-            .pod("cloud", "cloud")
-            .await?
-            .context("the cloud endpoint has no pod that is ready")?;
+        let pod = pod(cluster).await?;
         let pod = pod["metadata"]["name"].as_str().context("name of the pod")?;
         let pod = format!("pod/{pod}");
-        let forward = Forward::start(&["port-forward", "-n", PLANT, &pod, ":7080"]).await?;
+        let forward = Forward::start(&["port-forward", "-n", PLANT, &pod, &format!(":{PORT}")]).await?;
+        Self::at(forward.address().to_owned(), Some(forward))
+    }
+
+    /// Reaches the pod of the cloud endpoint without the API server, from a network that leads to pods.
+    pub(crate) async fn reach_pod(cluster: &Cluster) -> Result<Self> {
+        let pod = pod(cluster).await?;
+        let address = pod["status"]["podIP"].as_str().context("address of the pod")?;
+        Self::at(format!("{address}:{PORT}"), None)
+    }
+
+    fn at(address: String, forward: Option<Forward>) -> Result<Self> {
         let client = reqwest::Client::builder()
             .no_proxy()
             .timeout(Duration::from_secs(10))
             .build()?;
-        Ok(Self { forward, client })
+        Ok(Self {
+            address,
+            _forward: forward,
+            client,
+        })
     }
 
     /// Asks.
     pub(crate) async fn get(&self, path: &str) -> Result<Value> {
         let response = self
             .client
-            .get(format!("http://{}{path}", self.forward.address()))
+            .get(format!("http://{}{path}", self.address))
             .bearer_auth(TOKEN)
             .send()
             .await?;
@@ -86,6 +102,12 @@ impl Cloud {
         let items = ledger["items"].as_array().cloned().unwrap_or_default();
         Ok(items.iter().filter_map(|item| item["committed"].as_u64()).sum())
     }
+}
+
+/// The pod of the cloud endpoint, when it is ready.
+async fn pod(cluster: &Cluster) -> Result<Value> {
+    let pod = cluster.pod("cloud", "cloud").await?;
+    pod.context("the cloud endpoint has no pod that is ready")
 }
 
 /// The largest timestamp anywhere in the values of an asset.

@@ -101,9 +101,9 @@ impl Cluster {
     }
 
     /// Switches a node off or on.
-    pub(crate) async fn machine(&self, task: &str, node: &str) -> Result<String> {
+    pub(crate) async fn machine(&self, task: &[&str]) -> Result<String> {
         let machines = self.machines.clone().context("no machines")?;
-        self.run(&machines, &["cluster", task, node], None).await
+        self.run(&machines, &[&["cluster"], task].concat(), None).await
     }
 
     async fn run(&self, program: &Path, arguments: &[&str], input: Option<&str>) -> Result<String> {

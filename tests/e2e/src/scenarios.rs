@@ -33,7 +33,7 @@ enum Needs {
     Nothing,
     /// Time: it runs with everything at its full count, or when it is named.
     Time,
-    /// Nodes that can be switched off.
+    /// Nodes and an API server that can be switched off.
     Machines,
     /// Argo CD's programs.
     ArgoCd,
@@ -52,6 +52,9 @@ enum Work {
     Tools,
     LateSecret,
     Dangling,
+    WrongChange,
+    ApiAway,
+    ApiThrottles,
     Disorder,
     LostDefinition,
     Operator,
@@ -85,6 +88,17 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("devices_go_over_when_a_connector_is_scaled", Work::Scale),
     scenario("a_secret_that_comes_late_is_waited_for", Work::LateSecret),
     scenario("who_names_nobody_is_told_so", Work::Dangling),
+    scenario("a_wrong_change_stops_nothing", Work::WrongChange),
+    needing(
+        Needs::Machines,
+        "data_flows_while_the_api_server_is_away",
+        Work::ApiAway,
+    ),
+    needing(
+        Needs::Time,
+        "an_api_server_that_refuses_most_is_asked_again",
+        Work::ApiThrottles,
+    ),
     needing(Needs::Time, "the_worst_order_does_no_harm", Work::Disorder),
     needing(
         Needs::Time,
@@ -132,7 +146,7 @@ impl Scenario {
         match self.needs {
             Needs::Time if !cluster.full && !named => Some("it runs with --full, or by its name"),
             Needs::Machines if !cluster.has_machines() => {
-                Some("nodes of this cluster can't be switched off from here")
+                Some("nodes and API server of this cluster can't be switched off from here")
             }
             Needs::ArgoCd if cluster.argocd.is_none() => {
                 Some("it needs Argo CD, which --full or its name builds")
@@ -153,6 +167,9 @@ impl Scenario {
             Work::Tools => tools::tell(cluster).await,
             Work::LateSecret => bad_days::late_secret(cluster).await,
             Work::Dangling => bad_days::dangling(cluster).await,
+            Work::WrongChange => bad_days::stops_nothing(cluster).await,
+            Work::ApiAway => bad_days::away(cluster).await,
+            Work::ApiThrottles => bad_days::throttles(cluster).await,
             Work::Disorder => bad_days::worst_order(cluster).await,
             Work::LostDefinition => bad_days::lost_definition(cluster).await,
             Work::Operator => kill::operators(cluster).await,

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{
-    layout::{CONTROL_PLANE, DOMAIN, Layout, PODS, SERVICES, node, write},
+    layout::{API_PORT, CONTROL_PLANE, DOMAIN, Layout, PODS, SERVICES, node, write},
     machine::Machine,
     state::State,
 };
@@ -49,7 +49,7 @@ fn api_server(layout: &Layout) -> Vec<String> {
     let pki = |file: &str| layout.pki(file).display().to_string();
     vec![
         "--etcd-servers=http://127.0.0.1:2379".to_owned(),
-        "--secure-port=6443".to_owned(),
+        format!("--secure-port={API_PORT}"),
         format!("--advertise-address={CONTROL_PLANE}"),
         format!("--client-ca-file={}", pki("ca.crt")),
         format!("--tls-cert-file={}", pki("kube-apiserver.crt")),
@@ -135,7 +135,7 @@ fn corefile(layout: &Layout) -> String {
   errors
   cache 5
   kubernetes {DOMAIN} in-addr.arpa {{
-    endpoint https://{CONTROL_PLANE}:6443
+    endpoint https://{CONTROL_PLANE}:{API_PORT}
     kubeconfig {} foreshore
     pods insecure
   }}

@@ -62,6 +62,9 @@ pub(crate) fn run(task: &Task, kubeconfig: &Path) -> Result<()> {
             "{elsewhere}, whose nodes can't be switched from here; do it with their own tool, such as \
              `docker kill NODE` and `docker start NODE` for kind"
         ),
+        Task::StopApi | Task::StartApi => {
+            bail!("{elsewhere}, whose API server can't be switched from here; do it with its own tool")
+        }
         Task::Kubectl { arguments } => become_program(command(kubeconfig, &named("kubectl")?), arguments),
         Task::Helm { arguments } => become_program(command(kubeconfig, &named("helm")?), arguments),
         Task::Run { program, arguments } => become_program(command(kubeconfig, program), arguments),

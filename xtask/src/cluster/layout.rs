@@ -13,6 +13,8 @@ use crate::shell;
 pub(crate) const MOST_NODES: u8 = 3;
 /// Where the API server and the name server are reached.
 pub(crate) const CONTROL_PLANE: &str = "172.30.0.1";
+/// Port of the API server.
+pub(crate) const API_PORT: u16 = 6443;
 /// Network of the machines.
 pub(crate) const MACHINES: &str = "172.30.0.0/24";
 /// Network of all pods.

@@ -26,7 +26,7 @@ mod up;
 mod wait;
 
 use binary::Programs;
-use layout::{Layout, MOST_NODES};
+use layout::{API_PORT, Layout, MOST_NODES};
 use machine::Machine;
 use state::State;
 
@@ -65,6 +65,10 @@ enum Task {
         /// Which one, from 1.
         node: u8,
     },
+    /// Let the API server answer nobody, as when its machine hangs; all that runs runs on.
+    StopApi,
+    /// Let the API server answer again.
+    StartApi,
     /// Run kubectl.
     #[command(disable_help_flag = true)]
     Kubectl {
@@ -123,6 +127,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Task::StartNode { node } => {
             let _lock = lock(&layout)?;
             up::start_node(&layout, *node)
+        }
+        Task::StopApi | Task::StartApi => {
+            let _lock = lock(&layout)?;
+            State::of_running(&layout)?;
+            network::silence(API_PORT, matches!(options.task, Task::StopApi))
         }
         Task::Kubectl { arguments } => enter(&layout, Ours::Named("kubectl"), arguments),
         Task::Helm { arguments } => enter(&layout, Ours::Named("helm"), arguments),

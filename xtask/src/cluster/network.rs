@@ -135,6 +135,34 @@ fn batch(machine: u8, commands: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Drops what comes to a port of the control plane, or lets it in again.
+pub(crate) fn silence(port: u16, silent: bool) -> Result<()> {
+    let filter = |what: &str| {
+        let mut enter = Command::new("nsenter");
+        enter.arg(format!("--net={}", namespace_file(0).display()));
+        enter.args([
+            "iptables",
+            "--wait",
+            what,
+            "INPUT",
+            "--protocol",
+            "tcp",
+            "--dport",
+        ]);
+        enter.arg(port.to_string()).args(["--jump", "DROP"]);
+        enter.stderr(Stdio::null());
+        enter
+    };
+    let is_silent = filter("--check")
+        .status()
+        .context("iptables did not start")?
+        .success();
+    if is_silent == silent {
+        return Ok(());
+    }
+    finish(&mut filter(if silent { "--insert" } else { "--delete" }))
+}
+
 fn set(machine: u8, setting: &str) -> Result<()> {
     let mut enter = Command::new("nsenter");
     enter.arg(format!("--net={}", namespace_file(machine).display()));

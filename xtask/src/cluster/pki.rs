@@ -7,7 +7,7 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 
-use super::layout::{API_SERVICE, CONTROL_PLANE, Layout, address, node, write};
+use super::layout::{API_PORT, API_SERVICE, CONTROL_PLANE, Layout, address, node, write};
 
 /// Group whose members may do everything.
 const MASTERS: &str = "system:masters";
@@ -120,7 +120,7 @@ fn kubeconfig_of(layout: &Layout, user: &str) -> Value {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{ "name": "foreshore", "cluster": {
-            "server": format!("https://{CONTROL_PLANE}:6443"),
+            "server": format!("https://{CONTROL_PLANE}:{API_PORT}"),
             "certificate-authority": layout.pki("ca.crt"),
         } }],
         "users": [{ "name": user, "user": {

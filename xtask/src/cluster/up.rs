@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::{
     binary::{self, Programs},
     clean, control_plane, images,
-    layout::{CONTROL_PLANE, Layout},
+    layout::{API_PORT, CONTROL_PLANE, Layout},
     machine::Machine,
     network, node, pki, processes,
     state::State,
@@ -126,7 +126,7 @@ fn summary(layout: &Layout, nodes: u8) -> String {
         format!("{nodes} nodes")
     };
     format!(
-        "{nodes}, API server {CONTROL_PLANE}:6443, logs in {}",
+        "{nodes}, API server {CONTROL_PLANE}:{API_PORT}, logs in {}",
         layout.logs().display()
     )
 }

@@ -1,6 +1,8 @@
 //! What is missing, comes late, goes early or names nobody: it is told, disturbs nobody else, and heals by itself.
 
+mod api_server;
 mod disorder;
+mod wrong_change;
 
 use std::collections::BTreeSet;
 
@@ -10,7 +12,11 @@ use serde_json::{Value, json};
 use super::{change, install, kill};
 use crate::cluster::{Cluster, DEADLINE, OPERATOR, PLANT, condition, eventually};
 
-pub(super) use disorder::worst_order;
+pub(super) use self::{
+    api_server::{away, throttles},
+    disorder::worst_order,
+    wrong_change::stops_nothing,
+};
 
 /// Namespace of objects that name nobody.
 const DANGLING: &str = "dangling";

@@ -41,7 +41,7 @@ pub(super) async fn of_connector(cluster: &Cluster) -> Result<()> {
     install::flows(cluster).await?;
 
     let number = node.rsplit('-').next().context("number of the node")?;
-    cluster.machine("kill-node", number).await?;
+    cluster.machine(&["kill-node", number]).await?;
     let moved = eventually("the connector runs on another node", DEADLINE, || async {
         let now = cluster.pod("connector", "opcua").await?;
         Ok(now.filter(|now| now["metadata"]["uid"] != pod["metadata"]["uid"]))
@@ -52,7 +52,7 @@ pub(super) async fn of_connector(cluster: &Cluster) -> Result<()> {
         Err(error) => Err(error),
     };
     // Whatever came of it, the others need all nodes.
-    cluster.machine("start-node", number).await?;
+    cluster.machine(&["start-node", number]).await?;
     flows?;
     install::well(cluster).await
 }
@@ -66,7 +66,7 @@ pub(super) async fn of_broker(cluster: &Cluster) -> Result<()> {
         .context("the broker has no pod that is ready")?;
     let node = pod["spec"]["nodeName"].as_str().context("node of the broker")?;
     let number = node.rsplit('-').next().context("number of the node")?;
-    cluster.machine("kill-node", number).await?;
+    cluster.machine(&["kill-node", number]).await?;
     let told = eventually("the broker waits for its node", DEADLINE, || async {
         let broker = cluster
             .json(&["get", "brokers.foreshore.dev", "broker", "-n", PLANT])
@@ -81,7 +81,7 @@ pub(super) async fn of_broker(cluster: &Cluster) -> Result<()> {
     })
     .await;
     // Whatever came of it, the others need all nodes.
-    cluster.machine("start-node", number).await?;
+    cluster.machine(&["start-node", number]).await?;
     told?;
     install::well(cluster).await?;
     install::flows(cluster).await
