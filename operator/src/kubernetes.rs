@@ -10,7 +10,9 @@ pub mod lease;
 pub(crate) mod listing;
 mod metrics;
 mod references;
+mod revisions;
 pub mod source;
+mod standing;
 mod status;
 
 use std::time::Duration;
@@ -25,6 +27,7 @@ use tokio::time::timeout;
 pub use enrolment::TokenReviews;
 pub use kube_client::Client;
 pub use metrics::OperatorMetrics;
+pub use revisions::Revisions;
 pub use source::KubernetesSource;
 pub use status::KubernetesStatus;
 

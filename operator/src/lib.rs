@@ -30,6 +30,7 @@ pub mod judged;
 pub mod kubernetes;
 pub mod object;
 pub mod operator;
+pub mod packed;
 pub mod plan;
 pub mod platform;
 pub mod problem;

@@ -15,6 +15,7 @@ use crate::{
     accepted::Accepted,
     control::{self, ControlPlane},
     facts::Facts,
+    kubernetes::Revisions,
     platform::Platform,
     problem::Problem,
     reconcile::{Outcome, Reconciler},
@@ -53,7 +54,12 @@ pub enum Begin {
     /// is refused: whoever starts it looks on.
     From(PathBuf),
     /// As the leader of an epoch, with whatever is right; nobody looks on.
-    Lead(u64),
+    Lead {
+        /// The epoch.
+        epoch: u64,
+        /// What ran on when somebody else led.
+        earlier: Revisions,
+    },
 }
 
 /// Why an operator can't start, or ended.
@@ -141,11 +147,11 @@ impl Operator {
             begin,
             status,
         } = options;
-        let (accepted, epoch) = match &begin {
-            Begin::From(folder) => (Accepted::open(folder)?, epoch::next(folder)?),
-            Begin::Lead(epoch) => (Accepted::default(), *epoch),
+        let (accepted, epoch, looked_on) = match begin {
+            Begin::From(folder) => (Accepted::open(&folder)?, epoch::next(&folder)?, true),
+            Begin::Lead { epoch, earlier } => (earlier.accepted(), epoch, false),
         };
-        let nothing_accepted = accepted.is_empty() && !matches!(begin, Begin::Lead(_));
+        let nothing_accepted = accepted.is_empty() && looked_on;
         let source_shutdown = shutdown.child();
         let (sender, mut snapshots) = watch::channel(None);
         let mut source = spawn("source", source.run(sender, source_shutdown.clone()));

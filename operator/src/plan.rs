@@ -71,7 +71,12 @@ impl<'a> Planner<'a> {
         }
     }
 
-    pub(crate) fn finish(self) -> Plans {
+    pub(crate) fn finish(mut self) -> Plans {
+        // Each has one or two, and room for four.
+        for carried in self.plans.carried.values_mut() {
+            carried.parts.shrink_to_fit();
+            carried.roles.shrink_to_fit();
+        }
         self.plans
     }
 

@@ -4,14 +4,10 @@
 //! and fits runs: the declared one, or else the last that was accepted. So a wrong edit stops nothing; what an object
 //! refers to may still go, and then neither version fits.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use foreshore_crds::conditions::reasons;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use crate::{
     accepted::{Accepted, AcceptedVersion},
@@ -19,6 +15,7 @@ use crate::{
     facts::Facts,
     judged::{self, Object},
     object::{Kind, Meta, ObjectKey},
+    packed::Packed,
     plan::{Planner, Plans},
     platform::Platform,
     problem::Problem,
@@ -77,7 +74,7 @@ pub struct Reconciler {
 
 /// A version that was judged.
 struct Judged {
-    manifest: Arc<Value>,
+    manifest: Packed,
     result: Result<Object, Vec<Problem>>,
 }
 
@@ -122,7 +119,7 @@ impl Reconciler {
                 {
                     let version = AcceptedVersion {
                         meta: verdict.declared.clone(),
-                        manifest: Arc::clone(manifest),
+                        manifest: manifest.clone(),
                     };
                     self.accepted.accept(candidates.key, version);
                 }
@@ -132,6 +129,14 @@ impl Reconciler {
                 verdicts.insert(candidates.key.clone(), verdict);
             }
         }
+        let run_on = verdicts.iter().filter(|(_, verdict)| {
+            let declared = &verdict.declared;
+            verdict
+                .running
+                .as_ref()
+                .is_some_and(|running| running != declared)
+        });
+        self.accepted.run_on(run_on.map(|(key, _)| key));
         let valid = scope.valid;
         Outcome {
             verdicts,
@@ -162,7 +167,7 @@ impl Reconciler {
         let mut versions = Vec::with_capacity(2);
         let declared = match &sourced.manifest {
             Some(manifest) => {
-                let earlier = accepted.as_ref().map(|accepted| &*accepted.manifest);
+                let earlier = accepted.as_ref().map(|accepted| &accepted.manifest);
                 let judged = self.judge(key, manifest, earlier);
                 let result = judged.result.clone();
                 versions.push(judged);
@@ -190,16 +195,14 @@ impl Reconciler {
     }
 
     /// Judges a manifest, or remembers how it was judged.
-    fn judge(&self, key: &ObjectKey, manifest: &Arc<Value>, earlier: Option<&Value>) -> Judged {
-        let known = self.judged.get(key).into_iter().flatten();
-        let mut known =
-            known.filter(|known| Arc::ptr_eq(&known.manifest, manifest) || known.manifest == *manifest);
-        let result = match known.next() {
+    fn judge(&self, key: &ObjectKey, manifest: &Packed, earlier: Option<&Packed>) -> Judged {
+        let mut known = self.judged.get(key).into_iter().flatten();
+        let result = match known.find(|known| known.manifest == *manifest) {
             Some(known) => known.result.clone(),
-            None => judged::judge(key, manifest, earlier),
+            None => judged::judge(key, &manifest.value(), earlier.map(Packed::value).as_ref()),
         };
         Judged {
-            manifest: Arc::clone(manifest),
+            manifest: manifest.clone(),
             result,
         }
     }

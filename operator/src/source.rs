@@ -7,11 +7,11 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use foreshore_runtime::Shutdown;
-use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::{
     object::{Meta, ObjectKey},
+    packed::Packed,
     problem::{Position, Problem},
 };
 
@@ -66,7 +66,7 @@ pub struct Sourced {
     pub meta: Meta,
     /// The manifest, not judged yet. `None` while it can't be read ([`Snapshot::problems`] tells why): the object is
     /// still declared, so what was accepted of it runs on.
-    pub manifest: Option<Arc<Value>>,
+    pub manifest: Option<Packed>,
     /// Where it stands; `None` for an object that did not come from a file.
     pub origin: Option<Origin>,
 }

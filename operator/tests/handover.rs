@@ -20,6 +20,7 @@ use foreshore_operator::{
     Begin, Handle, Operator, Options, Platform, RoleName,
     control::{self, ControlPlane, SERVER_NAME},
     facts::{self, RoleFacts},
+    kubernetes::Revisions,
     source::directory::{self, Directory},
     workloads::{Instance, InstanceState, Running, Workload, Workloads},
 };
@@ -346,7 +347,10 @@ impl Plant {
             workloads: Arc::clone(&self.hands) as Arc<dyn Workloads>,
             control: control.await.unwrap(),
             platform: Platform::standalone(),
-            begin: Begin::Lead(self.epoch),
+            begin: Begin::Lead {
+                epoch: self.epoch,
+                earlier: Revisions::default(),
+            },
             status: None,
         };
         self.operator = Some(Operator::start(options, Shutdown::new()).await.unwrap());

@@ -11,7 +11,7 @@ use foreshore_operator::{
     Begin, Operator, Platform,
     control::{ControlPlane, Options as ControlPlaneOptions, Trust},
     kubernetes::{
-        self, KubernetesSource, KubernetesStatus, OperatorMetrics, Scope, TokenReviews, authority,
+        self, KubernetesSource, KubernetesStatus, OperatorMetrics, Revisions, Scope, TokenReviews, authority,
         lease::{Election, Leadership},
     },
     workloads::{
@@ -180,6 +180,8 @@ async fn lead(options: Options, parts: Parts, leadership: Leadership, shutdown: 
         metrics.clone(),
         shutdown.child(),
     );
+    let earlier = Revisions::open(client.clone(), &scope, shutdown.child()).await;
+    let earlier = earlier.context("versions that ran on")?;
     let control = ControlPlane::bind(ControlPlaneOptions {
         listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, CONTROL_PORT)),
         authority,
@@ -194,7 +196,7 @@ async fn lead(options: Options, parts: Parts, leadership: Leadership, shutdown: 
             workloads: Arc::new(workloads),
             control: control.await.context("control server")?,
             platform: Platform::cluster(),
-            begin: Begin::Lead(epoch),
+            begin: Begin::Lead { epoch, earlier },
             status: Some(Arc::new(status)),
         },
         shutdown.clone(),

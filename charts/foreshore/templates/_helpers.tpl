@@ -77,6 +77,10 @@ The operator's rights in a namespace that it watches: rules of a ClusterRole, or
 - apiGroups: [apps]
   resources: [deployments, statefulsets]
   verbs: [get, list, watch, create, patch, delete]
+# Versions that run on while a newer one is wrong, for whoever leads next.
+- apiGroups: [apps]
+  resources: [controllerrevisions]
+  verbs: [list, create, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]

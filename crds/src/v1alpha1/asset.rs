@@ -197,7 +197,7 @@ impl Dataset {
     /// How large a change of `point` must be.
     #[must_use]
     pub fn deadband_of<'a>(&'a self, point: &'a DataPoint) -> Option<&'a Deadband> {
-        point.deadband.as_ref().or(self.deadband.as_ref())
+        point.deadband.as_deref().or(self.deadband.as_ref())
     }
 }
 
@@ -257,6 +257,7 @@ pub struct OpcuaDataset {
 }
 
 /// One value.
+// Of these an operator holds hundreds of thousands, so that what few of them have stands elsewhere.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[x_kube(validation = rules::at_most_one_of(&["opcua", "custom"]))]
 #[serde(rename_all = "camelCase")]
@@ -276,16 +277,16 @@ pub struct DataPoint {
     pub queue_size: Option<u32>,
     /// How large a change must be; the dataset's where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deadband: Option<Deadband>,
+    pub deadband: Option<Box<Deadband>>,
     /// Unit of the value, as UCUM or words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<Text>,
     /// What only OPC UA knows about the point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub opcua: Option<OpcuaDataPoint>,
+    pub opcua: Option<Box<OpcuaDataPoint>>,
     /// What only your protocol knows about the point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub custom: Option<Custom>,
+    pub custom: Option<Box<Custom>>,
 }
 
 /// What only OPC UA knows about a point.

@@ -9,12 +9,11 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta},
 };
 use kube_client::{Api, Client, api::PostParams};
-use serde_json::Value;
 use tracing::warn;
 
 use super::{
     MANAGER,
-    status::{conditions, headline},
+    standing::{Headline, headline},
     within,
 };
 use crate::status::{ObjectStatus, remedy};
@@ -37,15 +36,11 @@ impl Events {
     }
 
     /// Tells what a status says that an earlier one did not.
-    pub(super) async fn tell(&self, status: &ObjectStatus, before: Option<&Value>) {
-        let before = conditions(before);
-        let (Some(now), before) = (headline(&status.conditions), headline(&before)) else {
+    pub(super) async fn tell(&self, status: &ObjectStatus, before: Option<&Headline>) {
+        let Some(now) = headline(&status.conditions) else {
             return;
         };
-        let same = |before: &Condition| {
-            (&before.type_, &before.status, &before.reason) == (&now.type_, &now.status, &now.reason)
-        };
-        if before.is_some_and(same) {
+        if before == Some(&Headline::of(now)) {
             return;
         }
         let event = self.event(status, now);

@@ -7,25 +7,20 @@
 mod fetched;
 mod watched;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use foreshore_runtime::{Shutdown, due, spawn};
 use futures::{StreamExt, stream::SelectAll};
 use kube_client::Client;
 use parking_lot::Mutex;
-use serde_json::Value;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
 
 use self::{fetched::Fetched, watched::Watched};
-use super::{OperatorMetrics, Scope, references, unreadable};
+use super::{OperatorMetrics, Scope, standing::Standings, unreadable};
 use crate::{
     object::{Kind, ObjectKey},
     source::{Error, ResourceSource, Snapshot, Snapshots},
@@ -34,8 +29,8 @@ use crate::{
 /// How long changes are gathered before they are told: a folder of manifests arrives object by object.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// Statuses as they stand in the API, by object: identity and value.
-pub(super) type Statuses = Arc<Mutex<BTreeMap<ObjectKey, (String, Value)>>>;
+/// Statuses as they stand in the API.
+pub(super) type Statuses = Arc<Mutex<Standings>>;
 
 /// Manifests from the Kubernetes API.
 pub struct KubernetesSource {
@@ -140,13 +135,7 @@ impl State {
 
     /// Secrets and ConfigMaps that manifests name.
     fn wanted(&self) -> BTreeSet<ObjectKey> {
-        let mut wanted = BTreeSet::new();
-        for (key, sourced) in self.watched.objects() {
-            if let Some(manifest) = &sourced.manifest {
-                references::collect(&key.namespace, manifest, &mut wanted);
-            }
-        }
-        wanted
+        self.watched.references().cloned().collect()
     }
 
     fn tell(&self, sender: &watch::Sender<Option<Arc<Snapshot>>>) {

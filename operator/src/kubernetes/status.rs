@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use foreshore_crds::conditions::{find, status as truth, types};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube_client::{
     Api, Client,
     api::{DynamicObject, Patch, PatchParams},
 };
-use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tracing::debug;
 
-use super::{KubernetesSource, MANAGER, OperatorMetrics, events::Events, resource, source::Statuses, within};
+use super::{
+    KubernetesSource, MANAGER, OperatorMetrics, events::Events, resource, source::Statuses,
+    standing::Written, within,
+};
 use crate::{
     object::ObjectKey,
     status::{ObjectStatus, writer::StatusSink},
@@ -26,9 +27,7 @@ use crate::{
 pub struct KubernetesStatus {
     client: Client,
     events: Events,
-    seen: Statuses,
-    /// Identity and status as they were written.
-    written: Mutex<BTreeMap<ObjectKey, (String, Value)>>,
+    statuses: Statuses,
     metrics: OperatorMetrics,
 }
 
@@ -39,17 +38,9 @@ impl KubernetesStatus {
         Self {
             events: Events::new(client.clone(), instance),
             client,
-            seen: source.statuses(),
-            written: Mutex::default(),
+            statuses: source.statuses(),
             metrics,
         }
-    }
-
-    /// What stands in the API for this life of an object.
-    fn status(&self, key: &ObjectKey, uid: &str) -> Option<Value> {
-        let of_this_life = |(of, status): &(String, Value)| (of == uid).then(|| status.clone());
-        let written = self.written.lock().get(key).and_then(of_this_life);
-        written.or_else(|| self.seen.lock().get(key).and_then(of_this_life))
     }
 }
 
@@ -61,8 +52,9 @@ impl StatusSink for KubernetesStatus {
             return Ok(());
         }
         let desired = value(status);
-        let present = self.status(key, &declared.uid);
-        if present.as_ref() == Some(&desired) {
+        let written = Written::of(&desired);
+        let before = self.statuses.lock().get(key, &declared.uid);
+        if before.as_ref().is_some_and(|before| before.is(&written)) {
             return Ok(());
         }
         let resource = resource(key.kind);
@@ -84,48 +76,28 @@ impl StatusSink for KubernetesStatus {
             }
             Err(error) => return Err(error.to_string()),
         }
-        self.written
-            .lock()
-            .insert(key.clone(), (declared.uid.clone(), desired.clone()));
-        self.events.tell(status, present.as_ref()).await;
+        self.statuses.lock().write(key, &declared.uid, written);
+        let before = before.as_ref().and_then(Written::headline);
+        self.events.tell(status, before).await;
         Ok(())
     }
 
-    fn forget(&self, key: &ObjectKey) {
-        self.written.lock().remove(key);
-    }
-
     fn present(&self) -> BTreeMap<ObjectKey, Vec<Condition>> {
-        let seen = self.seen.lock();
-        let present = seen.iter();
-        present
-            .map(|(key, (_, status))| (key.clone(), conditions(Some(status))))
-            .collect()
+        self.statuses.lock().conditions()
     }
 }
 
 /// The status as the definitions have it.
 fn value(status: &ObjectStatus) -> Value {
-    let mut members = status.details.clone();
+    let details = status.details.iter();
+    let mut members: Map<String, Value> = details
+        .map(|(member, detail)| ((*member).to_owned(), detail.into()))
+        .collect();
+    if let Some(instance) = &status.instance {
+        members.insert("instance".to_owned(), instance.as_str().into());
+    }
     members.insert("observedGeneration".to_owned(), status.declared.generation.into());
     let conditions = serde_json::to_value(&status.conditions).unwrap_or_default();
     members.insert("conditions".to_owned(), conditions);
     Value::Object(members)
-}
-
-/// The condition that says most about an object: what keeps it from being ready, or what is wrong with its machine.
-pub(super) fn headline(conditions: &[Condition]) -> Option<&Condition> {
-    let failed = |type_: &str| find(conditions, type_).filter(|condition| condition.status == truth::FALSE);
-    failed(types::READY)
-        .or_else(|| failed(types::HEALTHY))
-        .or_else(|| find(conditions, types::HEALTHY))
-        .or_else(|| find(conditions, types::READY))
-}
-
-/// Conditions of a status as it stands in the API.
-pub(super) fn conditions(status: Option<&Value>) -> Vec<Condition> {
-    let conditions = status.and_then(|status| status.get("conditions")).cloned();
-    conditions
-        .and_then(|conditions| serde_json::from_value(conditions).ok())
-        .unwrap_or_default()
 }

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use foreshore_crds::v1alpha1::Protocol;
 use foreshore_tls::Role;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{

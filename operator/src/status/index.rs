@@ -49,6 +49,8 @@ pub struct ObjectStatus {
     pub evidence: Option<String>,
     /// What the status of its kind tells beside the conditions: names and counts that seldom change.
     pub details: Details,
+    /// Identity of the instance that serves a Device.
+    pub instance: Option<String>,
 }
 
 /// Knows what is desired and what was observed, and what follows from both.
@@ -142,6 +144,8 @@ impl Index {
                 self.carried.entry(role.clone()).or_default().push(object.clone());
             }
         }
+        // Most parts are one object's, and have room for four.
+        self.users.values_mut().for_each(Vec::shrink_to_fit);
         self.dirty.extend(outcome.verdicts.keys().cloned());
         self.dirty.extend(self.statuses.keys().cloned());
         self.outcome = outcome;

@@ -225,7 +225,8 @@ impl ObjectRow {
             conditions,
             evidence,
             // They are the definitions' columns; the parts here say more.
-            details,
+            details: _,
+            instance,
         } = status;
         let ready = find(conditions, types::READY);
         let healthy = find(conditions, types::HEALTHY);
@@ -263,9 +264,7 @@ impl ObjectRow {
             evidence: evidence.clone(),
             next,
             place: place.clone(),
-            instance: details
-                .get("instance")
-                .and_then(|uid| Some(uid.as_str()?.to_owned())),
+            instance: instance.clone(),
             conditions: conditions.clone(),
             parts: parts.map(|part| PartRow::of(part, now)).collect(),
         }

@@ -275,6 +275,7 @@ mod tests {
             conditions: Vec::new(),
             evidence: None,
             details: Default::default(),
+            instance: None,
         }
     }
 

@@ -1,9 +1,6 @@
 //! Secrets and ConfigMaps, read one by one.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, stream};
 use kube_client::{Api, Client, api::DynamicObject};
@@ -13,6 +10,7 @@ use super::watched::{manifest, meta_of};
 use crate::{
     kubernetes::{Error, resource, within},
     object::ObjectKey,
+    packed::Packed,
     source::Sourced,
 };
 
@@ -108,7 +106,7 @@ fn sourced(key: &ObjectKey, object: DynamicObject) -> Sourced {
     Sourced {
         meta: meta_of(&object.metadata),
         // Their labels mean nothing to us.
-        manifest: Some(Arc::new(manifest(key, None, None, object.data))),
+        manifest: Some(Packed::of(&manifest(key, None, None, object.data))),
         origin: None,
     }
 }

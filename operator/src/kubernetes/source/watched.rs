@@ -1,6 +1,9 @@
 //! The objects of our own kinds, by their watches.
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+};
 
 use futures::{Stream, StreamExt};
 use jiff::Timestamp;
@@ -18,8 +21,10 @@ use crate::{
     kubernetes::{
         OperatorMetrics,
         listing::{Change, Listing},
+        references,
     },
     object::{Kind, Meta, ObjectKey},
+    packed::Packed,
     source::Sourced,
 };
 
@@ -34,6 +39,8 @@ type Watch = Result<Event<DynamicObject>, watcher::Error>;
 pub(super) struct Watched {
     streams: Vec<State>,
     objects: BTreeMap<ObjectKey, Sourced>,
+    /// Secrets and ConfigMaps by those who name them.
+    references: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
     statuses: Statuses,
     metrics: OperatorMetrics,
 }
@@ -53,6 +60,7 @@ impl Watched {
         Self {
             streams: Vec::new(),
             objects: BTreeMap::new(),
+            references: BTreeMap::new(),
             statuses,
             metrics,
         }
@@ -79,6 +87,11 @@ impl Watched {
     /// The objects as they are declared.
     pub(super) fn objects(&self) -> &BTreeMap<ObjectKey, Sourced> {
         &self.objects
+    }
+
+    /// Secrets and ConfigMaps that objects name.
+    pub(super) fn references(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.references.values().flatten()
     }
 
     /// Whether every kind has been read once.
@@ -127,26 +140,33 @@ impl Watched {
         } = object;
         let uid = metadata.uid.clone().unwrap_or_default();
         let status = data.as_object_mut().and_then(|members| members.remove("status"));
-        self.statuses
-            .lock()
-            .insert(key.clone(), (uid, status.unwrap_or_default()));
+        self.statuses.lock().tell(&key, uid, status.unwrap_or_default());
         let meta = meta_of(&metadata);
-        let manifest = manifest(&key, metadata.labels, metadata.annotations, data);
+        let value = manifest(&key, metadata.labels, metadata.annotations, data);
+        let manifest = Packed::of(&value);
         let known = self.objects.get(&key);
-        if known.is_some_and(|known| known.meta == meta && known.manifest.as_deref() == Some(&manifest)) {
+        if known.is_some_and(|known| known.meta == meta && known.manifest.as_ref() == Some(&manifest)) {
             return false;
         }
         let sourced = Sourced {
             meta,
-            manifest: Some(Arc::new(manifest)),
+            manifest: Some(manifest),
             origin: None,
         };
+        let mut references = BTreeSet::new();
+        references::collect(&key.namespace, &value, &mut references);
+        if references.is_empty() {
+            self.references.remove(&key);
+        } else {
+            self.references.insert(key.clone(), references);
+        }
         self.objects.insert(key, sourced);
         true
     }
 
     fn remove(&mut self, key: &ObjectKey) -> bool {
-        self.statuses.lock().remove(key);
+        self.statuses.lock().forget(key);
+        self.references.remove(key);
         self.objects.remove(key).is_some()
     }
 }
@@ -303,7 +323,7 @@ mod tests {
         watched.take(0, Ok(Event::Apply(object("a", 3, "Ready"))));
         let sourced = watched.objects().values().next().unwrap();
         assert_eq!(
-            **sourced.manifest.as_ref().unwrap(),
+            sourced.manifest.as_ref().unwrap().value(),
             json!({
                 "apiVersion": "foreshore.dev/v1alpha1", "kind": "Device",
                 "metadata": {"name": "a", "namespace": "plant"}, "spec": {"address": 3},

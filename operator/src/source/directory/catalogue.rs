@@ -288,7 +288,7 @@ impl Catalogue {
                     let meta = identities.seen(one, &part.absolute, now);
                     let sourced = Sourced {
                         meta,
-                        manifest: Some(Arc::clone(&one.manifest)),
+                        manifest: Some(one.manifest.clone()),
                         origin: Some(origin(part, one)),
                     };
                     snapshot.objects.insert((*key).clone(), sourced);

@@ -1,13 +1,12 @@
 //! Documents to objects: which kind, which namespace, which name.
 
-use std::sync::Arc;
-
 use foreshore_crds::conditions::reasons;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
     object::{CORE_API_VERSION, Kind, ObjectKey},
+    packed::Packed,
     problem::{Position, Problem, quote},
 };
 
@@ -18,7 +17,7 @@ use super::yaml::{self, Document};
 pub(super) struct Declared {
     pub(super) key: ObjectKey,
     /// The manifest, its namespace filled in.
-    pub(super) manifest: Arc<Value>,
+    pub(super) manifest: Packed,
     /// Of everything but `metadata` and `status`, whatever the order of keys.
     pub(super) digest: [u8; 32],
     /// Which document of the file.
@@ -111,7 +110,7 @@ struct Reader<'a> {
 }
 
 /// A manifest inside of a file.
-struct Manifest {
+struct Found {
     document: usize,
     prefix: String,
     position: Position,
@@ -128,7 +127,7 @@ impl Reader<'_> {
         let is_list = value.get("kind").and_then(Value::as_str) == Some("List")
             && value.get("apiVersion").and_then(Value::as_str) == Some(CORE_API_VERSION);
         if !is_list {
-            return self.manifest(Manifest {
+            return self.manifest(Found {
                 document: index,
                 prefix: String::new(),
                 position,
@@ -141,7 +140,7 @@ impl Reader<'_> {
                 for (item, value) in items.into_iter().enumerate() {
                     let prefix = format!("items[{item}].");
                     let position = yaml::locate(self.text, index, &prefix).unwrap_or(position);
-                    self.manifest(Manifest {
+                    self.manifest(Found {
                         document: index,
                         prefix,
                         position,
@@ -157,7 +156,7 @@ impl Reader<'_> {
         }
     }
 
-    fn manifest(&mut self, manifest: Manifest) {
+    fn manifest(&mut self, manifest: Found) {
         match self.interpret(&manifest) {
             Ok(None) => {}
             Ok(Some(key)) => self.declare(key, manifest),
@@ -178,8 +177,8 @@ impl Reader<'_> {
         self.content.problems.push(problem.in_file(self.file));
     }
 
-    fn declare(&mut self, key: ObjectKey, manifest: Manifest) {
-        let Manifest {
+    fn declare(&mut self, key: ObjectKey, manifest: Found) {
+        let Found {
             document,
             prefix,
             position,
@@ -189,7 +188,7 @@ impl Reader<'_> {
             metadata.insert("namespace".to_owned(), Value::String(key.namespace.clone()));
         }
         let digest = digest(&value);
-        let manifest = Arc::new(value);
+        let manifest = Packed::of(&value);
         self.content.declared.push(Declared {
             key,
             manifest,
@@ -201,7 +200,7 @@ impl Reader<'_> {
     }
 
     /// Tells which object a manifest declares; `None` for a kind that says nothing here.
-    fn interpret(&self, manifest: &Manifest) -> Result<Option<ObjectKey>, Problem> {
+    fn interpret(&self, manifest: &Found) -> Result<Option<ObjectKey>, Problem> {
         let Value::Object(value) = &manifest.value else {
             return Err(invalid("a document that is no object").found(manifest.value.to_string()));
         };
@@ -403,7 +402,10 @@ mod tests {
             .map(|declared| declared.position.line)
             .collect();
         assert_eq!(lines, [5, 13]);
-        assert_eq!(content.declared[0].manifest["metadata"]["namespace"], "plant");
+        assert_eq!(
+            content.declared[0].manifest.value()["metadata"]["namespace"],
+            "plant"
+        );
         assert_eq!(content.declared[1].prefix, "items[0].");
     }
 

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     path::{Component, Path, PathBuf},
-    sync::Arc,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -12,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     object::{CORE_API_VERSION, Kind, ObjectKey},
+    packed::Packed,
     problem::{Position, Problem, quote},
 };
 
@@ -65,7 +65,7 @@ fn declared(key: ObjectKey, data: Map<String, Value>) -> Declared {
     Declared {
         key,
         digest: digest(&manifest),
-        manifest: Arc::new(manifest),
+        manifest: Packed::of(&manifest),
         document: 0,
         prefix: String::new(),
         position: Position { line: 1, column: 1 },

@@ -107,7 +107,7 @@ fn object<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Sourced> {
 
 fn value(snapshot: &Snapshot, name: &str) -> Option<String> {
     Some(
-        object(snapshot, name)?.manifest.as_ref()?["data"]["value"]
+        object(snapshot, name)?.manifest.as_ref()?.value()["data"]["value"]
             .as_str()?
             .to_owned(),
     )
@@ -428,7 +428,10 @@ fn secrets_are_read_from_private_files_only() {
     let keys: Vec<_> = snapshot.objects.keys().map(ToString::to_string).collect();
     assert_eq!(keys, ["Secret other/camera", "Secret plant/plc"]);
     let plc = &snapshot.objects[&ObjectKey::new(Kind::Secret, "plant", "plc")];
-    assert_eq!(plc.manifest.as_ref().unwrap()["data"]["password"], "czNjcmV0");
+    assert_eq!(
+        plc.manifest.as_ref().unwrap().value()["data"]["password"],
+        "czNjcmV0"
+    );
     let text = messages(&snapshot).join("\n");
     assert!(
         text.contains("open/password") && text.contains("found 0644, allowed 0600"),

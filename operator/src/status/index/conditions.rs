@@ -85,12 +85,8 @@ pub(super) fn status(
         conditions,
         evidence: None,
         details: index.outcome.details.get(key).cloned().unwrap_or_default(),
+        instance: index.instance_of(key).map(|instance| instance.uid().to_owned()),
     };
-    if let Some(instance) = index.instance_of(key) {
-        status
-            .details
-            .insert("instance".to_owned(), instance.uid().into());
-    }
     let empty = Carried::default();
     let carried = index.outcome.plans.carried.get(key).unwrap_or(&empty);
     let refusal = refusal(index, carried);
