@@ -1,6 +1,9 @@
 //! Events: what changed about an object, for `kubectl describe`.
 //!
-//! One for each change of what matters most about an object, not for each writing; and never a reason to fail.
+//! One for each change of what matters most about an object, not for each writing; and never a reason to fail. What happens
+//! to thousands of objects at a time is told of some: all of it stands in their statuses.
+
+use std::time::Instant;
 
 use foreshore_crds::conditions::status as truth;
 use jiff::Timestamp;
@@ -9,10 +12,11 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta},
 };
 use kube_client::{Api, Client, api::PostParams};
+use parking_lot::Mutex;
 use tracing::warn;
 
 use super::{
-    MANAGER,
+    MANAGER, OperatorMetrics,
     standing::{Headline, headline},
     within,
 };
@@ -21,17 +25,29 @@ use crate::status::{ObjectStatus, remedy};
 /// Longest note, in bytes (`events.k8s.io/v1`).
 const LONGEST_NOTE: usize = 1024;
 
+/// Most events at a time.
+const BURST: f64 = 200.0;
+/// Events a second beyond that.
+const RATE: f64 = 10.0;
+
 /// Writes events.
 pub(super) struct Events {
     client: Client,
     instance: String,
+    allowance: Mutex<Allowance>,
+    metrics: OperatorMetrics,
 }
 
 impl Events {
-    pub(super) fn new(client: Client, instance: &str) -> Self {
+    pub(super) fn new(client: Client, instance: &str, metrics: OperatorMetrics) -> Self {
         Self {
             client,
             instance: instance.to_owned(),
+            allowance: Mutex::new(Allowance {
+                left: BURST,
+                at: Instant::now(),
+            }),
+            metrics,
         }
     }
 
@@ -41,6 +57,10 @@ impl Events {
             return;
         };
         if before == Some(&Headline::of(now)) {
+            return;
+        }
+        if !self.allowance.lock().take(Instant::now()) {
+            self.metrics.events_left_out.inc();
             return;
         }
         let event = self.event(status, now);
@@ -92,5 +112,46 @@ impl Events {
             type_: Some(if good { "Normal" } else { "Warning" }.to_owned()),
             ..Event::default()
         }
+    }
+}
+
+/// How many events may be written now.
+struct Allowance {
+    left: f64,
+    at: Instant,
+}
+
+impl Allowance {
+    /// Takes one, if there is one.
+    fn take(&mut self, now: Instant) -> bool {
+        let earned = now.saturating_duration_since(self.at).as_secs_f64() * RATE;
+        self.left = (self.left + earned).min(BURST);
+        self.at = now;
+        let has = self.left >= 1.0;
+        if has {
+            self.left -= 1.0;
+        }
+        has
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn after_a_burst_events_are_few() {
+        let start = Instant::now();
+        let mut allowance = Allowance {
+            left: BURST,
+            at: start,
+        };
+        let mut told = |seconds: u64| {
+            let now = start + Duration::from_secs(seconds);
+            (0..1000).filter(|_| allowance.take(now)).count()
+        };
+        assert_eq!([told(0), told(2), told(1000)], [200, 20, 200]);
     }
 }

@@ -12,6 +12,7 @@ pub struct OperatorMetrics {
     pub(crate) watch_errors: Counter,
     pub(crate) apply_failures: Counter,
     pub(crate) status_writes: Counter,
+    pub(crate) events_left_out: Counter,
 }
 
 impl OperatorMetrics {
@@ -33,6 +34,11 @@ impl OperatorMetrics {
             status_writes: metrics.register(
                 "operator_status_writes",
                 "Statuses that were written",
+                Counter::default(),
+            ),
+            events_left_out: metrics.register(
+                "operator_events_left_out",
+                "Events that were not written since there were too many at a time",
                 Counter::default(),
             ),
         }

@@ -36,7 +36,7 @@ impl KubernetesStatus {
     #[must_use]
     pub fn new(client: Client, source: &KubernetesSource, instance: &str, metrics: OperatorMetrics) -> Self {
         Self {
-            events: Events::new(client.clone(), instance),
+            events: Events::new(client.clone(), instance, metrics.clone()),
             client,
             statuses: source.statuses(),
             metrics,

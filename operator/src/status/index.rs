@@ -63,7 +63,7 @@ pub struct Index {
     users: BTreeMap<(RoleName, ResourceKey), Vec<ObjectKey>>,
     /// Objects by the roles that they count on.
     carried: BTreeMap<RoleName, Vec<ObjectKey>>,
-    statuses: BTreeMap<ObjectKey, ObjectStatus>,
+    statuses: BTreeMap<ObjectKey, Arc<ObjectStatus>>,
     /// Conditions from before this start, of objects that have no status yet.
     present: BTreeMap<ObjectKey, Vec<Condition>>,
     dirty: BTreeSet<ObjectKey>,
@@ -94,7 +94,7 @@ impl Index {
     pub fn facts(&self) -> Facts {
         let mut facts = Facts::default();
         for (role, instances) in &self.running.instances {
-            let merged: &mut RoleFacts = facts.roles.entry(role.clone()).or_default();
+            let mut merged = RoleFacts::default();
             let sessions = instances
                 .iter()
                 .filter_map(|instance| self.session(&instance.identity));
@@ -109,6 +109,10 @@ impl Index {
                     merged.authority.clone_from(authority);
                 }
             }
+            // Whoever has told nothing yet is no reason to think everything over.
+            if merged != RoleFacts::default() {
+                facts.roles.insert(role.clone(), merged);
+            }
         }
         facts
     }
@@ -120,7 +124,7 @@ impl Index {
 
     /// The statuses as they were computed last.
     #[must_use]
-    pub fn statuses(&self) -> &BTreeMap<ObjectKey, ObjectStatus> {
+    pub fn statuses(&self) -> &BTreeMap<ObjectKey, Arc<ObjectStatus>> {
         &self.statuses
     }
 
@@ -205,7 +209,7 @@ impl Index {
     }
 
     /// Computes what may have changed, and gives back what did; `None` for an object that is gone.
-    pub fn refresh(&mut self, now: Timestamp) -> Vec<(ObjectKey, Option<ObjectStatus>)> {
+    pub fn refresh(&mut self, now: Timestamp) -> Vec<(ObjectKey, Option<Arc<ObjectStatus>>)> {
         for role in self.sessions.turn_stale(now) {
             self.mark_role(&role);
         }
@@ -227,9 +231,10 @@ impl Index {
                 None => self.present.get(&object).cloned().unwrap_or_default(),
             };
             let status = conditions::status(self, &object, verdict, conditions, now);
-            if before != Some(&status) {
-                self.present.remove(&object);
-                self.statuses.insert(object.clone(), status.clone());
+            self.present.remove(&object);
+            if before.is_none_or(|before| **before != status) {
+                let status = Arc::new(status);
+                self.statuses.insert(object.clone(), Arc::clone(&status));
                 changed.push((object, Some(status)));
             }
         }

@@ -70,7 +70,7 @@ pub struct StatusUpdates {
 
 #[derive(Default)]
 struct Shared {
-    waiting: Mutex<BTreeMap<ObjectKey, ObjectStatus>>,
+    waiting: Mutex<BTreeMap<ObjectKey, Arc<ObjectStatus>>>,
     /// Objects that are gone.
     gone: Mutex<Vec<ObjectKey>>,
     changed: Notify,
@@ -78,7 +78,7 @@ struct Shared {
 
 impl StatusUpdates {
     /// Replaces what waits to be written of an object.
-    pub fn update(&self, status: ObjectStatus) {
+    pub fn update(&self, status: Arc<ObjectStatus>) {
         self.shared.waiting.lock().insert(status.key.clone(), status);
         self.shared.changed.notify_one();
     }
@@ -124,7 +124,10 @@ impl StatusUpdates {
     }
 }
 
-async fn write(sink: Arc<dyn StatusSink>, status: ObjectStatus) -> (ObjectStatus, Result<(), String>) {
+async fn write(
+    sink: Arc<dyn StatusSink>,
+    status: Arc<ObjectStatus>,
+) -> (Arc<ObjectStatus>, Result<(), String>) {
     let outcome = timeout(WRITE_TIMEOUT, sink.write(&status)).await;
     let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {WRITE_TIMEOUT:?}")));
     (status, outcome)
@@ -134,7 +137,7 @@ async fn write(sink: Arc<dyn StatusSink>, status: ObjectStatus) -> (ObjectStatus
 struct Writer {
     pace: Pace,
     /// The newest status of each object that is to be written.
-    pending: BTreeMap<ObjectKey, ObjectStatus>,
+    pending: BTreeMap<ObjectKey, Arc<ObjectStatus>>,
     /// Objects that were written a moment ago, are being written or are to be.
     known: BTreeMap<ObjectKey, Known>,
     /// When each of these may be written, or is forgotten; those that are being written have no time.
@@ -151,7 +154,7 @@ struct Known {
 }
 
 impl Writer {
-    fn take(&mut self, key: ObjectKey, status: ObjectStatus) {
+    fn take(&mut self, key: ObjectKey, status: Arc<ObjectStatus>) {
         if !self.known.contains_key(&key) {
             let known = Known {
                 time: None,
@@ -180,7 +183,7 @@ impl Writer {
     }
 
     /// A status that may be written now.
-    fn next(&mut self, now: Instant) -> Option<ObjectStatus> {
+    fn next(&mut self, now: Instant) -> Option<Arc<ObjectStatus>> {
         loop {
             let (time, _) = self.times.first()?;
             if *time > now {
@@ -205,7 +208,7 @@ impl Writer {
         }
     }
 
-    fn written(&mut self, status: ObjectStatus, outcome: Result<(), String>) {
+    fn written(&mut self, status: Arc<ObjectStatus>, outcome: Result<(), String>) {
         let key = status.key.clone();
         let Some(known) = self.known.get_mut(&key) else {
             return;
@@ -262,8 +265,8 @@ mod tests {
         }
     }
 
-    fn status(name: &str, generation: i64) -> ObjectStatus {
-        ObjectStatus {
+    fn status(name: &str, generation: i64) -> Arc<ObjectStatus> {
+        Arc::new(ObjectStatus {
             key: ObjectKey::new(Kind::Device, "plant", name),
             declared: Meta {
                 uid: "1".into(),
@@ -276,7 +279,7 @@ mod tests {
             evidence: None,
             details: Default::default(),
             instance: None,
-        }
+        })
     }
 
     /// Other than in earnest.

@@ -80,7 +80,8 @@ impl Watched {
             fault: None,
         });
         // Without a pause after an error it would ask in a circle.
-        let events = watcher(api, Config::default().page_size(500)).default_backoff();
+        // A page is a tree of everything that is in it, while it is read.
+        let events = watcher(api, Config::default().page_size(100)).default_backoff();
         events.map(move |event| (id, event)).boxed()
     }
 

@@ -13,8 +13,10 @@ use crate::{
 /// How often operators are killed, and each role.
 const KILLS: u32 = 3;
 const KILLS_FULL: u32 = 50;
-const ROLE_KILLS: u32 = 1;
-const ROLE_KILLS_FULL: u32 = 5;
+/// How often each role is killed alone, and how often all are at the same time.
+const ALONE: u32 = 1;
+const ALONE_FULL: u32 = 5;
+const TOGETHER: u32 = 4;
 
 /// Roles of the example, by component and instance.
 pub(super) const ROLES: [(&str, &str); 7] = [
@@ -57,9 +59,10 @@ pub(super) async fn operators(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Kills the pod of each role: it comes back by itself, and data flows again.
+/// Kills the pod of each role, and then those of all roles at once: they come back by themselves, data flows again, and
+/// in the end the ledger balances.
 pub(super) async fn roles(cluster: &Cluster) -> Result<()> {
-    for _ in 0..if cluster.full { ROLE_KILLS_FULL } else { ROLE_KILLS } {
+    for _ in 0..if cluster.full { ALONE_FULL } else { ALONE } {
         for (component, instance) in ROLES {
             let pod = eventually("the pod is ready", DEADLINE, || cluster.pod(component, instance)).await?;
             let (name, uid) = (&pod["metadata"]["name"], &pod["metadata"]["uid"]);
@@ -78,7 +81,44 @@ pub(super) async fn roles(cluster: &Cluster) -> Result<()> {
                 .with_context(|| format!("after {component} {instance} was killed"))?;
         }
     }
+    for round in 1..=TOGETHER {
+        together(cluster)
+            .await
+            .with_context(|| format!("round {round} of all at once"))?;
+    }
     scale::balanced(cluster).await
+}
+
+/// Kills the pods of all roles at the same time.
+async fn together(cluster: &Cluster) -> Result<()> {
+    let mut killed = Vec::new();
+    for (component, instance) in ROLES {
+        let pod = eventually("the pod is ready", DEADLINE, || cluster.pod(component, instance)).await?;
+        killed.push((component, instance, pod["metadata"]["uid"].clone()));
+    }
+    let selector = "app.kubernetes.io/managed-by=foreshore-operator";
+    cluster
+        .kubectl(&[
+            "delete",
+            "pods",
+            "-n",
+            PLANT,
+            "-l",
+            selector,
+            "--grace-period=0",
+            "--force",
+        ])
+        .await?;
+    for (component, instance, uid) in &killed {
+        eventually("another pod is ready", DEADLINE, || async {
+            let now = cluster.pod(component, instance).await?;
+            Ok(now.filter(|now| now["metadata"]["uid"] != *uid))
+        })
+        .await
+        .with_context(|| format!("{component} {instance}"))?;
+    }
+    install::well(cluster).await?;
+    install::flows(cluster).await
 }
 
 /// Ends a pod at once.
