@@ -1,6 +1,6 @@
 //! The Kubernetes API as the operator uses it: manifests and Secrets in, statuses and events out, one leader.
 //!
-//! Every call has a time limit of its own: the client retries what a busy server refuses, for minutes if it may.
+//! Every call has a time limit of its own.
 
 pub mod access;
 pub mod authority;
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use foreshore_crds::conditions::reasons;
 use kube_client::{
-    Api, Resource,
+    Api, Config, Resource,
     core::{ApiResource, DynamicResourceScope, GroupVersionKind},
 };
 use tokio::time::timeout;
@@ -131,11 +131,16 @@ fn brief(error: &kube_client::Error) -> String {
 
 /// The client of the API server: by the pod's ServiceAccount in a cluster, by the user's kubeconfig elsewhere.
 ///
+/// It repeats nothing by itself: after a minute of refusals its waits are minutes, in which a watch tells nothing and says
+/// nothing. Whoever calls has waits of its own, of which the longest is known.
+///
 /// # Errors
 /// When there is neither.
 pub async fn client() -> Result<Client, Error> {
-    let client = Client::try_default().await;
-    Ok(client?)
+    let config = Config::infer().await;
+    let mut config = config.map_err(kube_client::Error::InferConfig)?;
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
 }
 
 /// Gives a call its time.

@@ -32,6 +32,9 @@ const RENEW_DEADLINE: Duration = Duration::from_secs(7);
 /// Time between two looks, and between two renewals.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// Time after which a renewal that failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
 /// Takes part in the election.
 pub struct Election {
     api: Api<Lease>,
@@ -139,18 +142,23 @@ impl Leadership {
     /// `None`.
     pub async fn hold(mut self, shutdown: Shutdown) -> Option<String> {
         let mut renewed = Instant::now();
+        let mut wait = INTERVAL;
         loop {
-            if shutdown.or_begun(sleep(INTERVAL)).await.is_none() {
+            if shutdown.or_begun(sleep(wait)).await.is_none() {
                 self.give_back().await;
                 return None;
             }
             match self.renew().await {
-                Ok(()) => renewed = Instant::now(),
+                Ok(()) => {
+                    renewed = Instant::now();
+                    wait = INTERVAL;
+                }
                 Err(error) if error.is_conflict() || error.is_not_found() => {
                     return Some(format!("the lease was taken away: {error}"));
                 }
                 Err(error) => {
                     warn!(%error, "lease can't be renewed, and is tried again");
+                    wait = RETRY;
                     if renewed.elapsed() >= RENEW_DEADLINE {
                         return Some(format!("the lease could not be renewed: {error}"));
                     }

@@ -14,16 +14,12 @@ use crate::{
 /// The token of the example's Secret.
 const TOKEN: &str = "example-api-token-0123456789abcdef";
 
-/// Port of its API.
-const PORT: u16 = 7080;
 /// Values of a page of history.
 const PAGE: u32 = 1000;
 
 /// A cloud endpoint that can be asked.
 pub(crate) struct Cloud {
-    address: String,
-    /// What leads there, where it is not the address itself.
-    _forward: Option<Forward>,
+    forward: Forward,
     client: reqwest::Client,
 }
 
@@ -33,34 +29,16 @@ impl Cloud {
         let pod = pod(cluster).await?;
         let pod = pod["metadata"]["name"].as_str().context("name of the pod")?;
         let pod = format!("pod/{pod}");
-        let forward = Forward::start(&["port-forward", "-n", PLANT, &pod, &format!(":{PORT}")]).await?;
-        Self::at(forward.address().to_owned(), Some(forward))
-    }
-
-    /// Reaches the pod of the cloud endpoint without the API server, from a network that leads to pods.
-    pub(crate) async fn reach_pod(cluster: &Cluster) -> Result<Self> {
-        let pod = pod(cluster).await?;
-        let address = pod["status"]["podIP"].as_str().context("address of the pod")?;
-        Self::at(format!("{address}:{PORT}"), None)
-    }
-
-    fn at(address: String, forward: Option<Forward>) -> Result<Self> {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(10))
-            .build()?;
-        Ok(Self {
-            address,
-            _forward: forward,
-            client,
-        })
+        let forward = Forward::start(&["port-forward", "-n", PLANT, &pod, ":7080"]).await?;
+        let client = client()?;
+        Ok(Self { forward, client })
     }
 
     /// Asks.
     pub(crate) async fn get(&self, path: &str) -> Result<Value> {
         let response = self
             .client
-            .get(format!("http://{}{path}", self.address))
+            .get(format!("http://{}{path}", self.forward.address()))
             .bearer_auth(TOKEN)
             .send()
             .await?;
@@ -102,6 +80,48 @@ impl Cloud {
         let items = ledger["items"].as_array().cloned().unwrap_or_default();
         Ok(items.iter().filter_map(|item| item["committed"].as_u64()).sum())
     }
+}
+
+/// Metrics of the pod of the cloud endpoint, asked without the API server from a network that leads to pods.
+pub(crate) struct Metrics {
+    address: String,
+    client: reqwest::Client,
+}
+
+impl Metrics {
+    /// Finds the pod.
+    pub(crate) async fn of(cluster: &Cluster) -> Result<Self> {
+        let pod = pod(cluster).await?;
+        let address = pod["status"]["podIP"].as_str().context("address of the pod")?;
+        Ok(Self {
+            address: format!("{address}:9090"),
+            client: client()?,
+        })
+    }
+
+    /// How many values it has committed since it was started.
+    pub(crate) async fn committed(&self) -> Result<u64> {
+        let metrics = self
+            .client
+            .get(format!("http://{}/metrics", self.address))
+            .send()
+            .await?;
+        let metrics = metrics.error_for_status()?.text().await?;
+        let counts = metrics
+            .lines()
+            .filter(|line| line.starts_with("foreshore_cloud_commit_age_seconds_count"));
+        counts
+            .map(|line| {
+                let count = line.rsplit(' ').next().unwrap_or_default();
+                count.parse::<u64>().with_context(|| line.to_owned())
+            })
+            .sum()
+    }
+}
+
+fn client() -> Result<reqwest::Client> {
+    let client = reqwest::Client::builder().no_proxy();
+    Ok(client.timeout(Duration::from_secs(10)).build()?)
 }
 
 /// The pod of the cloud endpoint, when it is ready.

@@ -8,7 +8,7 @@ use std::{
 
 use foreshore_crds::conditions::reasons;
 use foreshore_tls::{Role, RoleIdentity};
-use futures::{StreamExt, stream::SelectAll};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::SelectAll};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod, PodStatus};
 use kube_client::{Api, Client};
@@ -96,6 +96,7 @@ impl Pods {
         }
         let mut known = Known::default();
         let mut nodes = interval(NODES);
+        let mut looking: Option<BoxFuture<'static, Option<BTreeMap<String, String>>>> = None;
         loop {
             tokio::select! {
                 event = events.next() => match event {
@@ -104,7 +105,16 @@ impl Pods {
                     Some((stream, Ok(event))) => known.take(stream, event),
                 },
                 changed = desired.changed() => if changed.is_err() { return },
-                _ = nodes.tick() => known.look_at_nodes(&client).await,
+                // An API server that does not answer must not keep what pods tell from being heard.
+                _ = nodes.tick(), if looking.is_none() => {
+                    looking = Some(look_at(known.nodes_in_question(), client.clone()).boxed());
+                }
+                lost = async { looking.as_mut()?.as_mut().await }, if looking.is_some() => {
+                    looking = None;
+                    if let Some(lost) = lost {
+                        known.lost = lost;
+                    }
+                }
             }
             let wanted = Arc::clone(&desired.borrow_and_update());
             let instances = known.instances(&wanted);
@@ -127,23 +137,11 @@ impl Known {
         }
     }
 
-    /// Asks about the nodes of pods that are not ready: a pod on a node that is lost goes on saying that it runs.
-    async fn look_at_nodes(&mut self, client: &Client) {
+    /// Nodes of pods that are not ready: a pod on a node that is lost goes on saying that it runs.
+    fn nodes_in_question(&self) -> BTreeSet<String> {
         let unready = self.pods.values().filter(|pod| !is_ready(pod));
         let nodes = unready.filter_map(|pod| pod.spec.as_ref()?.node_name.clone());
-        let nodes: BTreeSet<_> = nodes.collect();
-        self.lost.retain(|node, _| nodes.contains(node));
-        let api: Api<Node> = Api::all(client.clone());
-        for node in nodes {
-            match within(api.get_opt(&node)).await {
-                Ok(found) => match found.as_ref().map_or_else(gone_node, unready_node) {
-                    Some(why) => drop(self.lost.insert(node, why)),
-                    None => drop(self.lost.remove(&node)),
-                },
-                // What is not known can't be told; the pod itself says enough.
-                Err(error) => tracing::debug!(node, %error, "node can't be read"),
-            }
-        }
+        nodes.collect()
     }
 
     fn instances(&self, desired: &BTreeMap<RoleName, Workload>) -> BTreeMap<RoleName, Vec<Instance>> {
@@ -283,6 +281,25 @@ fn of_container(container: &ContainerStatus, began: Timestamp) -> InstanceState 
 /// The last line of a log says why a process ended.
 fn last_line(log: &str) -> &str {
     log.trim_end().lines().next_back().unwrap_or_default()
+}
+
+/// Asks which of these nodes are lost, and why; nothing when it can't be known now.
+async fn look_at(nodes: BTreeSet<String>, client: Client) -> Option<BTreeMap<String, String>> {
+    let api: Api<Node> = Api::all(client);
+    let mut lost = BTreeMap::new();
+    for node in nodes {
+        match within(api.get_opt(&node)).await {
+            Ok(found) => {
+                let why = found.as_ref().map_or_else(gone_node, unready_node);
+                lost.extend(why.map(|why| (node, why)));
+            }
+            Err(error) => {
+                tracing::debug!(node, %error, "node can't be read");
+                return None;
+            }
+        }
+    }
+    Some(lost)
 }
 
 fn key(pod: &Pod) -> (String, String) {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::{change, drift, install, scale};
 use crate::{
-    cloud::Cloud,
+    cloud::Metrics,
     cluster::{Cluster, OPERATOR},
 };
 
@@ -26,7 +26,7 @@ pub(in super::super) async fn away(cluster: &Cluster) -> Result<()> {
     install::well(cluster).await?;
     let pods = change::identities(cluster).await?;
     // Not by way of the API server.
-    let cloud = Cloud::reach_pod(cluster).await?;
+    let cloud = Metrics::of(cluster).await?;
     cluster.machine(&["stop-api"]).await?;
     let flows = flows(&cloud, if cluster.full { AWAY_FULL } else { AWAY }).await;
     cluster.machine(&["start-api"]).await?;
@@ -39,7 +39,7 @@ pub(in super::super) async fn away(cluster: &Cluster) -> Result<()> {
 }
 
 /// Whether data arrives in each part of a time.
-async fn flows(cloud: &Cloud, during: Duration) -> Result<()> {
+async fn flows(cloud: &Metrics, during: Duration) -> Result<()> {
     let mut before = cloud.committed().await?;
     for part in 1..=PARTS {
         tokio::time::sleep(during / PARTS).await;
@@ -101,7 +101,7 @@ fn throttle() -> serde_json::Value {
         "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema",
         "metadata": metadata(THROTTLE),
         "spec": {
-            "matchingPrecedence": 1,
+            "matchingPrecedence": 2,
             "priorityLevelConfiguration": { "name": THROTTLE },
             "rules": [{ "subjects": [account], "resourceRules": [everything] }],
         },
