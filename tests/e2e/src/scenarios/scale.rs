@@ -185,6 +185,11 @@ async fn counted(cluster: &Cluster, since: Timestamp) -> Result<()> {
 /// Nothing is unaccounted for in the ledger of the plant's broker.
 pub(super) async fn balanced(cluster: &Cluster) -> Result<()> {
     let number = |path: &Value, member: &str| path[member].as_u64().unwrap_or(0);
+    // It is asked of pods that are ready, which none is for a moment after its node was silent.
+    eventually("the broker's pod is ready", DEADLINE, || {
+        cluster.pod("broker", "broker")
+    })
+    .await?;
     let ledger = cluster.ledger(PLANT).await?;
     ensure!(!ledger.is_empty(), "the ledger is empty");
     for path in &ledger {

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::super::{change, drift, install, scale};
 use crate::{
     cloud::Metrics,
-    cluster::{Cluster, OPERATOR},
+    cluster::{Cluster, DEADLINE, OPERATOR, eventually},
 };
 
 /// How long it answers nobody: longer than a leader may lead without it, and than nodes may be silent.
@@ -17,23 +17,32 @@ const AWAY_FULL: Duration = Duration::from_secs(240);
 /// Parts of that time in each of which data has to flow.
 const PARTS: u32 = 3;
 
+/// Time without another pod after which there will be none.
+const CALM: Duration = Duration::from_secs(15);
+
 /// Name of what throttles.
 const THROTTLE: &str = "foreshore-throttle";
 
-/// The API server answers nobody for minutes: data flows on, no pod of the plant is restarted, and when it is back a
-/// change is taken as before.
+/// The API server answers nobody for minutes: data flows on, and when it is back everything gets well and a change is taken
+/// as before.
 pub(in super::super) async fn away(cluster: &Cluster) -> Result<()> {
     install::well(cluster).await?;
-    let pods = change::identities(cluster).await?;
     // Not by way of the API server.
     let cloud = Metrics::of(cluster).await?;
     cluster.machine(&["stop-api"]).await?;
     let flows = flows(&cloud, if cluster.full { AWAY_FULL } else { AWAY }).await;
     cluster.machine(&["start-api"]).await?;
     flows?;
+    // Kubernetes takes pods from nodes that it has not heard of, in this cluster after five seconds.
+    eventually("no pod is taken from its node any more", DEADLINE, || async {
+        let before = change::identities(cluster).await?;
+        tokio::time::sleep(CALM).await;
+        let now = change::identities(cluster).await?;
+        Ok((before == now).then_some(()))
+    })
+    .await?;
     install::well(cluster).await?;
-    let now = change::identities(cluster).await?;
-    ensure!(now == pods, "pods were {pods:?} and are {now:?}");
+    install::flows(cluster).await?;
     change::reaches(cluster).await?;
     scale::balanced(cluster).await
 }
