@@ -75,13 +75,17 @@ struct Scan {
 
 /// Reads all journals and leaves only what fjall reads well.
 pub(crate) fn prepare(directory: &Directory, clean: bool) -> Result<Prepared, StoreError> {
+    let journals = journals(&directory.data())?;
+    let mut scans = Vec::with_capacity(journals.len());
+    for path in &journals {
+        let failed = |error| StoreError::io("read the journal", path, error);
+        scans.push(scan(&File::open(path).map_err(failed)?).map_err(failed)?);
+    }
+    drop_misnumbered(&mut scans);
     let mut prepared = Prepared::default();
     let mut last_seqno = None;
-    let journals = journals(&directory.data())?;
-    for (index, path) in journals.iter().enumerate() {
+    for (index, (path, scan)) in journals.iter().zip(&scans).enumerate() {
         let is_last = index + 1 == journals.len();
-        let failed = |error| StoreError::io("read the journal", path, error);
-        let scan = scan(&File::open(path).map_err(failed)?, last_seqno).map_err(failed)?;
         for batch in &scan.batches {
             if let Some(last) = last_seqno {
                 prepared.lost_commits += if scan.damaged { batch.seqno - last - 1 } else { 0 };
@@ -163,12 +167,11 @@ fn joined(batches: &[Batch]) -> Vec<std::ops::Range<u64>> {
 }
 
 /// Reads a journal from its beginning to its end.
-fn scan(file: &File, before: Option<u64>) -> io::Result<Scan> {
+fn scan(file: &File) -> io::Result<Scan> {
     let mut cursor = Cursor::new(file)?;
     let mut scan = Scan::default();
     let mut position = 0;
     loop {
-        let last = scan.batches.last().map(|batch| batch.seqno).or(before);
         if let Some(batch) = cursor.batch(position)? {
             position = batch.to;
             scan.batches.push(batch);
@@ -177,7 +180,7 @@ fn scan(file: &File, before: Option<u64>) -> io::Result<Scan> {
         if cursor.is_zero_from(position)? {
             break;
         }
-        match cursor.find_batch(position + 1, last)? {
+        match cursor.find_batch(position + 1)? {
             Some(next) => {
                 scan.damaged = true;
                 position = next;
@@ -188,33 +191,59 @@ fn scan(file: &File, before: Option<u64>) -> io::Result<Scan> {
             }
         }
     }
-    scan.damaged |= drop_misnumbered(&mut scan.batches, before);
     Ok(scan)
 }
 
-/// Removes batches whose number does not rise: the checksum does not cover it. Tells whether there were any.
-fn drop_misnumbered(batches: &mut Vec<Batch>, before: Option<u64>) -> bool {
-    let count = batches.len();
-    let mut good: Vec<Batch> = Vec::with_capacity(count);
-    for batch in batches.drain(..) {
-        while let Some(last) = good.last() {
-            let before_last = good.len().checked_sub(2).and_then(|index| good.get(index));
-            let before_last = before_last.map(|batch| batch.seqno).or(before);
-            // Of two that contradict each other, the one that does not follow on what is before them is wrong.
-            let follows =
-                before_last.is_none_or(|before| before < batch.seqno && batch.seqno - before <= MAX_STEP);
-            if batch.seqno > last.seqno || !follows {
-                break;
-            }
-            good.pop();
-        }
-        let last = good.last().map(|batch| batch.seqno).or(before);
-        if last.is_none_or(|last| last < batch.seqno) {
-            good.push(batch);
+/// Removes batches whose number can't be right: no checksum covers it.
+fn drop_misnumbered(scans: &mut [Scan]) {
+    let batches = scans.iter().flat_map(|scan| &scan.batches);
+    let numbers: Vec<u64> = batches.map(|batch| batch.seqno).collect();
+    let mut believed = believed(&numbers).into_iter().peekable();
+    let mut places = 0..numbers.len();
+    for scan in scans {
+        let count = scan.batches.len();
+        scan.batches
+            .retain(|_| believed.next_if_eq(&places.next().unwrap_or(usize::MAX)).is_some());
+        scan.damaged |= scan.batches.len() < count;
+    }
+}
+
+/// The places of the numbers that can be believed: as many as possible that rise from one to the next, by steps that
+/// commits take.
+fn believed(numbers: &[u64]) -> Vec<usize> {
+    if numbers.is_sorted_by(follows) {
+        return (0..numbers.len()).collect();
+    }
+    let rising = longest_rising(numbers);
+    // A wrong number at either end rises too, but from or to somewhere far away.
+    let runs = rising.chunk_by(|left, right| follows(&numbers[*left], &numbers[*right]));
+    runs.max_by_key(|run| run.len()).unwrap_or_default().to_vec()
+}
+
+/// Whether a batch of the one number can be followed by a batch of the other.
+fn follows(left: &u64, right: &u64) -> bool {
+    left < right && right - left <= MAX_STEP
+}
+
+/// The places of a longest subsequence that rises, by patience sorting.
+fn longest_rising(numbers: &[u64]) -> Vec<usize> {
+    // For each length, the place of the smallest number in which a subsequence of that length ends.
+    let mut ends: Vec<usize> = Vec::new();
+    let mut before: Vec<Option<usize>> = Vec::with_capacity(numbers.len());
+    for (place, number) in numbers.iter().enumerate() {
+        let length = ends.partition_point(|end| numbers[*end] < *number);
+        before.push(length.checked_sub(1).map(|shorter| ends[shorter]));
+        match ends.get(length).copied() {
+            None => ends.push(place),
+            // Of two with the same number, the one that continues what is before it is right.
+            Some(end)
+                if numbers[end] == *number && before[end].is_some_and(|last| numbers[last] + 1 == *number) => {}
+            Some(_) => ends[length] = place,
         }
     }
-    *batches = good;
-    batches.len() < count
+    let mut places: Vec<usize> = std::iter::successors(ends.last().copied(), |place| before[*place]).collect();
+    places.reverse();
+    places
 }
 
 /// Reads a journal at any place.
@@ -345,8 +374,8 @@ impl<'f> Cursor<'f> {
         Ok(true)
     }
 
-    /// Finds the next place where a whole batch begins whose number can follow on the last one.
-    fn find_batch(&mut self, mut from: u64, last: Option<u64>) -> io::Result<Option<u64>> {
+    /// Finds the next place where a whole batch begins.
+    fn find_batch(&mut self, mut from: u64) -> io::Result<Option<u64>> {
         let mut window = vec![0; WINDOW];
         while from + START_LEN as u64 <= self.length {
             let size = usize::try_from(self.length - from)
@@ -357,12 +386,11 @@ impl<'f> Cursor<'f> {
                 return Ok(None);
             }
             for (offset, start) in window[..size].windows(START_LEN).enumerate() {
-                let Some((items, seqno)) = start.try_into().ok().and_then(parse_start) else {
+                let Some((items, _)) = start.try_into().ok().and_then(parse_start) else {
                     continue;
                 };
-                let follows = last.is_none_or(|last| last < seqno && seqno - last <= MAX_STEP);
                 let place = from + offset as u64;
-                if items > 0 && follows && self.batch(place)?.is_some() {
+                if items > 0 && self.batch(place)?.is_some() {
                     return Ok(Some(place));
                 }
             }
