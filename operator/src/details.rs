@@ -53,7 +53,7 @@ pub(crate) fn of<'a>(valid: &'a Valid) -> BTreeMap<ObjectKey, Details> {
     // One with several sinks at an endpoint is one dataflow.
     let endpoints = |dataflow: &'a ValidDataflow| dataflow.endpoints.iter().collect::<BTreeSet<_>>();
     let flows = count(valid.dataflows.values().flat_map(endpoints));
-    let of = |counts: &BTreeMap<&Name, usize>, name| counts.get(name).copied().unwrap_or_default();
+    let number = |counts: &BTreeMap<&Name, usize>, name| counts.get(name).copied().unwrap_or_default();
     for (name, broker) in &valid.brokers {
         let listeners = broker.version.spec.listeners.len();
         details.set(name, Kind::Broker, "listenerCount", listeners);
@@ -64,14 +64,14 @@ pub(crate) fn of<'a>(valid: &'a Valid) -> BTreeMap<ObjectKey, Details> {
     }
     for (name, connector) in &valid.connectors {
         details.set(name, Kind::Connector, "broker", &*connector.broker.name);
-        details.set(name, Kind::Connector, "devices", of(&devices, name));
+        details.set(name, Kind::Connector, "devices", number(&devices, name));
     }
     for name in valid.simulators.keys() {
         details.set(name, Kind::Simulator, "devices", 1_usize);
     }
     for (name, device) in &valid.devices {
         details.set(name, Kind::Device, "connector", &*device.connector.name);
-        details.set(name, Kind::Device, "assets", of(&assets, name));
+        details.set(name, Kind::Device, "assets", number(&assets, name));
         if let Some(address) = &device.version.spec.address {
             details.set(name, Kind::Device, "address", address.as_str());
         }
@@ -91,7 +91,7 @@ pub(crate) fn of<'a>(valid: &'a Valid) -> BTreeMap<ObjectKey, Details> {
         details.set(name, Kind::Dataflow, "sinks", dataflow.version.spec.sinks.len());
     }
     for name in valid.endpoints.keys() {
-        details.set(name, Kind::DataflowEndpoint, "dataflows", of(&flows, name));
+        details.set(name, Kind::DataflowEndpoint, "dataflows", number(&flows, name));
     }
     let packed = details.0.into_iter().map(|(key, members)| (key, members.into()));
     packed.collect()

@@ -141,9 +141,9 @@ async fn answer(request: Request<Body>, written: Arc<AtomicUsize>) -> Result<Res
     Ok(Response::new(Body::from(found.to_string().into_bytes())))
 }
 
-fn megabytes() -> f64 {
+fn megabytes(bytes: usize) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-    let bytes = ALLOCATOR.allocated() as f64;
+    let bytes = bytes as f64;
     bytes / 1e6
 }
 
@@ -158,7 +158,7 @@ async fn ten_thousand_assets_cost_an_operator_little() {
         tower::service_fn(move |request| answer(request, Arc::clone(&counted))),
         "plant",
     );
-    let before = megabytes();
+    let before = megabytes(ALLOCATOR.allocated());
     let mut source = KubernetesSource::start(
         client.clone(),
         Scope::default(),
@@ -169,7 +169,7 @@ async fn ten_thousand_assets_cost_an_operator_little() {
     tokio::time::timeout(DEADLINE, source.read())
         .await
         .expect("everything is read");
-    let read = megabytes() - before;
+    let read = megabytes(ALLOCATOR.allocated()) - before;
 
     let authority =
         Arc::new(CertificateAuthority::create(AuthorityOptions::default(), Timestamp::now()).unwrap());
@@ -204,12 +204,8 @@ async fn ten_thousand_assets_cost_an_operator_little() {
         .await
         .expect("every status is written");
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let led = megabytes() - before;
-    let most = {
-        #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-        let bytes = ALLOCATOR.max_allocated() as f64;
-        bytes / 1e6 - before
-    };
+    let led = megabytes(ALLOCATOR.allocated()) - before;
+    let most = megabytes(ALLOCATOR.max_allocated()) - before;
     println!("read: {read:.1} MB, led: {led:.1} MB, at most: {most:.1} MB");
     operator.shutdown(Duration::from_secs(1));
     operator.ended().await;

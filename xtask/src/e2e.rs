@@ -111,8 +111,9 @@ pub(crate) fn figures(quick: bool) -> Result<()> {
         .arg("--foreshore")
         .arg(&foreshore);
     command.arg("--about").arg(format!(
-        "one node; image of {} MB, floor 60 MB",
-        size.div_ceil(1_000_000)
+        "one node; image of {} MB, floor {} MB",
+        size.div_ceil(1_000_000),
+        image::LARGEST / 1_000_000
     ));
     if quick {
         command.arg("--quick");

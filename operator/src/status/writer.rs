@@ -53,9 +53,6 @@ pub trait StatusSink: Send + Sync + 'static {
     /// For people. It is tried again, with the newest status then.
     async fn write(&self, status: &ObjectStatus) -> Result<(), String>;
 
-    /// Forgets an object that is gone.
-    fn forget(&self, _key: &ObjectKey) {}
-
     /// Conditions that stand there already, from an earlier leader: those that did not flip keep their time.
     fn present(&self) -> BTreeMap<ObjectKey, Vec<Condition>> {
         BTreeMap::new()
@@ -101,7 +98,6 @@ impl StatusUpdates {
         let mut writing = FuturesUnordered::new();
         loop {
             for key in std::mem::take(&mut *self.shared.gone.lock()) {
-                sink.forget(&key);
                 writer.forget(&key);
             }
             for (key, status) in std::mem::take(&mut *self.shared.waiting.lock()) {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{
     cluster::{Cluster, PLANT},
     forward::Forward,
+    metrics,
 };
 
 /// The token of the example's Secret.
@@ -100,22 +101,14 @@ impl Metrics {
     }
 
     /// How many values it has committed since it was started.
-    pub(crate) async fn committed(&self) -> Result<u64> {
+    pub(crate) async fn committed(&self) -> Result<f64> {
         let metrics = self
             .client
             .get(format!("http://{}/metrics", self.address))
             .send()
             .await?;
         let metrics = metrics.error_for_status()?.text().await?;
-        let counts = metrics
-            .lines()
-            .filter(|line| line.starts_with("foreshore_cloud_commit_age_seconds_count"));
-        counts
-            .map(|line| {
-                let count = line.rsplit(' ').next().unwrap_or_default();
-                count.parse::<u64>().with_context(|| line.to_owned())
-            })
-            .sum()
+        metrics::sum(&metrics, "foreshore_cloud_commit_age_seconds_count", "")
     }
 }
 

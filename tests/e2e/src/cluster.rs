@@ -100,7 +100,7 @@ impl Cluster {
         Ok(ledger.iter().filter(of_namespace).cloned().collect())
     }
 
-    /// Switches a node off or on.
+    /// Switches a node or the API server off or on.
     pub(crate) async fn machine(&self, task: &[&str]) -> Result<String> {
         let machines = self.machines.clone().context("no machines")?;
         self.run(&machines, &[&["cluster"], task].concat(), None).await

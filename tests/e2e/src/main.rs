@@ -14,6 +14,7 @@ mod cluster;
 mod figures;
 mod forward;
 mod gitops;
+mod metrics;
 mod scenarios;
 
 use cluster::Cluster;

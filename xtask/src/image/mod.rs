@@ -20,7 +20,7 @@ const NAME: &str = "localhost/foreshore";
 /// User and group that a container runs as: nobody that a node knows.
 const USER: u32 = 65532;
 /// Largest image of a release build, in bytes.
-const LARGEST: u64 = 60_000_000;
+pub(crate) const LARGEST: u64 = 60_000_000;
 /// The certificate authorities of Debian's `ca-certificates`.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 

@@ -39,7 +39,7 @@ pub(super) async fn operators(cluster: &Cluster) -> Result<()> {
         let committed = cloud.committed().await?;
         let patch = format!(r#"{{"spec":{{"description":"round {round}"}}}}"#);
         cluster.patch("asset", "capper", &patch).await?;
-        kill(cluster, OPERATOR, &leader).await?;
+        kill(cluster, OPERATOR, std::slice::from_ref(&leader)).await?;
         eventually("another one leads", DEADLINE, || async {
             let now = self::leader(cluster).await?;
             Ok(now.filter(|now| *now != leader))
@@ -63,52 +63,31 @@ pub(super) async fn operators(cluster: &Cluster) -> Result<()> {
 /// in the end the ledger balances.
 pub(super) async fn roles(cluster: &Cluster) -> Result<()> {
     for _ in 0..if cluster.full { ALONE_FULL } else { ALONE } {
-        for (component, instance) in ROLES {
-            let pod = eventually("the pod is ready", DEADLINE, || cluster.pod(component, instance)).await?;
-            let (name, uid) = (&pod["metadata"]["name"], &pod["metadata"]["uid"]);
-            kill(cluster, PLANT, name.as_str().context("name of the pod")?).await?;
-            eventually("another pod is ready", DEADLINE, || async {
-                let now = cluster.pod(component, instance).await?;
-                Ok(now.filter(|now| now["metadata"]["uid"] != *uid))
-            })
-            .await
-            .with_context(|| format!("{component} {instance}"))?;
-            install::well(cluster)
-                .await
-                .with_context(|| format!("after {component} {instance} was killed"))?;
-            install::flows(cluster)
+        for role in ROLES {
+            let (component, instance) = role;
+            come_back(cluster, &[role])
                 .await
                 .with_context(|| format!("after {component} {instance} was killed"))?;
         }
     }
     for round in 1..=TOGETHER {
-        together(cluster)
+        come_back(cluster, &ROLES)
             .await
             .with_context(|| format!("round {round} of all at once"))?;
     }
     scale::balanced(cluster).await
 }
 
-/// Kills the pods of all roles at the same time.
-async fn together(cluster: &Cluster) -> Result<()> {
-    let mut killed = Vec::new();
-    for (component, instance) in ROLES {
+/// Kills the pods of these roles at the same time: others come, everything gets well, and data flows.
+async fn come_back(cluster: &Cluster, roles: &[(&str, &str)]) -> Result<()> {
+    let (mut names, mut killed) = (Vec::new(), Vec::new());
+    for (component, instance) in roles {
         let pod = eventually("the pod is ready", DEADLINE, || cluster.pod(component, instance)).await?;
+        let name = pod["metadata"]["name"].as_str().context("name of the pod")?;
+        names.push(name.to_owned());
         killed.push((component, instance, pod["metadata"]["uid"].clone()));
     }
-    let selector = "app.kubernetes.io/managed-by=foreshore-operator";
-    cluster
-        .kubectl(&[
-            "delete",
-            "pods",
-            "-n",
-            PLANT,
-            "-l",
-            selector,
-            "--grace-period=0",
-            "--force",
-        ])
-        .await?;
+    kill(cluster, PLANT, &names).await?;
     for (component, instance, uid) in &killed {
         eventually("another pod is ready", DEADLINE, || async {
             let now = cluster.pod(component, instance).await?;
@@ -121,17 +100,10 @@ async fn together(cluster: &Cluster) -> Result<()> {
     install::flows(cluster).await
 }
 
-/// Ends a pod at once.
-async fn kill(cluster: &Cluster, namespace: &str, pod: &str) -> Result<()> {
-    let delete = [
-        "delete",
-        "pod",
-        pod,
-        "-n",
-        namespace,
-        "--grace-period=0",
-        "--force",
-    ];
+/// Ends pods at once.
+async fn kill(cluster: &Cluster, namespace: &str, pods: &[String]) -> Result<()> {
+    let mut delete = vec!["delete", "pod", "-n", namespace, "--grace-period=0", "--force"];
+    delete.extend(pods.iter().map(String::as_str));
     cluster.kubectl(&delete).await.map(drop)
 }
 

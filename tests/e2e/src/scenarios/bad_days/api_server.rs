@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::super::{change, drift, install, scale};
 use crate::{
     cloud::Metrics,
     cluster::{Cluster, DEADLINE, OPERATOR, eventually},
+    metrics,
 };
 
 /// How long it answers nobody: longer than a leader may lead without it, and than nodes may be silent.
@@ -124,14 +125,6 @@ fn throttle() -> serde_json::Value {
 /// How many requests were refused, as the API server counts.
 async fn refused(cluster: &Cluster) -> Result<f64> {
     let metrics = cluster.kubectl(&["get", "--raw", "/metrics"]).await?;
-    let counts = metrics.lines().filter(|line| {
-        line.starts_with("apiserver_flowcontrol_rejected_requests_total")
-            && line.contains(&format!("priority_level=\"{THROTTLE}\""))
-    });
-    counts
-        .map(|line| {
-            let count = line.rsplit(' ').next().unwrap_or_default();
-            count.parse::<f64>().with_context(|| line.to_owned())
-        })
-        .sum()
+    let label = format!("priority_level=\"{THROTTLE}\"");
+    metrics::sum(&metrics, "apiserver_flowcontrol_rejected_requests_total", &label)
 }
