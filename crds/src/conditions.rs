@@ -11,7 +11,11 @@
 //!
 //! Reasons are part of the API. `docs/errors` explains each with cause and remedy.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use std::sync::Arc;
+
+use compact_str::CompactString;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde::{Deserialize, Serialize};
 
 /// Condition types.
 pub mod types {
@@ -123,6 +127,27 @@ pub mod reasons {
 /// Longest message that is written into a condition, in characters: enough to act on, far below etcd's bounds.
 pub const MAX_MESSAGE: usize = 1024;
 
+/// A condition as `metav1.Condition` has it, in little room: ten thousand objects have five each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// When its status flipped last.
+    pub last_transition_time: Time,
+    /// For people; objects of which the same is said share it.
+    #[serde(default)]
+    pub message: Arc<str>,
+    /// Generation of the object that it speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// One of [`reasons`], or what an earlier version called it.
+    pub reason: CompactString,
+    /// One of [`status`].
+    pub status: CompactString,
+    /// One of [`types`], or what an earlier version called it.
+    #[serde(rename = "type")]
+    pub type_: CompactString,
+}
+
 /// One condition that should hold, without the bookkeeping that [`set`] adds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -133,7 +158,7 @@ pub struct Verdict {
     /// One of [`reasons`].
     pub reason: &'static str,
     /// For people: what was seen and what to do about it.
-    pub message: String,
+    pub message: Arc<str>,
 }
 
 /// Sets a condition. `lastTransitionTime` moves only when the status flips; a message is cut at
@@ -152,10 +177,10 @@ pub fn set(
         .filter(|condition| condition.status == verdict.status)
         .map(|condition| condition.last_transition_time.clone());
     let new = Condition {
-        type_: verdict.type_.to_owned(),
-        status: verdict.status.to_owned(),
-        reason: verdict.reason.to_owned(),
-        message: verdict.message.chars().take(MAX_MESSAGE).collect(),
+        type_: verdict.type_.into(),
+        status: verdict.status.into(),
+        reason: verdict.reason.into(),
+        message: cut(verdict.message),
         observed_generation: generation,
         last_transition_time: unflipped.unwrap_or(Time(now)),
     };
@@ -170,6 +195,14 @@ pub fn set(
             true
         }
     }
+}
+
+/// A message no longer than [`MAX_MESSAGE`].
+fn cut(message: Arc<str>) -> Arc<str> {
+    if message.chars().nth(MAX_MESSAGE).is_none() {
+        return message;
+    }
+    message.chars().take(MAX_MESSAGE).collect::<String>().into()
 }
 
 /// Takes a condition away, as kstatus wants for `Reconciling` and `Stalled`. Tells whether it was there.
@@ -194,7 +227,7 @@ mod tests {
             type_: types::READY,
             status,
             reason: reasons::IN_FORCE,
-            message: message.to_owned(),
+            message: message.into(),
         }
     }
 

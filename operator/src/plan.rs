@@ -20,7 +20,7 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plans {
     /// By role: its whole plan.
-    pub roles: BTreeMap<RoleName, BTreeMap<ResourceKey, Resource>>,
+    pub roles: Resources,
     /// By object: what became of it.
     pub carried: BTreeMap<ObjectKey, Carried>,
     /// Of roles whose instances share their work: the resources of each unit of it, by the Device that it is about. What is
@@ -29,6 +29,9 @@ pub struct Plans {
     /// Roles whose plan lacks something that is about to be known.
     pub waiting: BTreeSet<RoleName>,
 }
+
+/// Whole plans, by role.
+pub type Resources = BTreeMap<RoleName, BTreeMap<ResourceKey, Resource>>;
 
 /// Resources of units of work, by the Device that each is about.
 pub type Units = BTreeMap<ResourceKey, BTreeSet<ResourceKey>>;
@@ -60,14 +63,17 @@ pub(crate) struct Planner<'a> {
     pub(crate) valid: &'a Valid,
     pub(crate) facts: &'a Facts,
     plans: Plans,
+    /// What was planned before: those that are the same are used again, since others hold on to them.
+    before: Resources,
 }
 
 impl<'a> Planner<'a> {
-    pub(crate) fn new(valid: &'a Valid, facts: &'a Facts) -> Self {
+    pub(crate) fn new(valid: &'a Valid, facts: &'a Facts, before: Resources) -> Self {
         Self {
             valid,
             facts,
             plans: Plans::default(),
+            before,
         }
     }
 
@@ -94,13 +100,8 @@ impl<'a> Planner<'a> {
         self.role(role, object);
         match Resource::of(resource) {
             Ok(resource) => {
-                let key = resource.key().clone();
-                self.part(role, object, key.clone());
-                self.plans
-                    .roles
-                    .entry(role.clone())
-                    .or_default()
-                    .insert(key, resource);
+                let key = self.insert(role, resource);
+                self.part(role, object, key);
             }
             Err(error) => {
                 let problem = Problem::new(reasons::TOO_LARGE, error.to_string()).of(object.clone());
@@ -112,15 +113,25 @@ impl<'a> Planner<'a> {
     /// Adds a resource that no object waits for to be in force.
     pub(crate) fn inform<T: PlanResource>(&mut self, role: &RoleName, object: &ObjectKey, resource: &T) {
         match Resource::of(resource) {
-            Ok(resource) => {
-                let plan = self.plans.roles.entry(role.clone()).or_default();
-                plan.insert(resource.key().clone(), resource);
-            }
+            Ok(resource) => drop(self.insert(role, resource)),
             Err(error) => {
                 let problem = Problem::new(reasons::TOO_LARGE, error.to_string()).of(object.clone());
                 self.note(object, Note::Fault(problem));
             }
         }
+    }
+
+    /// Adds a resource, or the same one of before, to the plan of a role.
+    fn insert(&mut self, role: &RoleName, resource: Resource) -> ResourceKey {
+        let before = self
+            .before
+            .get_mut(role)
+            .and_then(|plan| plan.remove(resource.key()));
+        let resource = before.filter(|before| *before == resource).unwrap_or(resource);
+        let key = resource.key().clone();
+        let plan = self.plans.roles.entry(role.clone()).or_default();
+        plan.insert(key.clone(), resource);
+        key
     }
 
     /// Adds Secrets to the plan of a role: those that it needs, and no others.

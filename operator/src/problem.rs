@@ -13,12 +13,12 @@ use crate::object::ObjectKey;
 const MAX_QUOTE: usize = 120;
 
 /// One thing that is wrong with a manifest. Small to hand on, since most checks give one or nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Problem(Box<Details>);
 
 /// What a [`Problem`] tells.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Details {
     /// File, as it was given; `None` for an object that did not come from a file.

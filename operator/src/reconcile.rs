@@ -16,7 +16,7 @@ use crate::{
     judged::{self, Object},
     object::{Kind, Meta, ObjectKey},
     packed::Packed,
-    plan::{Planner, Plans},
+    plan::{Planner, Plans, Resources},
     platform::Platform,
     problem::Problem,
     resources::{Faults, Scope, Valid, Version, dataflow, device::ValidDevice},
@@ -70,6 +70,8 @@ pub struct Reconciler {
     accepted: Accepted,
     /// Judging takes longest, so each version is judged once: the declared one and the accepted one.
     judged: BTreeMap<ObjectKey, Vec<Judged>>,
+    /// What the pass before planned.
+    planned: Resources,
 }
 
 /// A version that was judged.
@@ -94,7 +96,13 @@ impl Reconciler {
             platform,
             accepted,
             judged: BTreeMap::new(),
+            planned: Resources::new(),
         }
+    }
+
+    /// Takes back what the pass before planned: with ten thousand objects there is no room for two outcomes.
+    pub(crate) fn take_back(&mut self, planned: Resources) {
+        self.planned = planned;
     }
 
     /// What was accepted, to be kept.
@@ -141,7 +149,7 @@ impl Reconciler {
         Outcome {
             verdicts,
             problems: snapshot.problems.clone(),
-            plans: plan(&valid, &queues, facts),
+            plans: plan(&valid, &queues, facts, std::mem::take(&mut self.planned)),
             workloads: workloads::desired(&valid),
             device_paths: device_paths(&valid),
             details: details::of(&valid),
@@ -285,8 +293,8 @@ fn device_paths(valid: &Valid) -> Vec<String> {
         .collect()
 }
 
-fn plan(valid: &Valid, queues: &[dataflow::Queues], facts: &Facts) -> Plans {
-    let mut planner = Planner::new(valid, facts);
+fn plan(valid: &Valid, queues: &[dataflow::Queues], facts: &Facts, before: Resources) -> Plans {
+    let mut planner = Planner::new(valid, facts, before);
     let Valid {
         config_maps: _,
         // Secrets go with what refers to them.

@@ -1,13 +1,17 @@
 //! Roles: what the operator makes run, and by which names it is reached.
 
-use std::fmt;
+use std::{fmt, ops::Deref, sync::Arc};
 
 use foreshore_tls::{Role, RoleIdentity};
 use serde::{Serialize, Serializer};
 
-/// Names a workload: one role that one object declares. Its instances have identities of their own.
+/// Names a workload: one role that one object declares. Its instances have identities of their own. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RoleName {
+pub struct RoleName(Arc<RoleParts>);
+
+/// The parts of a [`RoleName`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RoleParts {
     /// What it does.
     pub role: Role,
     /// Namespace of the object that declares it.
@@ -20,11 +24,11 @@ impl RoleName {
     /// Puts a name together.
     #[must_use]
     pub fn new(role: Role, namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self {
+        Self(Arc::new(RoleParts {
             role,
             namespace: namespace.into(),
             name: name.into(),
-        }
+        }))
     }
 
     /// The workload that an instance belongs to.
@@ -41,6 +45,14 @@ impl RoleName {
             "{}.{}.{}.foreshore.internal",
             self.name, self.namespace, self.role
         )
+    }
+}
+
+impl Deref for RoleName {
+    type Target = RoleParts;
+
+    fn deref(&self) -> &RoleParts {
+        &self.0
     }
 }
 

@@ -8,7 +8,7 @@ use foreshore_cloud::{
     Secret, TlsFiles,
 };
 use foreshore_control::{
-    Aspect, Change, Health, Nack, PlanResource, Report, Reporter, ResourceKey,
+    Aspect, Change, Health, Nack, PlanResource, Report, Reporter,
     plan::{CloudPlan, SecretPlan},
     session::agent::Role,
 };
@@ -92,8 +92,8 @@ impl Role for CloudRole {
                 let plan: CloudPlan = resource.decode().map_err(undecodable)?;
                 self.serve(plan).await
             }
-            Change::Remove(ResourceKey { kind, name, .. }) if kind == SecretPlan::KIND => {
-                self.secrets.remove(&name);
+            Change::Remove(key) if key.kind == SecretPlan::KIND => {
+                self.secrets.remove(&key.name);
                 Ok(())
             }
             Change::Remove(_) => {

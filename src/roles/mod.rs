@@ -246,12 +246,9 @@ impl Roles {
 
     /// The folder of one role.
     fn folder(&self, assignment: &Assignment) -> PathBuf {
-        let RoleName {
-            role,
-            namespace,
-            name,
-        } = &assignment.name;
-        let folder = self.data.join(role.to_string()).join(namespace).join(name);
+        let role = &assignment.name;
+        let folder = self.data.join(role.role.to_string());
+        let folder = folder.join(&role.namespace).join(&role.name);
         match assignment.ordinal {
             0 => folder,
             ordinal => folder.join("instances").join(ordinal.to_string()),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 use async_trait::async_trait;
 use foreshore_control::session::agent::Role;
 use foreshore_control::{
-    Aspect, Change, Health, Nack, PlanResource, Report, Reporter, ResourceKey,
+    Aspect, Change, Health, Nack, PlanResource, Report, Reporter,
     plan::{SecretPlan, SimulatorPlan},
 };
 use foreshore_crds::{
@@ -82,8 +82,8 @@ impl Role for Simulator {
                 self.plan = Some(resource.decode().map_err(undecodable)?);
                 self.play().await?;
             }
-            Change::Remove(ResourceKey { kind, name, .. }) if kind == SecretPlan::KIND => {
-                self.secrets.remove(&name);
+            Change::Remove(key) if key.kind == SecretPlan::KIND => {
+                self.secrets.remove(&key.name);
             }
             Change::Remove(_) => {
                 self.plan = None;

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{Custom, Destination, has_status};
+use super::common::{Custom, Destination};
 use crate::{
     refs::{CredentialsSecretRef, LocalRef},
     rules,
@@ -548,4 +548,3 @@ pub struct AssetStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actions: Option<i32>,
 }
-has_status!(AssetStatus);

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{Anonymous, LogLevel, Pod, Volume, has_status};
+use super::common::{Anonymous, LogLevel, Pod, Volume};
 use crate::{
     refs::{LocalRef, SecretRef},
     rules,
@@ -480,4 +480,3 @@ pub struct BrokerStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub policies: Vec<LocalRef>,
 }
-has_status!(BrokerStatus);

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{QoS, has_status};
+use super::common::QoS;
 use crate::{
     refs::LocalRef,
     rules,
@@ -143,4 +143,3 @@ pub struct BrokerPolicyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<i32>,
 }
-has_status!(BrokerPolicyStatus);

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::common::{LogLevel, Pod, Volume, has_status};
+use super::common::{LogLevel, Pod, Volume};
 use crate::{
     refs::{SecretKeyRef, SecretRef},
     rules,
@@ -193,4 +193,3 @@ pub struct CloudStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edges: Option<i32>,
 }
-has_status!(CloudStatus);

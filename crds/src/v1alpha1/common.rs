@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -12,40 +11,6 @@ use crate::{
     rules,
     types::{Duration, Image, ResourceQuantity, SecretName, Text, TopicTemplate, effective},
 };
-
-/// What every status of ours carries.
-pub trait HasStatus {
-    /// Generation of the spec that the status speaks of.
-    fn observed_generation(&self) -> Option<i64>;
-    /// Says which generation of the spec the status speaks of.
-    fn set_observed_generation(&mut self, generation: Option<i64>);
-    /// Conditions, see [`crate::conditions`].
-    fn conditions(&self) -> &[Condition];
-    /// Conditions, to be changed through [`crate::conditions::set`].
-    fn conditions_mut(&mut self) -> &mut Vec<Condition>;
-}
-
-macro_rules! has_status {
-    ($ty:ty) => {
-        impl $crate::v1alpha1::common::HasStatus for $ty {
-            fn observed_generation(&self) -> Option<i64> {
-                self.observed_generation
-            }
-            fn set_observed_generation(&mut self, generation: Option<i64>) {
-                self.observed_generation = generation;
-            }
-            fn conditions(&self) -> &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition] {
-                &self.conditions
-            }
-            fn conditions_mut(
-                &mut self,
-            ) -> &mut Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
-                &mut self.conditions
-            }
-        }
-    };
-}
-pub(crate) use has_status;
 
 /// A southbound protocol; the names of the blocks that configure it.
 #[derive(

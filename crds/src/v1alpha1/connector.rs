@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{LogLevel, Pod, Protocol, has_status};
+use super::common::{LogLevel, Pod, Protocol};
 use crate::{
     refs::LocalRef,
     rules,
@@ -204,4 +204,3 @@ pub struct ConnectorStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<i32>,
 }
-has_status!(ConnectorStatus);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     broker::OverflowPolicy,
-    common::{Backoff, QoS, has_status},
+    common::{Backoff, QoS},
 };
 use crate::{
     refs::LocalRef,
@@ -532,4 +532,3 @@ pub struct DataflowStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sinks: Option<i32>,
 }
-has_status!(DataflowStatus);

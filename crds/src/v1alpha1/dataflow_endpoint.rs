@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{Anonymous, Authentication, Trust, UsernamePassword, X509, has_status};
+use super::common::{Anonymous, Authentication, Trust, UsernamePassword, X509};
 use crate::{
     refs::{LocalRef, SecretKeyRef, SecretRef},
     rules,
@@ -520,4 +520,3 @@ pub struct DataflowEndpointStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataflows: Option<i32>,
 }
-has_status!(DataflowEndpointStatus);

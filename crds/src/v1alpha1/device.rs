@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration as StdDuration;
 
-use super::common::{Authentication, Backoff, Protocol, Trust, free_object, has_status};
+use super::common::{Authentication, Backoff, Protocol, Trust, free_object};
 use crate::{
     refs::LocalRef,
     rules,
@@ -368,4 +368,3 @@ pub struct DeviceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assets: Option<i32>,
 }
-has_status!(DeviceStatus);

@@ -15,7 +15,7 @@ pub use asset::{Asset, AssetSpec, AssetStatus};
 pub use broker::{Broker, BrokerSpec, BrokerStatus};
 pub use broker_policy::{BrokerPolicy, BrokerPolicySpec, BrokerPolicyStatus};
 pub use cloud::{Cloud, CloudSpec, CloudStatus};
-pub use common::{Destination, HasStatus, LogLevel, Protocol, QoS};
+pub use common::{Destination, LogLevel, Protocol, QoS};
 pub use connector::{Connector, ConnectorSpec, ConnectorStatus};
 pub use dataflow::{Dataflow, DataflowSpec, DataflowStatus};
 pub use dataflow_endpoint::{DataflowEndpoint, DataflowEndpointSpec, DataflowEndpointStatus};

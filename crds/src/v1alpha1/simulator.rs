@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{LogLevel, Pod, has_status};
+use super::common::{LogLevel, Pod};
 use crate::{
     refs::CredentialsSecretRef,
     rules,
@@ -219,4 +219,3 @@ pub struct SimulatorStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<i32>,
 }
-has_status!(SimulatorStatus);

@@ -96,7 +96,8 @@ impl Resource {
     pub fn of<T: PlanResource>(resource: &T) -> Result<Self, Error> {
         let key = resource.key();
         match serde_json::to_vec(resource) {
-            Ok(body) => Self::new(key, 0, phase(T::KIND), Bytes::from(body)),
+            // Without spare room: ten thousand are kept.
+            Ok(body) => Self::new(key, 0, phase(T::KIND), body.into_boxed_slice().into()),
             Err(error) => Err(Error::Encode {
                 key,
                 reason: error.to_string(),

@@ -5,11 +5,11 @@
 
 use std::time::Instant;
 
-use foreshore_crds::conditions::status as truth;
+use foreshore_crds::conditions::{Condition, status as truth};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event},
-    apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
 use kube_client::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
@@ -74,7 +74,7 @@ impl Events {
         let key = &status.key;
         let next_step = remedy::explain(&condition.reason).map(|remedy| remedy.next);
         let parts = [
-            Some(condition.message.as_str()),
+            Some(&*condition.message),
             status
                 .evidence
                 .as_deref()
@@ -95,10 +95,10 @@ impl Events {
                 namespace: Some(key.namespace.clone()),
                 ..ObjectMeta::default()
             },
-            action: Some(condition.type_.clone()),
+            action: Some(condition.type_.to_string()),
             event_time: Some(MicroTime(Timestamp::now())),
             note: Some(note),
-            reason: Some(condition.reason.clone()),
+            reason: Some(condition.reason.to_string()),
             regarding: Some(ObjectReference {
                 api_version: Some(key.kind.api_version().to_owned()),
                 kind: Some(key.kind.to_string()),

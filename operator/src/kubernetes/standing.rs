@@ -1,13 +1,13 @@
-//! Statuses as they stand in the API, of ten thousand objects: whole only until the first own writing.
+//! Statuses as they stand in the API, of ten thousand objects: of each only what a next writing needs to know.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use foreshore_crds::conditions::{find, status as truth, types};
+use compact_str::CompactString;
+use foreshore_crds::conditions::{Condition, find, status as truth, types};
 use foreshore_tls::Fingerprint;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::Value;
 
-use crate::{object::ObjectKey, packed::Packed};
+use crate::{object::ObjectKey, packed};
 
 /// What stands there, by object.
 #[derive(Debug, Default)]
@@ -19,19 +19,14 @@ pub(super) struct Standings {
 #[derive(Debug)]
 struct Object {
     uid: String,
-    standing: Standing,
+    /// As it was written last, or as the watch told it.
+    status: Written,
+    /// Conditions that an earlier leader wrote, without their messages; `None` after the first own writing. What the
+    /// watch tells may lag behind that.
+    earlier: Option<Vec<Condition>>,
 }
 
-/// A status, as far as it is known.
-#[derive(Debug)]
-enum Standing {
-    /// As the watch told it.
-    Told(Packed),
-    /// As it was written last. What the watch tells may lag behind that.
-    Written(Written),
-}
-
-/// What is remembered of a status that was written.
+/// What is remembered of a status.
 #[derive(Clone, Debug)]
 pub(super) struct Written {
     digest: Fingerprint,
@@ -41,9 +36,9 @@ pub(super) struct Written {
 /// What of a condition tells one state from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Headline {
-    type_: String,
-    status: String,
-    reason: String,
+    type_: CompactString,
+    status: CompactString,
+    reason: CompactString,
 }
 
 impl Standings {
@@ -51,12 +46,18 @@ impl Standings {
     pub(super) fn tell(&mut self, key: &ObjectKey, uid: String, status: Value) {
         if let Some(object) = self.objects.get(key)
             && object.uid == uid
-            && matches!(object.standing, Standing::Written(_))
+            && object.earlier.is_none()
         {
             return;
         }
-        let standing = Standing::Told(Packed::sorted(status));
-        self.objects.insert(key.clone(), Object { uid, standing });
+        let mut earlier = conditions(&status);
+        let status = Written::new(status, &earlier);
+        for condition in &mut earlier {
+            condition.message = Arc::default();
+        }
+        earlier.shrink_to_fit();
+        let earlier = Some(earlier);
+        self.objects.insert(key.clone(), Object { uid, status, earlier });
     }
 
     /// Forgets an object that is gone.
@@ -67,28 +68,23 @@ impl Standings {
     /// Takes what was written, unless the object is gone meanwhile.
     pub(super) fn write(&mut self, key: &ObjectKey, uid: &str, written: Written) {
         if let Some(object) = self.objects.get_mut(key).filter(|object| object.uid == uid) {
-            object.standing = Standing::Written(written);
+            object.status = written;
+            object.earlier = None;
         }
     }
 
     /// What stands there for this life of an object.
     pub(super) fn get(&self, key: &ObjectKey, uid: &str) -> Option<Written> {
         let object = self.objects.get(key).filter(|object| object.uid == uid)?;
-        Some(match &object.standing {
-            Standing::Told(status) => Written::of(&status.value()),
-            Standing::Written(written) => written.clone(),
-        })
+        Some(object.status.clone())
     }
 
-    /// Conditions that an earlier leader wrote.
-    pub(super) fn conditions(&self) -> BTreeMap<ObjectKey, Vec<Condition>> {
-        let told = self
-            .objects
-            .iter()
-            .filter_map(|(key, object)| match &object.standing {
-                Standing::Told(status) => Some((key.clone(), conditions(&status.value()))),
-                Standing::Written(_) => None,
-            });
+    /// Gives up the conditions that an earlier leader wrote.
+    pub(super) fn take_conditions(&mut self) -> BTreeMap<ObjectKey, Vec<Condition>> {
+        let told = self.objects.iter_mut().filter_map(|(key, object)| {
+            let earlier = object.earlier.as_mut()?;
+            Some((key.clone(), std::mem::take(earlier)))
+        });
         told.collect()
     }
 
@@ -102,9 +98,13 @@ impl Standings {
 impl Written {
     /// Of a status as it is written.
     pub(super) fn of(status: &Value) -> Self {
+        Self::new(status.clone(), &conditions(status))
+    }
+
+    fn new(status: Value, conditions: &[Condition]) -> Self {
         Self {
-            digest: Packed::sorted(status.clone()).digest(),
-            headline: headline(&conditions(status)).map(Headline::of),
+            digest: packed::digest(status),
+            headline: headline(conditions).map(Headline::of),
         }
     }
 

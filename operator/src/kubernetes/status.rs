@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use foreshore_crds::conditions::Condition;
 use kube_client::{
     Api, Client,
     api::{DynamicObject, Patch, PatchParams},
@@ -83,7 +83,7 @@ impl StatusSink for KubernetesStatus {
     }
 
     fn present(&self) -> BTreeMap<ObjectKey, Vec<Condition>> {
-        self.statuses.lock().conditions()
+        self.statuses.lock().take_conditions()
     }
 }
 

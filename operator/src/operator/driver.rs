@@ -1,7 +1,7 @@
 //! The loop that turns changes of any side into passes, plans, workloads and statuses.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -10,11 +10,10 @@ use foreshore_control::{
     ControlHandle, GivePlan, Observation, Observed, PlanResource, Resource, ResourceKey, TakePlan,
     plan::DevicePlan,
 };
-use foreshore_crds::conditions::reasons;
+use foreshore_crds::conditions::{Condition, reasons};
 use foreshore_runtime::Shutdown;
 use foreshore_tls::{CertificateAuthority, RoleIdentity};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
@@ -163,7 +162,9 @@ impl Driver {
 
     /// Runs until the shutdown begins.
     pub(super) async fn run(mut self, outcome: Outcome, shutdown: Shutdown) -> Result<(), Error> {
-        self.parts.take_outcome(outcome).await;
+        // Whoever started has told of them.
+        let known: HashSet<Problem> = outcome.all_problems().cloned().collect();
+        self.parts.take_outcome(outcome, &known).await;
         loop {
             self.parts.refresh();
             let wake = self.parts.wake(self.next_rotation);
@@ -202,13 +203,17 @@ impl Driver {
     }
 
     async fn pass(&mut self) -> Result<(), Error> {
-        let Some(reconciler) = self.reconciler.take() else {
+        let Some(mut reconciler) = self.reconciler.take() else {
             return Ok(());
         };
+        // Nobody looks at the outcome of before until there is another.
+        let before = self.parts.index.take_outcome();
+        let known: HashSet<Problem> = before.all_problems().cloned().collect();
+        reconciler.take_back(Arc::unwrap_or_clone(before).plans.roles);
         let (snapshot, facts) = (Arc::clone(&self.parts.snapshot), self.parts.facts.clone());
         let (reconciler, outcome) = pass(reconciler, snapshot, facts, |_| true).await?;
         self.reconciler = Some(reconciler);
-        self.parts.take_outcome(outcome).await;
+        self.parts.take_outcome(outcome, &known).await;
         Ok(())
     }
 
@@ -290,12 +295,9 @@ impl Driver {
 }
 
 impl Desired {
-    async fn take_outcome(&mut self, outcome: Outcome) {
-        let before = Arc::clone(self.index.outcome());
-        for problem in outcome
-            .all_problems()
-            .filter(|problem| !before.all_problems().any(|old| old == *problem))
-        {
+    async fn take_outcome(&mut self, outcome: Outcome, known: &HashSet<Problem>) {
+        let problems = outcome.all_problems();
+        for problem in problems.filter(|problem| !known.contains(problem)) {
             log_problem(problem);
         }
         let workloads = outcome.workloads.clone();

@@ -26,7 +26,7 @@ pub(super) struct Placement {
 }
 
 /// Whether the instances of a role share its work.
-pub(super) const fn is_shared(role: &RoleName) -> bool {
+pub(super) fn is_shared(role: &RoleName) -> bool {
     matches!(role.role, Role::Connector)
 }
 

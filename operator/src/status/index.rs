@@ -5,15 +5,15 @@ mod placed;
 mod sessions;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use foreshore_control::{Observed, Resource, ResourceKey, RoleFacts};
+use foreshore_crds::conditions::Condition;
 use foreshore_tls::RoleIdentity;
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     details::Details,
@@ -46,7 +46,7 @@ pub struct ObjectStatus {
     /// Conditions, as `foreshore_crds::conditions` tells.
     pub conditions: Vec<Condition>,
     /// What was seen, word for word.
-    pub evidence: Option<String>,
+    pub evidence: Option<Arc<str>>,
     /// What the status of its kind tells beside the conditions: names and counts that seldom change.
     pub details: Details,
     /// Identity of the instance that serves a Device.
@@ -133,11 +133,13 @@ impl Index {
         self.present = present;
     }
 
+    /// Gives up what is desired; [`Self::set_outcome`] follows.
+    pub fn take_outcome(&mut self) -> Arc<Outcome> {
+        std::mem::take(&mut self.outcome)
+    }
+
     /// Takes a new pass over what is declared.
     pub fn set_outcome(&mut self, outcome: Arc<Outcome>) {
-        if *self.outcome == *outcome {
-            return;
-        }
         self.users.clear();
         self.carried.clear();
         for (object, carried) in &outcome.plans.carried {
@@ -214,6 +216,7 @@ impl Index {
             self.mark_role(&role);
         }
         let mut changed = Vec::new();
+        let mut texts = HashSet::new();
         for object in std::mem::take(&mut self.dirty) {
             // Core kinds have no conditions of ours, but for what is wrong with them.
             let verdict = self.outcome.verdicts.get(&object);
@@ -230,7 +233,8 @@ impl Index {
                 Some(before) => before.conditions.clone(),
                 None => self.present.get(&object).cloned().unwrap_or_default(),
             };
-            let status = conditions::status(self, &object, verdict, conditions, now);
+            let mut status = conditions::status(self, &object, verdict, conditions, now);
+            share_texts(&mut status, &mut texts);
             self.present.remove(&object);
             if before.is_none_or(|before| **before != status) {
                 let status = Arc::new(status);
@@ -271,6 +275,20 @@ impl Index {
     fn mark_role(&mut self, role: &RoleName) {
         let counting = self.carried.get(role).into_iter().flatten().cloned();
         self.dirty.extend(counting);
+    }
+}
+
+/// Lets objects of which the same is said share the text: a connector that does not run concerns thousands.
+fn share_texts(status: &mut ObjectStatus, texts: &mut HashSet<Arc<str>>) {
+    let messages = status
+        .conditions
+        .iter_mut()
+        .map(|condition| &mut condition.message);
+    for text in messages.chain(status.evidence.as_mut()) {
+        match texts.get(text) {
+            Some(shared) => *text = Arc::clone(shared),
+            None => drop(texts.insert(Arc::clone(text))),
+        }
     }
 }
 

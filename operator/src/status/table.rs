@@ -10,9 +10,8 @@ mod text;
 use std::collections::BTreeMap;
 
 use foreshore_control::{PlanResource, Report, plan::PathPlan};
-use foreshore_crds::conditions::{find, status as truth, types};
+use foreshore_crds::conditions::{Condition, find, status as truth, types};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
 
 use super::{Index, ObjectStatus, index::Part, remedy};
@@ -236,7 +235,7 @@ impl ObjectRow {
             .or(healthy)
             .or(ready);
         let reason = telling
-            .map(|condition| condition.reason.clone())
+            .map(|condition| condition.reason.to_string())
             .unwrap_or_default();
         let well = [ready, healthy]
             .into_iter()
@@ -254,14 +253,14 @@ impl ObjectRow {
             generation: declared.generation,
             running_generation: *running,
             ready: ready
-                .map(|condition| condition.status.clone())
+                .map(|condition| condition.status.to_string())
                 .unwrap_or_default(),
-            healthy: healthy.map(|condition| condition.status.clone()),
+            healthy: healthy.map(|condition| condition.status.to_string()),
             reason,
             message: telling
-                .map(|condition| condition.message.clone())
+                .map(|condition| condition.message.to_string())
                 .unwrap_or_default(),
-            evidence: evidence.clone(),
+            evidence: evidence.as_deref().map(str::to_owned),
             next,
             place: place.clone(),
             instance: instance.clone(),

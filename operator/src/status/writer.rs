@@ -8,9 +8,9 @@ use std::{
 };
 
 use async_trait::async_trait;
+use foreshore_crds::conditions::Condition;
 use foreshore_runtime::{Backoff, Shutdown, due};
 use futures::{StreamExt, stream::FuturesUnordered};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
@@ -53,7 +53,7 @@ pub trait StatusSink: Send + Sync + 'static {
     /// For people. It is tried again, with the newest status then.
     async fn write(&self, status: &ObjectStatus) -> Result<(), String>;
 
-    /// Conditions that stand there already, from an earlier leader: those that did not flip keep their time.
+    /// Gives up the conditions that an earlier leader wrote: those that did not flip keep their time.
     fn present(&self) -> BTreeMap<ObjectKey, Vec<Condition>> {
         BTreeMap::new()
     }

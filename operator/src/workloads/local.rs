@@ -147,16 +147,12 @@ impl LocalWorkloads {
         ordinal: u32,
         predecessor: Option<Spawned<()>>,
     ) -> Result<Supervised, foreshore_tls::Error> {
-        let RoleName {
-            role,
-            namespace,
-            name,
-        } = workload.role.clone();
+        let role = &workload.role;
         let uid = match ordinal {
             0 => workload.uid.clone(),
             ordinal => format!("{}-{ordinal}", workload.uid),
         };
-        let identity = RoleIdentity::new(role, namespace, name, uid)?;
+        let identity = RoleIdentity::new(role.role, &*role.namespace, &*role.name, uid)?;
         let (shutdown, named) = (Shutdown::new(), identity.clone());
         let supervisor = Supervisor {
             runner: Arc::clone(&self.runner),

@@ -14,6 +14,7 @@ mod cluster;
 mod figures;
 mod forward;
 mod gitops;
+mod many;
 mod metrics;
 mod scenarios;
 

@@ -7,6 +7,7 @@ mod drift;
 mod gitops;
 pub(crate) mod install;
 mod kill;
+mod many;
 mod node;
 mod quiet;
 mod rights;
@@ -59,6 +60,7 @@ enum Work {
     LostDefinition,
     Operator,
     Roles,
+    Many,
     Upgrade,
     BrokenUpgrade,
     ConnectorNode,
@@ -107,6 +109,11 @@ pub(crate) const ALL: &[Scenario] = &[
     ),
     scenario("data_flows_while_operators_are_killed", Work::Operator),
     scenario("every_pod_is_killed_and_data_flows_again", Work::Roles),
+    needing(
+        Needs::Time,
+        "ten_thousand_assets_are_judged_and_left_alone",
+        Work::Many,
+    ),
     needing(
         Needs::Time,
         "an_upgrade_keeps_data_flowing_and_rolls_back",
@@ -174,6 +181,7 @@ impl Scenario {
             Work::LostDefinition => bad_days::lost_definition(cluster).await,
             Work::Operator => kill::operators(cluster).await,
             Work::Roles => kill::roles(cluster).await,
+            Work::Many => many::are_judged(cluster).await,
             Work::Upgrade => upgrade::and_back(cluster).await,
             Work::BrokenUpgrade => upgrade::to_nothing(cluster).await,
             Work::ConnectorNode => node::of_connector(cluster).await,

@@ -202,8 +202,11 @@ fn drop_misnumbered(scans: &mut [Scan]) {
     let mut places = 0..numbers.len();
     for scan in scans {
         let count = scan.batches.len();
-        scan.batches
-            .retain(|_| believed.next_if_eq(&places.next().unwrap_or(usize::MAX)).is_some());
+        scan.batches.retain(|_| {
+            believed
+                .next_if_eq(&places.next().unwrap_or(usize::MAX))
+                .is_some()
+        });
         scan.damaged |= scan.batches.len() < count;
     }
 }
@@ -237,11 +240,13 @@ fn longest_rising(numbers: &[u64]) -> Vec<usize> {
             None => ends.push(place),
             // Of two with the same number, the one that continues what is before it is right.
             Some(end)
-                if numbers[end] == *number && before[end].is_some_and(|last| numbers[last] + 1 == *number) => {}
+                if numbers[end] == *number
+                    && before[end].is_some_and(|last| numbers[last] + 1 == *number) => {}
             Some(_) => ends[length] = place,
         }
     }
-    let mut places: Vec<usize> = std::iter::successors(ends.last().copied(), |place| before[*place]).collect();
+    let mut places: Vec<usize> =
+        std::iter::successors(ends.last().copied(), |place| before[*place]).collect();
     places.reverse();
     places
 }

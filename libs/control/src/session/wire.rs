@@ -86,9 +86,9 @@ fn digest(fingerprint: Fingerprint) -> Bytes {
 impl From<ResourceKey> for proto::ResourceKey {
     fn from(key: ResourceKey) -> Self {
         Self {
-            kind: key.kind,
-            namespace: key.namespace,
-            name: key.name,
+            kind: key.kind.clone(),
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
         }
     }
 }

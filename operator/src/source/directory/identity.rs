@@ -197,11 +197,12 @@ impl Identities {
 
 /// The same name declared again later is another object, so the time is part of what the UID is made from.
 fn uid(key: &ObjectKey, now: Timestamp) -> String {
-    let ObjectKey {
-        kind,
-        namespace,
-        name,
-    } = key;
-    let text = format!("{kind}/{namespace}/{name}@{}", now.as_nanosecond());
+    let text = format!(
+        "{}/{}/{}@{}",
+        key.kind,
+        key.namespace,
+        key.name,
+        now.as_nanosecond()
+    );
     Uuid::new_v5(&UID_NAMESPACE, text.as_bytes()).to_string()
 }

@@ -1,12 +1,11 @@
 //! The conditions of one object.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use foreshore_control::{Health, PlanResource, Resource, ResourceKey, plan::DevicePlan};
-use foreshore_crds::conditions::{self, Verdict as Finding, reasons, status as truth, types};
+use foreshore_crds::conditions::{self, Condition, Verdict as Finding, reasons, status as truth, types};
 use foreshore_tls::Fingerprint;
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
     Index, ObjectStatus,
@@ -38,14 +37,14 @@ const fn has_health(kind: Kind) -> bool {
 /// Why an object is not as desired.
 struct Obstacle {
     reason: &'static str,
-    message: String,
+    message: Arc<str>,
     /// Whether it passes without a change: otherwise it is stalled.
     passes: bool,
-    evidence: Option<String>,
+    evidence: Option<Arc<str>>,
 }
 
 impl Obstacle {
-    fn waits(reason: &'static str, message: impl Into<String>) -> Self {
+    fn waits(reason: &'static str, message: impl Into<Arc<str>>) -> Self {
         Self {
             reason,
             message: message.into(),
@@ -54,7 +53,7 @@ impl Obstacle {
         }
     }
 
-    fn stalls(reason: &'static str, message: impl Into<String>) -> Self {
+    fn stalls(reason: &'static str, message: impl Into<Arc<str>>) -> Self {
         Self {
             reason,
             message: message.into(),
@@ -63,7 +62,7 @@ impl Obstacle {
         }
     }
 
-    fn evidence(mut self, evidence: impl Into<String>) -> Self {
+    fn evidence(mut self, evidence: impl Into<Arc<str>>) -> Self {
         self.evidence = Some(evidence.into());
         self
     }
@@ -110,7 +109,7 @@ pub(super) fn status(
         type_,
         status: truth::TRUE,
         reason: obstacle.reason,
-        message: obstacle.message.clone(),
+        message: Arc::clone(&obstacle.message),
     };
     let passes = obstacle.as_ref().filter(|obstacle| obstacle.passes);
     set(
@@ -125,6 +124,8 @@ pub(super) fn status(
     let health = has_health(key.kind).then(|| healthy(index, key, carried));
     let (health, seen) = health.unzip();
     set(health, types::HEALTHY);
+    // Kept for as long as the object is there.
+    status.conditions.shrink_to_fit();
     status.evidence = obstacle
         .and_then(|obstacle| obstacle.evidence)
         .or_else(|| seen.flatten());
@@ -135,7 +136,7 @@ fn finding(
     type_: &'static str,
     status: &'static str,
     reason: &'static str,
-    message: impl Into<String>,
+    message: impl Into<Arc<str>>,
 ) -> Finding {
     Finding {
         type_,
@@ -165,7 +166,12 @@ fn accepted(verdict: &Verdict, refusal: Option<&Obstacle>) -> Finding {
         .find(|problem| !is_reference(problem.reason));
     match (problem, refusal) {
         (Some(problem), _) => finding(types::ACCEPTED, truth::FALSE, problem.reason, problem.text()),
-        (None, Some(refusal)) => finding(types::ACCEPTED, truth::FALSE, refusal.reason, &refusal.message),
+        (None, Some(refusal)) => finding(
+            types::ACCEPTED,
+            truth::FALSE,
+            refusal.reason,
+            Arc::clone(&refusal.message),
+        ),
         (None, None) => finding(types::ACCEPTED, truth::TRUE, reasons::ACCEPTED, ""),
     }
 }
@@ -183,14 +189,19 @@ fn resolved_refs(verdict: &Verdict) -> Finding {
 
 fn ready(carried: &Carried, obstacle: Option<&Obstacle>) -> Finding {
     if let Some(obstacle) = obstacle {
-        return finding(types::READY, truth::FALSE, obstacle.reason, &obstacle.message);
+        return finding(
+            types::READY,
+            truth::FALSE,
+            obstacle.reason,
+            Arc::clone(&obstacle.message),
+        );
     }
     let disabled = carried.notes.iter().find_map(|note| match note {
         Note::Disabled(message) => Some(message),
         Note::Waits(_) | Note::Fault(_) => None,
     });
     match disabled {
-        Some(message) => finding(types::READY, truth::TRUE, reasons::DISABLED, message),
+        Some(message) => finding(types::READY, truth::TRUE, reasons::DISABLED, &**message),
         None => finding(types::READY, truth::TRUE, reasons::IN_FORCE, ""),
     }
 }
@@ -290,7 +301,7 @@ fn hindrance(index: &Index, carried: &Carried) -> Option<Obstacle> {
             {
                 let reason = remedy::explain(&nack.reason).map_or(reasons::FAILING, |remedy| remedy.reason);
                 let message = format!("{role} tries {key} again and again: {}", nack.message);
-                return Some(Obstacle::waits(reason, message).evidence(&nack.message));
+                return Some(Obstacle::waits(reason, message).evidence(&*nack.message));
             }
         }
     }
@@ -333,7 +344,7 @@ fn obstacle(
     {
         return Some(Obstacle {
             reason,
-            message: message.clone(),
+            message: Arc::clone(message),
             passes: *passes,
             evidence: evidence.clone(),
         });
@@ -341,7 +352,7 @@ fn obstacle(
     let failing = carried.roles.iter().find_map(|role| role_obstacle(index, role));
     let waiting = || {
         carried.notes.iter().find_map(|note| match note {
-            Note::Waits(message) => Some(Obstacle::waits(reasons::STARTING, message)),
+            Note::Waits(message) => Some(Obstacle::waits(reasons::STARTING, &**message)),
             Note::Fault(_) | Note::Disabled(_) => None,
         })
     };
@@ -376,7 +387,7 @@ fn role_obstacle(index: &Index, role: &RoleName) -> Option<Obstacle> {
         .map(Vec::as_slice)
         .unwrap_or_default();
     if let Some(why) = index.running.unmade.get(role) {
-        return Some(Obstacle::waits(reasons::FAILING, why));
+        return Some(Obstacle::waits(reasons::FAILING, &**why));
     }
     if instances.is_empty() {
         return Some(Obstacle::waits(reasons::STARTING, format!("{role} is starting")));
@@ -392,11 +403,13 @@ fn role_obstacle(index: &Index, role: &RoleName) -> Option<Obstacle> {
             reason,
             next,
         } => {
-            let message = format!(
-                "{role} ended at {since:.0} ({} times so far), and is started again at {next:.0}: {error}",
-                instance.restarts
-            );
-            Some(Obstacle::waits(reason, message).evidence(error))
+            let message = match instance.restarts {
+                0 => format!("{role} does not run since {since:.0}: {error}"),
+                times => format!(
+                    "{role} ended at {since:.0} ({times} times so far), and is started again at {next:.0}: {error}"
+                ),
+            };
+            Some(Obstacle::waits(reason, message).evidence(&**error))
         }
     })
 }
@@ -436,7 +449,7 @@ fn unacknowledged(index: &Index, carried: &Carried) -> Option<Obstacle> {
 }
 
 /// Whether what an object stands for works, and what was seen.
-fn healthy(index: &Index, key: &ObjectKey, carried: &Carried) -> (Finding, Option<String>) {
+fn healthy(index: &Index, key: &ObjectKey, carried: &Carried) -> (Finding, Option<Arc<str>>) {
     let unknown = |reason, message: String| (finding(types::HEALTHY, truth::UNKNOWN, reason, message), None);
     if let Some(Note::Disabled(message)) = carried
         .notes
@@ -465,7 +478,7 @@ fn healthy(index: &Index, key: &ObjectKey, carried: &Carried) -> (Finding, Optio
         );
         return unknown(reasons::STALE, message);
     }
-    let evidence = Some(worst.report.evidence.clone()).filter(|evidence| !evidence.is_empty());
+    let evidence = Some(worst.report.evidence.as_str()).filter(|evidence| !evidence.is_empty());
     let some_work = index
         .sessions
         .parts(key)
@@ -480,7 +493,7 @@ fn healthy(index: &Index, key: &ObjectKey, carried: &Carried) -> (Finding, Optio
     let reason = known_reason(&worst.report.reason).unwrap_or(otherwise);
     (
         finding(types::HEALTHY, status, reason, describe(index, key, worst)),
-        evidence,
+        evidence.map(Arc::from),
     )
 }
 

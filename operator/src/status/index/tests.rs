@@ -139,9 +139,9 @@ impl Fixture {
         self.pass(SignedDuration::ZERO);
         let condition = find(&self.index.statuses()[key].conditions, type_)?;
         Some((
-            condition.status.clone(),
-            condition.reason.clone(),
-            condition.message.clone(),
+            condition.status.to_string(),
+            condition.reason.to_string(),
+            condition.message.to_string(),
         ))
     }
 

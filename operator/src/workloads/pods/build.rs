@@ -267,11 +267,11 @@ impl Builder<'_> {
 
     /// What tells the pods of this workload from all others. It can't change later.
     fn selector_labels(&self) -> BTreeMap<String, String> {
-        let RoleName { role, name, .. } = self.role();
+        let role = self.role();
         let labels = [
             ("app.kubernetes.io/name", "foreshore".to_owned()),
-            (COMPONENT, role.to_string()),
-            (INSTANCE, name.clone()),
+            (COMPONENT, role.role.to_string()),
+            (INSTANCE, role.name.clone()),
         ];
         labels.map(|(label, value)| (label.to_owned(), value)).into()
     }

@@ -149,9 +149,14 @@ fn a_wrong_number_in_front_of_a_hole_costs_nothing_behind_the_hole() {
         overwrite(&home, wrong.from + 5, &(wrong.seqno ^ bit).to_le_bytes());
         overwrite(&home, hole.from + 20, &[0xFF; 4]);
         let (_, rows) = prepared_and_read(&home, false);
-        let left: Vec<u64> = (0..100).filter(|number| *number != 41 && rows.contains_key(number)).collect();
+        let left: Vec<u64> = (0..100)
+            .filter(|number| *number != 41 && rows.contains_key(number))
+            .collect();
         let missing = 99 - left.len();
-        assert!(missing == 0 || missing == 1 && !rows.contains_key(&40), "bit {bit}: {left:?}");
+        assert!(
+            missing == 0 || missing == 1 && !rows.contains_key(&40),
+            "bit {bit}: {left:?}"
+        );
     }
 }
 
