@@ -4,9 +4,11 @@
 //! |---|---|
 //! | [`footprint`] | memory and processor time of every pod of the idle example |
 //! | [`change`] | time from a change of an Asset to what its connector says to it |
+//! | [`failover`] | time without a leader after one hangs |
 //! | [`scale`] | many objects without their machines |
 
 mod change;
+mod failover;
 mod footprint;
 mod scale;
 
@@ -34,12 +36,13 @@ pub(crate) async fn measure(cluster: &Cluster, quick: bool, about: &str, file: O
     eprintln!("    installed, and data flows after {:.1} s", data.as_secs_f64());
     let idle = footprint::of_idle(cluster, quick).await?;
     let changes = change::times(quick).await?;
+    let leaders = failover::times(cluster, quick).await?;
     let many = scale::without_machines(cluster, quick).await?;
     let day = jiff::Timestamp::now().strftime("%Y-%m-%d");
     let tables = format!(
         "Measured {day}; {about}.\n\n\
          From an empty cluster: the operator and its standby ready after {:.0} s, values of the line committed at the \
-         cloud endpoint after {:.0} s.\n\n{idle}\n{changes}\n{many}",
+         cloud endpoint after {:.0} s.\n\n{idle}\n{changes}\n{leaders}\n{many}",
         operator.as_secs_f64(),
         data.as_secs_f64(),
     );

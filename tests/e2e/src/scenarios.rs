@@ -6,7 +6,7 @@ mod change;
 mod drift;
 mod gitops;
 pub(crate) mod install;
-mod kill;
+pub(crate) mod kill;
 mod many;
 mod node;
 mod quiet;
@@ -54,6 +54,7 @@ enum Work {
     LateSecret,
     Dangling,
     WrongChange,
+    NewerField,
     ApiAway,
     ApiThrottles,
     Disorder,
@@ -91,6 +92,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("a_secret_that_comes_late_is_waited_for", Work::LateSecret),
     scenario("who_names_nobody_is_told_so", Work::Dangling),
     scenario("a_wrong_change_stops_nothing", Work::WrongChange),
+    scenario("a_field_of_a_newer_release_is_told", Work::NewerField),
     needing(
         Needs::Machines,
         "data_flows_while_the_api_server_is_away",
@@ -175,6 +177,7 @@ impl Scenario {
             Work::LateSecret => bad_days::late_secret(cluster).await,
             Work::Dangling => bad_days::dangling(cluster).await,
             Work::WrongChange => bad_days::stops_nothing(cluster).await,
+            Work::NewerField => bad_days::field_of_newer(cluster).await,
             Work::ApiAway => bad_days::away(cluster).await,
             Work::ApiThrottles => bad_days::throttles(cluster).await,
             Work::Disorder => bad_days::worst_order(cluster).await,

@@ -51,7 +51,7 @@ pub(super) async fn times(quick: bool) -> Result<String> {
 }
 
 /// Milliseconds that one change takes.
-async fn time(api: &Api, asset: &str, round: usize) -> Result<f64> {
+pub(super) async fn time(api: &Api, asset: &str, round: usize) -> Result<f64> {
     let path = format!("/apis/foreshore.dev/v1alpha1/namespaces/{PLANT}/assets/{asset}");
     let before = api.send(Method::GET, &path, None).await?.body;
     let version = before["metadata"]["resourceVersion"]

@@ -62,19 +62,11 @@ fn row(name: &str, used: Use, watched: Duration) -> String {
     )
 }
 
-/// What the processes of a pod use, but for the one that holds its namespaces.
+/// What the processes of a pod use.
 pub(super) fn of_pod(pod: &Value) -> Result<Use> {
-    let uid = pod["metadata"]["uid"].as_str().context("identity of a pod")?;
     let mut sum = Use::default();
-    let mut found = 0;
-    for entry in fs::read_dir("/proc")? {
-        let folder = entry?.path();
-        let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
-        let program = read("comm");
-        if program.trim() != "foreshore" || !read("cgroup").contains(uid) {
-            continue;
-        }
-        found += 1;
+    for process in processes_of(pod)? {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default();
         let memory = read("smaps_rollup");
         let kilobytes = |name: &str| {
             let line = memory.lines().find(|line| line.starts_with(name));
@@ -92,6 +84,23 @@ pub(super) fn of_pod(pod: &Value) -> Result<Use> {
         let fields = fields.split_whitespace().skip(11).take(2);
         sum.ticks += fields.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
     }
-    ensure!(found > 0, "no process of pod {uid} on this machine");
     Ok(sum)
+}
+
+/// The processes of a pod, but for the one that holds its namespaces.
+pub(super) fn processes_of(pod: &Value) -> Result<Vec<u32>> {
+    let uid = pod["metadata"]["uid"].as_str().context("identity of a pod")?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let folder = entry?.path();
+        let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
+        if read("comm").trim() == "foreshore" && read("cgroup").contains(uid) {
+            let process = folder
+                .file_name()
+                .and_then(|name| name.to_str()?.parse::<u32>().ok());
+            found.extend(process);
+        }
+    }
+    ensure!(!found.is_empty(), "no process of pod {uid} on this machine");
+    Ok(found)
 }

@@ -2,6 +2,7 @@
 
 mod api_server;
 mod disorder;
+mod newer;
 mod wrong_change;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use crate::cluster::{Cluster, DEADLINE, OPERATOR, PLANT, condition, eventually};
 pub(super) use self::{
     api_server::{away, throttles},
     disorder::worst_order,
+    newer::field as field_of_newer,
     wrong_change::stops_nothing,
 };
 

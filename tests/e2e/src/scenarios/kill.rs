@@ -108,7 +108,7 @@ async fn kill(cluster: &Cluster, namespace: &str, pods: &[String]) -> Result<()>
 }
 
 /// The pod that leads, while it runs.
-pub(super) async fn leader(cluster: &Cluster) -> Result<Option<String>> {
+pub(crate) async fn leader(cluster: &Cluster) -> Result<Option<String>> {
     let lease = cluster
         .json(&["get", "lease", "foreshore-operator", "-n", OPERATOR])
         .await?;

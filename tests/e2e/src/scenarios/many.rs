@@ -23,6 +23,9 @@ pub(super) async fn are_judged(cluster: &Cluster) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(30)).await;
     let written = many::written_within(&api, Duration::from_secs(60)).await?;
     ensure!(written == 0, "{written} assets were written at rest");
+    cluster
+        .kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"])
+        .await?;
     cluster.namespace_goes(NAMESPACE).await?;
     install::well(cluster).await
 }

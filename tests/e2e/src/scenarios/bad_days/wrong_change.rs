@@ -60,7 +60,7 @@ async fn runs_on(cluster: &Cluster, right: &Value) -> Result<()> {
     })
     .await?;
     let cloud = Cloud::reach(cluster).await?;
-    grows(&cloud).await?;
+    grows(&cloud, ASSET).await?;
     let before = kill::leader(cluster).await?.context("nobody leads")?;
     cluster
         .kubectl(&[
@@ -78,15 +78,15 @@ async fn runs_on(cluster: &Cluster, right: &Value) -> Result<()> {
     })
     .await?;
     tokio::time::sleep(SETTLED).await;
-    grows(&cloud).await.context("under the next leader")?;
+    grows(&cloud, ASSET).await.context("under the next leader")?;
     eventually("the status still says what runs on", DEADLINE, told).await
 }
 
-/// Whether new values of the Asset arrive.
-async fn grows(cloud: &Cloud) -> Result<()> {
-    let before = cloud.newest(ASSET).await?;
+/// Waits for new values of an Asset.
+pub(super) async fn grows(cloud: &Cloud, asset: &str) -> Result<()> {
+    let before = cloud.newest(asset).await?;
     eventually("values arrive", DEADLINE, || async {
-        let now = cloud.newest(ASSET).await?;
+        let now = cloud.newest(asset).await?;
         Ok((now > before).then_some(()))
     })
     .await
