@@ -167,9 +167,7 @@ impl Operator {
             source_shutdown.begin(Duration::ZERO);
             return Err(Error::Rejected { problems });
         }
-        for problem in &problems {
-            driver::log_problem(problem);
-        }
+        driver::log_problems(problems.iter());
 
         let (handle, events, authority, serving) = control.split(shutdown.child());
         let serving = spawn("control server", serving);

@@ -43,7 +43,10 @@ pub(crate) fn run() -> Result<()> {
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", C_COMPILER)
         // The mathematical functions of Debian's C library can't address the table of offsets that the unoptimised
         // program has where it may lie anywhere.
-        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C relocation-model=static")
+        .env(
+            "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+            "-C relocation-model=static",
+        )
         .env("CC_aarch64_unknown_linux_gnu", C_COMPILER);
     if let Some(compiler) = compiler()? {
         build

@@ -69,6 +69,9 @@ pub(super) struct Driver {
     next_rotation: Instant,
 }
 
+/// Most problems that the log tells at a time: who deletes a Device may leave ten thousand Assets without one.
+const MOST_LOGGED: usize = 20;
+
 /// What is desired and observed, and who has to be told.
 struct Desired {
     snapshot: Arc<Snapshot>,
@@ -296,10 +299,7 @@ impl Driver {
 
 impl Desired {
     async fn take_outcome(&mut self, outcome: Outcome, known: &HashSet<Problem>) {
-        let problems = outcome.all_problems();
-        for problem in problems.filter(|problem| !known.contains(problem)) {
-            log_problem(problem);
-        }
+        log_problems(outcome.all_problems().filter(|problem| !known.contains(problem)));
         let workloads = outcome.workloads.clone();
         self.index.set_outcome(Arc::new(outcome));
         self.workloads.apply(workloads).await;
@@ -420,8 +420,19 @@ fn bears_on_devices(observed: &Observed) -> bool {
         }
 }
 
-/// Tells of a problem when it is new.
-pub(super) fn log_problem(problem: &Problem) {
+/// Tells of problems when they are new; of many at once, how many there are.
+pub(super) fn log_problems<'a>(mut problems: impl Iterator<Item = &'a Problem>) {
+    problems.by_ref().take(MOST_LOGGED).for_each(log_problem);
+    let more = problems.count();
+    if more > 0 {
+        warn!(
+            more,
+            "more manifests are not accepted; the status of each tells why"
+        );
+    }
+}
+
+fn log_problem(problem: &Problem) {
     if problem.reason == reasons::NOT_YET_KNOWN {
         warn!(%problem, "declared objects can't be read now; what is known of them stays in force");
     } else {

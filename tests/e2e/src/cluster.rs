@@ -142,8 +142,8 @@ impl Cluster {
     }
 
     /// Waits until a namespace that is being deleted is gone.
-    pub(crate) async fn namespace_goes(&self, name: &str) -> Result<()> {
-        eventually("the namespace is gone", DEADLINE, || async {
+    pub(crate) async fn namespace_goes(&self, name: &str, deadline: Duration) -> Result<()> {
+        eventually("the namespace is gone", deadline, || async {
             let left = self.items(&["namespaces"]).await?;
             match left.iter().find(|left| left["metadata"]["name"] == name) {
                 Some(left) => bail!("{name} is still there: {}", left["status"]["conditions"]),

@@ -23,8 +23,8 @@ pub(crate) const POINTS: usize = 20;
 pub(crate) const DEVICES: usize = 200;
 /// Requests at a time.
 const AT_ONCE: usize = 16;
-/// Longest that judging them may take.
-const LONGEST: Duration = Duration::from_secs(900);
+/// Longest that judging them may take, and deleting them.
+pub(crate) const LONGEST: Duration = Duration::from_secs(900);
 
 /// Waits until every Asset has a status; an operator that has to be started again ends the wait.
 pub(crate) async fn judged(cluster: &Cluster, api: &Api, count: usize) -> Result<()> {

@@ -160,7 +160,7 @@ pub(super) async fn dangling(cluster: &Cluster) -> Result<()> {
     cluster
         .kubectl(&["delete", "namespace", DANGLING, "--wait=false"])
         .await?;
-    cluster.namespace_goes(DANGLING).await
+    cluster.namespace_goes(DANGLING, DEADLINE).await
 }
 
 /// A definition is deleted while the operator runs, and its objects with it: the operator tells of it, does all other

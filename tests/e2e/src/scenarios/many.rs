@@ -26,6 +26,6 @@ pub(super) async fn are_judged(cluster: &Cluster) -> Result<()> {
     cluster
         .kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"])
         .await?;
-    cluster.namespace_goes(NAMESPACE).await?;
+    cluster.namespace_goes(NAMESPACE, many::LONGEST).await?;
     install::well(cluster).await
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::cluster::{Cluster, OPERATOR, PLANT};
+use crate::cluster::{Cluster, DEADLINE, OPERATOR, PLANT};
 
 /// Removes the operator first and the plant after it: nothing waits for somebody who is gone.
 pub(super) async fn leaves_nothing(cluster: &Cluster) -> Result<()> {
@@ -12,7 +12,7 @@ pub(super) async fn leaves_nothing(cluster: &Cluster) -> Result<()> {
     cluster
         .kubectl(&["delete", "namespace", PLANT, "--wait=false"])
         .await?;
-    cluster.namespace_goes(PLANT).await?;
+    cluster.namespace_goes(PLANT, DEADLINE).await?;
     // The definitions stay, with what they hold elsewhere: their chart says so.
     cluster.kubectl(&["get", "crd", "assets.foreshore.dev"]).await?;
     Ok(())

@@ -79,7 +79,7 @@ pub(in super::super) async fn worst_order(cluster: &Cluster) -> Result<()> {
     cluster
         .kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"])
         .await?;
-    cluster.namespace_goes(NAMESPACE).await?;
+    cluster.namespace_goes(NAMESPACE, DEADLINE).await?;
     if change::identities_in(cluster, OPERATOR).await? != operators {
         bail!("an operator was restarted");
     }
