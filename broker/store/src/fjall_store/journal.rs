@@ -38,9 +38,6 @@ const TRAILER: [u8; 4] = *b"FJL\x03";
 /// Tag, number of items, sequence number.
 const START_LEN: usize = 13;
 
-/// Largest step between the numbers of two batches that is believed. Each commit takes one; a few go elsewhere.
-const MAX_STEP: u64 = 1 << 20;
-
 /// Bytes that are searched at a time.
 const WINDOW: usize = 64 << 10;
 
@@ -198,7 +195,11 @@ fn scan(file: &File) -> io::Result<Scan> {
 fn drop_misnumbered(scans: &mut [Scan]) {
     let batches = scans.iter().flat_map(|scan| &scan.batches);
     let numbers: Vec<u64> = batches.map(|batch| batch.seqno).collect();
-    let mut believed = believed(&numbers).into_iter().peekable();
+    if numbers.is_sorted_by(|left, right| left < right) {
+        return;
+    }
+    // A step may be wide: what lay between may have been lost long ago.
+    let mut believed = longest_rising(&numbers).into_iter().peekable();
     let mut places = 0..numbers.len();
     for scan in scans {
         let count = scan.batches.len();
@@ -209,23 +210,6 @@ fn drop_misnumbered(scans: &mut [Scan]) {
         });
         scan.damaged |= scan.batches.len() < count;
     }
-}
-
-/// The places of the numbers that can be believed: as many as possible that rise from one to the next, by steps that
-/// commits take.
-fn believed(numbers: &[u64]) -> Vec<usize> {
-    if numbers.is_sorted_by(follows) {
-        return (0..numbers.len()).collect();
-    }
-    let rising = longest_rising(numbers);
-    // A wrong number at either end rises too, but from or to somewhere far away.
-    let runs = rising.chunk_by(|left, right| follows(&numbers[*left], &numbers[*right]));
-    runs.max_by_key(|run| run.len()).unwrap_or_default().to_vec()
-}
-
-/// Whether a batch of the one number can be followed by a batch of the other.
-fn follows(left: &u64, right: &u64) -> bool {
-    left < right && right - left <= MAX_STEP
 }
 
 /// The places of a longest subsequence that rises, by patience sorting.
