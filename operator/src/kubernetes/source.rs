@@ -4,6 +4,7 @@
 //! and read again from time to time: the operator may not list them. An object that can't be understood is one that is
 //! declared and not right; it disturbs no other.
 
+mod definitions;
 mod fetched;
 mod watched;
 
@@ -18,6 +19,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
+use tracing::info;
 
 use self::{fetched::Fetched, watched::Watched};
 use super::{OperatorMetrics, Scope, standing::Standings, unreadable};
@@ -101,6 +103,7 @@ struct State {
 impl State {
     async fn run(mut self, client: Client, scope: Scope, sender: watch::Sender<Option<Arc<Snapshot>>>) {
         let mut events = SelectAll::new();
+        let mut definitions = std::pin::pin!(definitions::changes(client.clone()));
         for kind in Kind::ALL.into_iter().filter(|kind| kind.is_ours()) {
             for api in scope.apis(&client, &super::resource(kind)) {
                 events.push(self.watched.watch(kind, api));
@@ -115,6 +118,10 @@ impl State {
                     if self.watched.take(stream, event) && gathered.is_none() {
                         gathered = Some(Instant::now() + GATHER);
                     }
+                }
+                Some(kind) = definitions.next() => {
+                    info!(%kind, "definition changed, and its objects are read again");
+                    self.watched.read_again(kind);
                 }
                 () = due(gathered) => {
                     gathered = None;

@@ -17,7 +17,12 @@ const OF_THE_CLUSTER: &[&str] = &[
 ];
 
 /// Resources that the operator reaches in every namespace, even when it watches a few.
-const CLUSTER_WIDE: &[&str] = &["tokenreviews", "nodes", "persistentvolumes"];
+const CLUSTER_WIDE: &[&str] = &[
+    "tokenreviews",
+    "nodes",
+    "persistentvolumes",
+    "customresourcedefinitions",
+];
 
 /// Fails when a case renders an object that breaks a rule.
 pub(super) fn check(helm: &Path) -> Result<()> {

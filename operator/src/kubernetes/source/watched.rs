@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
 };
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, future, stream};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube_client::{Api, api::DynamicObject};
@@ -14,6 +14,7 @@ use kube_runtime::{
     watcher::{self, Config, Event, watcher},
 };
 use serde_json::{Map, Value};
+use tokio::sync::watch;
 use tracing::warn;
 
 use super::Statuses;
@@ -53,6 +54,8 @@ struct State {
     listing: Listing<ObjectKey>,
     /// Why it tells nothing now.
     fault: Option<String>,
+    /// Ends the watch, and begins it again.
+    again: watch::Sender<()>,
 }
 
 impl Watched {
@@ -73,16 +76,31 @@ impl Watched {
         api: Api<DynamicObject>,
     ) -> Pin<Box<dyn Stream<Item = (StreamId, Watch)> + Send>> {
         let id = self.streams.len();
-        self.streams.push(State {
-            kind,
-            read: false,
-            listing: Listing::default(),
-            fault: None,
+        let again = watch::Sender::new(());
+        let told = again.subscribe();
+        self.streams.push(State::new(kind, again));
+        let watches = stream::repeat_with(move || {
+            let mut told = told.clone();
+            told.mark_unchanged();
+            // A page is a tree of everything that is in it, while it is read.
+            let events = watcher(api.clone(), Config::default().page_size(100));
+            // Without a pause after an error it would ask in a circle.
+            let events = events.default_backoff();
+            events.take_until(async move {
+                if told.changed().await.is_err() {
+                    // Nobody will ask.
+                    future::pending().await
+                }
+            })
         });
-        // Without a pause after an error it would ask in a circle.
-        // A page is a tree of everything that is in it, while it is read.
-        let events = watcher(api, Config::default().page_size(100)).default_backoff();
-        events.map(move |event| (id, event)).boxed()
+        watches.flatten().map(move |event| (id, event)).boxed()
+    }
+
+    /// Reads everything of a kind again.
+    pub(super) fn read_again(&self, kind: Kind) {
+        for state in self.streams.iter().filter(|state| state.kind == kind) {
+            state.again.send_replace(());
+        }
     }
 
     /// The objects as they are declared.
@@ -173,6 +191,16 @@ impl Watched {
 }
 
 impl State {
+    fn new(kind: Kind, again: watch::Sender<()>) -> Self {
+        Self {
+            kind,
+            read: false,
+            listing: Listing::default(),
+            fault: None,
+            again,
+        }
+    }
+
     /// Notes that a watch tells nothing; whether that is news.
     fn fail(&mut self, error: &watcher::Error) -> bool {
         let kind = self.kind;
@@ -280,12 +308,9 @@ mod tests {
     fn watched() -> Watched {
         let metrics = OperatorMetrics::new(&foreshore_runtime::Metrics::new());
         let mut watched = Watched::new(Statuses::default(), metrics);
-        watched.streams.push(State {
-            kind: Kind::Device,
-            read: false,
-            listing: Listing::default(),
-            fault: None,
-        });
+        watched
+            .streams
+            .push(State::new(Kind::Device, watch::Sender::new(())));
         watched
     }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::cluster::{Cluster, OPERATOR, PLANT};
 
 /// What the operator must be able to do, and must not, in the plant's namespace.
-const OPERATOR_RIGHTS: [(&str, &str, bool); 14] = [
+const OPERATOR_RIGHTS: [(&str, &str, bool); 16] = [
     ("get", "secrets", true),
     ("list", "secrets", false),
     ("watch", "secrets", false),
@@ -23,6 +23,8 @@ const OPERATOR_RIGHTS: [(&str, &str, bool); 14] = [
     ("patch", "deployments.apps", true),
     ("create", "clusterroles.rbac.authorization.k8s.io", false),
     ("impersonate", "serviceaccounts", false),
+    ("watch", "customresourcedefinitions.apiextensions.k8s.io", true),
+    ("patch", "customresourcedefinitions.apiextensions.k8s.io", false),
 ];
 
 /// What a role must never be able to do.
