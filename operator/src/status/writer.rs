@@ -21,10 +21,10 @@ use tracing::warn;
 use super::ObjectStatus;
 use crate::object::ObjectKey;
 
-/// Least time between two writings of one object, and the longest: it doubles as long as the object goes on changing.
-///
-/// A change of a calm object, and what its role says to it a moment later, are both seen at once.
+/// A change of a calm object, and what its role says to it a moment later, are one writing; the time between two doubles as
+/// long as the object goes on changing.
 pub const PACE: Pace = Pace {
+    first: Duration::from_millis(50),
     least: Duration::from_millis(200),
     most: Duration::from_secs(10),
 };
@@ -38,6 +38,8 @@ const AT_ONCE: usize = 8;
 /// How often one object may be written.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
+    /// How long a change of a calm object is held back.
+    pub first: Duration,
     /// Least time between two writings.
     pub least: Duration,
     /// Longest time between two writings, and how long an object has to be calm until the least counts again.
@@ -158,7 +160,7 @@ impl Writer {
                 refusals: None,
             };
             self.known.insert(key.clone(), known);
-            self.set_time(&key, Instant::now());
+            self.set_time(&key, Instant::now() + self.pace.first);
         }
         self.pending.insert(key, status);
     }
@@ -280,6 +282,7 @@ mod tests {
 
     /// Other than in earnest.
     const PACE: Pace = Pace {
+        first: Duration::ZERO,
         least: Duration::from_millis(300),
         most: Duration::from_millis(300),
     };
@@ -325,6 +328,7 @@ mod tests {
         });
         let (updates, shutdown) = (StatusUpdates::default(), Shutdown::new());
         let pace = Pace {
+            first: Duration::ZERO,
             least: Duration::from_secs(1),
             most: Duration::from_secs(4),
         };
@@ -343,6 +347,27 @@ mod tests {
         updates.update(status("a", 9));
         received.recv().await.unwrap();
         assert_eq!(began.elapsed().as_secs(), 0);
+        shutdown.begin(Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_and_what_follows_at_once_are_one_writing() {
+        let (written, mut received) = mpsc::channel(16);
+        let sink = Arc::new(Sink {
+            written,
+            failures: Mutex::new(0),
+        });
+        let (updates, shutdown) = (StatusUpdates::default(), Shutdown::new());
+        let writing = updates.clone().write_to(sink, super::PACE, shutdown.clone());
+        foreshore_runtime::spawn("writer", writing).detach();
+        updates.update(status("a", 1));
+        tokio::time::sleep(super::PACE.first / 2).await;
+        updates.update(status("a", 2));
+        assert_eq!(received.recv().await.unwrap(), ("a".to_owned(), 2));
+        assert!(
+            timeout(super::PACE.most, received.recv()).await.is_err(),
+            "nothing else is written"
+        );
         shutdown.begin(Duration::ZERO);
     }
 

@@ -343,6 +343,7 @@ impl Agent {
             outbox,
             status,
             seen: None,
+            last: None,
         };
         let talking = foreshore_runtime::spawn("control link", link.run(shutdown.clone()));
         applier.run(incoming, &shutdown).await;

@@ -26,7 +26,7 @@ use crate::{
         to_role::Message as ToRole,
     },
     session::{HELD_PIECE, LARGEST_MESSAGE, OLDEST_PROTOCOL, PROTOCOL, wire::ResourceVersion},
-    transport::{self, ConnectOptions, channel},
+    transport::{self, ConnectOptions, Keepalive, channel},
 };
 
 /// Messages that wait for the connection.
@@ -34,6 +34,15 @@ const OUTBOUND: usize = 16;
 
 /// How long the operator may take to answer a greeting: it may be waiting for the end of an earlier session.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// Most time that an operator takes for a connection: one that hangs must not keep a role from the one that leads.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Less than the life of a leader's lease: when another one leads, roles look for it already.
+const KEEPALIVE: Keepalive = Keepalive {
+    interval: Duration::from_secs(3),
+    timeout: Duration::from_secs(5),
+};
 
 /// A session that lived so long was a good one: the next try follows soon.
 const GOOD_SESSION: Duration = Duration::from_secs(10);
@@ -57,6 +66,8 @@ pub(super) struct Link {
     pub(super) outbox: Arc<Outbox>,
     pub(super) status: watch::Sender<AgentStatus>,
     pub(super) seen: Option<Seen>,
+    /// Where the last session was: when it is lost, others are tried first.
+    pub(super) last: Option<String>,
 }
 
 /// Where one operator is.
@@ -87,9 +98,10 @@ impl Link {
         }
     }
 
-    /// Tries every address once, in order. Whether a good session was had, or `None` at the end.
+    /// Tries every address once. Whether a good session was had, or `None` at the end.
     async fn round(&mut self, shutdown: &Shutdown) -> Option<bool> {
-        let targets = shutdown.or_begun(self.targets()).await?;
+        let mut targets = shutdown.or_begun(self.targets()).await?;
+        targets.sort_by_key(|target| Some(&target.address) == self.last.as_ref());
         for target in targets {
             let began = Instant::now();
             let outcome = self.visit(&target, shutdown).await;
@@ -181,8 +193,9 @@ impl Link {
     /// Enrolls if needed, and has a session. `Ok` only at the shutdown.
     async fn visit(&mut self, target: &Target, shutdown: &Shutdown) -> Result<(), Error> {
         let options = ConnectOptions {
+            timeout: CONNECT_TIMEOUT,
             expected_role: Some(Role::Operator),
-            ..ConnectOptions::default()
+            keepalive: KEEPALIVE,
         };
         if self.credentials.must_enroll() {
             let anonymous = Identity::anonymous(self.credentials.identity().bundle())?;
@@ -205,6 +218,7 @@ impl Link {
             Some(connected) => connected?,
         };
         info!(address = target.address, "session with the operator");
+        self.last = Some(target.address.clone());
         let connected = LinkState::Connected {
             address: target.address.clone(),
             since: Timestamp::now(),

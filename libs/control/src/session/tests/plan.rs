@@ -1,4 +1,7 @@
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 use super::harness::*;
 use crate::{
@@ -259,6 +262,45 @@ async fn roles_leave_a_standby_for_the_leader() {
             "a deposed leader was believed"
         );
     }
+    running.end().await;
+}
+
+/// Carries connections to an operator until it hangs, as a process that is stopped: they stay open, and nothing comes.
+async fn way_that_hangs(operator: SocketAddr) -> (SocketAddr, CancellationToken) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let hangs = CancellationToken::new();
+    let told = hangs.clone();
+    tokio::spawn(async move {
+        while let Ok((mut role, _)) = listener.accept().await {
+            let told = told.clone();
+            tokio::spawn(async move {
+                let mut operator = TcpStream::connect(operator).await.unwrap();
+                tokio::select! {
+                    () = told.cancelled() => std::future::pending().await,
+                    _ = tokio::io::copy_bidirectional(&mut role, &mut operator) => {}
+                }
+            });
+        }
+    });
+    (address, hangs)
+}
+
+#[tokio::test]
+async fn a_role_goes_from_a_leader_that_hangs_to_the_next() {
+    let ca = authority(Duration::from_secs(3600));
+    let tokens = LocalTokens::new();
+    let mut first = Operator::with(Arc::clone(&ca), tokens.clone(), None, Some(1)).await;
+    let mut second = Operator::with(ca, tokens, None, None).await;
+    let (way, hangs) = way_that_hangs(first.address).await;
+    let mut site = Site::of(&first, "1");
+    site.addresses = vec![way.to_string(), second.address.to_string()];
+    let running = site.start();
+    first.connected().await;
+
+    hangs.cancel();
+    second.handle.lead(2);
+    second.connected().await;
     running.end().await;
 }
 
