@@ -164,8 +164,6 @@ fn detach(layout: &Layout, command: &mut Command, name: &str) -> Result<u32> {
         .env_clear()
         .env("PATH", format!("{path}:{SYSTEM_PROGRAMS}"))
         .env("HOME", layout.run())
-        // A cluster of tests has little to keep, and shares its memory with what it tests.
-        .env("GOGC", "50")
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone().context("log")?)
