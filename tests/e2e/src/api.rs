@@ -58,6 +58,12 @@ impl Api {
             .with_context(|| format!("PATCH {path}"))
     }
 
+    /// Asks for something that is no object.
+    pub(crate) async fn text(&self, path: &str) -> Result<String> {
+        let request = self.client.get(format!("http://{}{path}", self.proxy.address()));
+        Ok(request.send().await?.error_for_status()?.text().await?)
+    }
+
     /// Begins a watch.
     pub(crate) async fn watch(&self, path: &str) -> Result<Events> {
         let request = self.client.get(format!("http://{}{path}", self.proxy.address()));

@@ -10,10 +10,7 @@ use futures::{TryStreamExt, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{
-    api::Api,
-    cluster::{Cluster, OPERATOR},
-};
+use crate::{api::Api, cluster::OPERATOR, metrics};
 
 pub(crate) const NAMESPACE: &str = "many";
 pub(crate) const ASSETS: usize = 10_000;
@@ -23,42 +20,76 @@ pub(crate) const POINTS: usize = 20;
 pub(crate) const DEVICES: usize = 200;
 /// Requests at a time.
 const AT_ONCE: usize = 16;
+/// Time without a status after which all seem to be written.
+const CALM: Duration = Duration::from_secs(5);
 /// Longest that judging them may take, and deleting them.
 pub(crate) const LONGEST: Duration = Duration::from_secs(900);
 
-/// Waits until every Asset has a status; an operator that has to be started again ends the wait.
-pub(crate) async fn judged(cluster: &Cluster, api: &Api, count: usize) -> Result<()> {
+/// Waits until every Asset has a status, and tells when the last one was written, to the second; an operator that has to
+/// be started again ends the wait.
+pub(crate) async fn judged(api: &Api, count: usize) -> Result<Instant> {
     let began = Instant::now();
-    let restarts = restarts(cluster).await?;
+    let before = operators(api).await?;
+    let mut last = (0.0, began);
     loop {
-        let found = observed(api).await?;
-        if found == count {
-            return Ok(());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = operators(api).await?;
+        let written = now.values().map(|operator| operator.statuses).sum();
+        if written > last.0 {
+            last = (written, Instant::now());
         }
-        for (pod, now) in self::restarts(cluster).await? {
+        // A look at all Assets takes as much of the API server's time as some hundred statuses.
+        let is_calm = last.0 > 0.0 && last.1.elapsed() > CALM;
+        let found = if is_calm { observed(api).await? } else { 0 };
+        if found == count {
+            return Ok(last.1);
+        }
+        for (pod, operator) in now {
             ensure!(
-                restarts.get(&pod).map_or(0, |before| before.0) == now.0,
-                "{pod} was started again with {found} of {count} assets judged: {}",
-                now.1
+                before.get(&pod).map_or(0, |before| before.restarts) == operator.restarts,
+                "{pod} was started again with {written} statuses written: {}",
+                operator.ended
             );
         }
         ensure!(
             began.elapsed() < LONGEST,
-            "{found} of {count} assets are judged after {LONGEST:?}"
+            "{} of {count} assets are judged after {LONGEST:?}",
+            observed(api).await?
         );
     }
 }
 
-/// How often each operator was started again, and why.
-async fn restarts(cluster: &Cluster) -> Result<BTreeMap<String, (u64, String)>> {
-    let pods = cluster.items(&["pods", "-n", OPERATOR]).await?;
-    let restarts = |pod: Value| {
+struct Operator {
+    /// How often it was started again.
+    restarts: u64,
+    /// Why, the last time.
+    ended: String,
+    /// How many statuses it has written; none while it does not answer.
+    statuses: f64,
+}
+
+/// The operators, by the names of their pods.
+async fn operators(api: &Api) -> Result<BTreeMap<String, Operator>> {
+    let path = format!("/api/v1/namespaces/{OPERATOR}/pods");
+    let pods = api.send(Method::GET, &path, None).await?;
+    ensure!(pods.is_taken(), "{}", pods.message());
+    let mut operators = BTreeMap::new();
+    for pod in pods.body["items"].as_array().into_iter().flatten() {
+        let name = pod["metadata"]["name"].as_str().context("name of a pod")?;
         let container = &pod["status"]["containerStatuses"][0];
-        let count = container["restartCount"].as_u64().unwrap_or(0);
-        let why = container["lastState"]["terminated"].to_string();
-        (pod["metadata"]["name"].to_string(), (count, why))
-    };
-    Ok(pods.into_iter().map(restarts).collect())
+        let metrics = api.text(&format!("{path}/{name}:9090/proxy/metrics")).await;
+        let operator = Operator {
+            restarts: container["restartCount"].as_u64().unwrap_or(0),
+            ended: container["lastState"]["terminated"].to_string(),
+            statuses: metrics::sum(
+                &metrics.unwrap_or_default(),
+                "foreshore_operator_status_writes_total",
+                "",
+            )?,
+        };
+        operators.insert(name.to_owned(), operator);
+    }
+    Ok(operators)
 }
 
 /// How many Assets are written within a time in which nothing changes.
@@ -152,8 +183,6 @@ async fn assets(api: &Api) -> Result<Vec<Value>> {
 
 /// How many Assets the operator has judged.
 async fn observed(api: &Api) -> Result<usize> {
-    // Each look takes time of the API server: not too often.
-    tokio::time::sleep(Duration::from_secs(1)).await;
     let assets = assets(api).await?;
     let judged = |asset: &&Value| asset["status"]["observedGeneration"] == asset["metadata"]["generation"];
     Ok(assets.iter().filter(judged).count())

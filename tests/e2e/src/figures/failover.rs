@@ -1,8 +1,9 @@
 //! The time without a leader, after one stops answering and gives nothing back.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::{change, footprint, percentile};
 use crate::{
@@ -34,13 +35,15 @@ pub(super) async fn times(cluster: &Cluster, quick: bool) -> Result<String> {
         signal("CONT", &processes).await?;
         leading.push(led?.as_secs_f64());
         taking.push(taken?.as_secs_f64());
-        eventually("all operators are ready", DEADLINE, || async {
+        let restarts = restarts(&pod);
+        eventually("the former leader is a standby", DEADLINE, || async {
             let pods = cluster.items(&["pods", "-n", OPERATOR]).await?;
-            Ok(pods.iter().all(is_ready).then_some(()))
+            let former = pods.iter().find(|pod| pod["metadata"]["name"] == *leader);
+            // It notices that it leads no more, ends, and is started again.
+            let ended = former.is_some_and(|pod| self::restarts(pod) > restarts);
+            Ok((ended && pods.iter().all(is_ready)).then_some(()))
         })
         .await?;
-        // A leader that was stopped for long ends, and is started again.
-        tokio::time::sleep(Duration::from_secs(5)).await;
     }
     leading.sort_by(f64::total_cmp);
     taking.sort_by(f64::total_cmp);
@@ -55,6 +58,12 @@ pub(super) async fn times(cluster: &Cluster, quick: bool) -> Result<String> {
         percentile(&taking, 50),
         percentile(&taking, 100),
     ))
+}
+
+fn restarts(pod: &Value) -> u64 {
+    pod["status"]["containerStatuses"][0]["restartCount"]
+        .as_u64()
+        .unwrap_or(0)
 }
 
 async fn signal(name: &str, processes: &[u32]) -> Result<()> {

@@ -27,8 +27,7 @@ pub(super) async fn without_machines(cluster: &Cluster, quick: bool) -> Result<S
 
     let began = Instant::now();
     operators(cluster, 1).await?;
-    many::judged(cluster, &api, assets).await?;
-    let known = began.elapsed();
+    let known = many::judged(&api, assets).await?.duration_since(began);
     let pods = cluster.items(&["pods", "-n", OPERATOR]).await?;
     let operator = pods
         .iter()

@@ -17,7 +17,7 @@ pub(super) async fn are_judged(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["create", "namespace", NAMESPACE]).await?;
     let api = Api::reach().await?;
     many::declare(&api, ASSETS).await?;
-    many::judged(cluster, &api, ASSETS).await?;
+    many::judged(&api, ASSETS).await?;
     install::well(cluster).await?;
     // What was told while the last statuses were written is written within this time.
     tokio::time::sleep(Duration::from_secs(30)).await;
