@@ -20,7 +20,7 @@ use foreshore_operator::{
     },
 };
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, serve_http};
-use foreshore_tls::AuthorityOptions;
+use foreshore_tls::{AuthorityOptions, Roots};
 use tracing::info;
 
 use super::{ADMIN, DRAIN, parse_time};
@@ -68,6 +68,10 @@ pub(crate) struct Options {
     /// Life of the certificates that roles show to each other; each renews its own at two thirds of it.
     #[arg(long, value_name = "TIME", env = "FORESHORE_CERTIFICATE_LIFETIME", default_value = "24h", value_parser = super::up::parse_certificate_lifetime)]
     certificate_lifetime: Duration,
+    /// Secret of the operator's namespace with certificate and key (tls.crt, tls.key; ECDSA P-256, PKCS #8) of the
+    /// authority that signs for roles, such as cert-manager makes; the operator makes its own where it is left out.
+    #[arg(long, value_name = "NAME", env = "FORESHORE_AUTHORITY_SECRET")]
+    authority_secret: Option<String>,
     /// Form of the roles' logs: human or json.
     #[arg(long, env = "FORESHORE_ROLE_LOG_FORMAT", default_value = "json")]
     role_log_format: String,
@@ -148,6 +152,7 @@ async fn lead(options: Options, parts: Parts, leadership: Leadership, shutdown: 
         network_policies,
         secret_refresh: _,
         certificate_lifetime,
+        authority_secret,
         role_log_format,
     } = options;
     let Parts {
@@ -157,12 +162,24 @@ async fn lead(options: Options, parts: Parts, leadership: Leadership, shutdown: 
         metrics,
     } = parts;
     let epoch = leadership.epoch();
+    let given = set(authority_secret);
     let certificates = AuthorityOptions {
         leaf_lifetime: certificate_lifetime,
+        roots: if given.is_some() { Roots::Given } else { Roots::Own },
         ..AuthorityOptions::default()
     };
-    let authority = authority::open(client.clone(), &namespace, certificates).await;
+    let authority = authority::open(client.clone(), &namespace, certificates, given.as_deref()).await;
     let authority = authority.context("certificate authority")?;
+    if let Some(secret) = given {
+        let following = authority::follow(
+            client.clone(),
+            namespace,
+            secret,
+            Arc::clone(&authority),
+            shutdown.child(),
+        );
+        foreshore_runtime::spawn("authority", following).detach();
+    }
     let settings = Settings {
         image,
         image_pull_policy: set(image_pull_policy),

@@ -96,3 +96,12 @@ The operator's rights in a namespace that it watches: rules of a ClusterRole, or
   resources: [events]
   verbs: [create, patch]
 {{- end -}}
+
+{{/* Secret with the authority that somebody else looks after; empty where the operator makes its own. */}}
+{{- define "foreshore.authoritySecret" -}}
+{{- if and .Values.authority.certManager.enabled (not .Values.authority.secretName) -}}
+{{ include "foreshore.fullname" . }}-given-authority
+{{- else -}}
+{{ .Values.authority.secretName }}
+{{- end -}}
+{{- end -}}

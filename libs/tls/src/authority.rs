@@ -46,6 +46,18 @@ pub struct AuthorityOptions {
     pub clock_skew: Duration,
     /// How long a retired root stays in the bundle, for clients outside that fetch it by hand. Default: 30 days.
     pub overlap: Duration,
+    /// Who makes the roots that sign. Default: this authority.
+    pub roots: Roots,
+}
+
+/// Who makes the roots of an authority.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Roots {
+    /// It makes them itself, and a new one when the present one has used up two thirds of its life.
+    #[default]
+    Own,
+    /// Somebody else does, such as cert-manager, and hands them to [`CertificateAuthority::offer`].
+    Given,
 }
 
 impl Default for AuthorityOptions {
@@ -56,6 +68,7 @@ impl Default for AuthorityOptions {
             leaf_lifetime: DAY,
             clock_skew: Duration::from_secs(5 * 60),
             overlap: DAY * 30,
+            roots: Roots::Own,
         }
     }
 }
@@ -98,6 +111,16 @@ impl CertificateAuthority {
     /// [`Error::Key`] when the operating system has no random numbers.
     pub fn create(options: AuthorityOptions, now: Timestamp) -> Result<Self, Error> {
         let root = Root::create(&options, RootState::Issuing, now)?;
+        Self::with_state(options, Keeper(None), State { roots: vec![root] })
+    }
+
+    /// Makes an authority that lives in memory and signs with a root that somebody else made: its certificate, and its key
+    /// as PKCS #8, both in PEM. An intermediate is a root here: its certificate is what roles trust.
+    ///
+    /// # Errors
+    /// As [`offer`](Self::offer).
+    pub fn given(options: AuthorityOptions, certificate: &str, key: &str) -> Result<Self, Error> {
+        let root = Root::given(certificate, key, RootState::Issuing)?;
         Self::with_state(options, Keeper(None), State { roots: vec![root] })
     }
 
@@ -222,8 +245,11 @@ impl CertificateAuthority {
         let state = self.state.load();
         let Ok(root) = state.issuing() else { return false };
         match (parse(leaf), parse(root.certificate())) {
-            // Subjects of roots carry the fingerprint of their key, so equal names mean equal roots.
-            (Ok(leaf), Ok(root)) => leaf.issuer().as_raw() == root.subject().as_raw(),
+            // Roots that somebody else made may have one name and different keys.
+            (Ok(leaf), Ok(root)) => {
+                leaf.issuer().as_raw() == root.subject().as_raw()
+                    && leaf.verify_signature(Some(root.public_key())).is_ok()
+            }
             _ => false,
         }
     }
@@ -242,6 +268,31 @@ impl CertificateAuthority {
             let fingerprint = root.fingerprint();
             state.roots.push(root);
             Ok(fingerprint)
+        })
+    }
+
+    /// Takes a root that somebody else made as the next one; tells whether it is new. One that was offered before and does
+    /// not sign yet gives way.
+    ///
+    /// # Errors
+    /// [`Error::Certificate`], [`Error::Key`] or [`Error::Pem`] when it is none that can sign, [`Error::File`].
+    pub fn offer(&self, certificate: &str, key: &str) -> Result<bool, Error> {
+        let root = Root::given(certificate, key, RootState::Next)?;
+        let is_known = |known: &Root| known.fingerprint() == root.fingerprint();
+        let state = self.state.load();
+        let known = state.roots.iter().find(|known| is_known(known));
+        match known.map(Root::state) {
+            Some(RootState::Next | RootState::Issuing) => return Ok(false),
+            // Its key was destroyed; that its owner went back to it is no reason to trust it less.
+            Some(RootState::Retired { .. }) | None => {}
+        }
+        self.change(|state| {
+            let known = |known: &Root| known.fingerprint() == root.fingerprint();
+            state
+                .roots
+                .retain(|other| other.state() != RootState::Next && !known(other));
+            state.roots.push(root.clone());
+            Ok(true)
         })
     }
 
@@ -274,9 +325,10 @@ impl CertificateAuthority {
     #[must_use]
     pub fn rotation_is_due(&self, now: Timestamp) -> bool {
         let state = self.state.load();
-        state
-            .issuing()
-            .is_ok_and(|root| root.validity().renew_at() <= now)
+        self.options.roots == Roots::Own
+            && state
+                .issuing()
+                .is_ok_and(|root| root.validity().renew_at() <= now)
     }
 
     /// Changes a copy, stores it, and only then lets it take effect.

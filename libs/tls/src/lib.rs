@@ -20,7 +20,7 @@ mod refusal;
 mod role;
 mod verify;
 
-pub use authority::{AuthorityOptions, AuthorityView, CertificateAuthority, RootState, RootStatus};
+pub use authority::{AuthorityOptions, AuthorityView, CertificateAuthority, RootState, RootStatus, Roots};
 pub use bundle::{Fingerprint, TrustBundle};
 pub use chain::{CertificateChain, Credentials, Validity, peer_identity};
 pub use error::Error;

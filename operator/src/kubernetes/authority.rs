@@ -1,7 +1,11 @@
 //! The certificate authority, kept in a Secret of the operator's namespace.
+//!
+//! Its roots are its own, or come from a Secret that somebody else looks after, such as cert-manager. A new one there is
+//! the next root, which signs when every role trusts it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use foreshore_runtime::Shutdown;
 use foreshore_tls::{AuthorityOptions, CertificateAuthority, TrustBundle};
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -11,7 +15,7 @@ use kube_client::{
 };
 use serde_json::json;
 use tokio::runtime::Handle;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Error, MANAGER, within};
 
@@ -22,15 +26,27 @@ const STATE: &str = "authority.json";
 /// Its key with the bundle, for clients outside.
 const BUNDLE: &str = "ca.crt";
 
-/// Takes the authority from its Secret, or makes both. Only for the leader: two of them would overwrite each other.
+/// Keys of a Secret of the type `kubernetes.io/tls`.
+const CERTIFICATE: &str = "tls.crt";
+const KEY: &str = "tls.key";
+
+/// Time between two looks for a Secret that is not there yet.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// Time between two looks at a Secret that somebody else looks after.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Takes the authority from its Secret, or makes both: with a root from the Secret `given`, where one is named. Only for
+/// the leader: two of them would overwrite each other.
 ///
 /// # Errors
-/// [`Error`]; [`Error::Unusable`] when the Secret makes no sense: it is never replaced, since the trust of every role
+/// [`Error`]; [`Error::Unusable`] when a Secret makes no sense: it is never replaced, since the trust of every role
 /// hangs on it.
 pub async fn open(
     client: Client,
     namespace: &str,
     options: AuthorityOptions,
+    given: Option<&str>,
 ) -> Result<Arc<CertificateAuthority>, Error> {
     let unusable = |problem: &dyn std::fmt::Display| Error::Unusable {
         what: format!("Secret {NAME}"),
@@ -46,8 +62,15 @@ pub async fn open(
             state.0.clone()
         }
         None => {
-            let new = CertificateAuthority::create(options.clone(), Timestamp::now());
-            let new = new.map_err(|error| unusable(&error))?;
+            let new = match given {
+                Some(name) => {
+                    let Given { certificate, key } = Given::wait(&api, name).await?;
+                    CertificateAuthority::given(options.clone(), &certificate, &key)
+                        .map_err(|error| Given::unusable(name, &error))?
+                }
+                None => CertificateAuthority::create(options.clone(), Timestamp::now())
+                    .map_err(|error| unusable(&error))?,
+            };
             let state = new.to_json().map_err(|error| unusable(&error))?;
             let secret = secret(namespace, &state, &new.bundle());
             within(api.create(&PostParams::default(), &secret)).await?;
@@ -70,6 +93,98 @@ pub async fn open(
     };
     let authority = CertificateAuthority::with_keeper(&state, options, keep);
     Ok(Arc::new(authority.map_err(|error| unusable(&error))?))
+}
+
+/// Offers an authority each root that stands in a Secret, until the end begins. What can't be taken is told, and the
+/// present root signs on.
+pub async fn follow(
+    client: Client,
+    namespace: String,
+    secret: String,
+    authority: Arc<CertificateAuthority>,
+    shutdown: Shutdown,
+) {
+    let api: Api<Secret> = Api::namespaced(client, &namespace);
+    let mut told = String::new();
+    loop {
+        let problem = match offer(&api, &secret, &authority).await {
+            Ok(true) => {
+                info!(%secret, "a new root is handed out to every role");
+                String::new()
+            }
+            Ok(false) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        if !problem.is_empty() && problem != told {
+            warn!(%problem, "the given root can't be taken, the present one signs on");
+        }
+        told = problem;
+        if shutdown.or_begun(tokio::time::sleep(LOOK)).await.is_none() {
+            return;
+        }
+    }
+}
+
+async fn offer(
+    api: &Api<Secret>,
+    secret: &str,
+    authority: &Arc<CertificateAuthority>,
+) -> Result<bool, Error> {
+    let Given { certificate, key } = Given::read(api, secret).await?;
+    let authority = Arc::clone(authority);
+    // It is kept before it takes effect, which blocks.
+    let offered = tokio::task::spawn_blocking(move || authority.offer(&certificate, &key)).await;
+    offered
+        .map_err(|error| Given::unusable(secret, &error))?
+        .map_err(|error| Given::unusable(secret, &error))
+}
+
+/// A root that somebody else made, in PEM.
+struct Given {
+    certificate: String,
+    key: String,
+}
+
+impl Given {
+    /// Reads it, once it is there: whoever makes it may begin after the operator.
+    async fn wait(api: &Api<Secret>, name: &str) -> Result<Self, Error> {
+        let mut told = false;
+        loop {
+            match Self::read(api, name).await {
+                Err(Error::Unusable { what, problem }) => {
+                    if !std::mem::replace(&mut told, true) {
+                        warn!(%what, %problem, "no authority is given yet, and no role starts before");
+                    }
+                    tokio::time::sleep(WAIT).await;
+                }
+                read => return read,
+            }
+        }
+    }
+
+    async fn read(api: &Api<Secret>, name: &str) -> Result<Self, Error> {
+        let Some(secret) = within(api.get_opt(name)).await? else {
+            return Err(Self::unusable(name, &"there is none yet"));
+        };
+        let mut data = secret.data.unwrap_or_default();
+        let mut text = |key: &str| {
+            let value = data
+                .remove(key)
+                .ok_or_else(|| Self::unusable(name, &format!("it has no key {key}")))?;
+            String::from_utf8(value.0).map_err(|_| Self::unusable(name, &format!("{key} is not text")))
+        };
+        Ok(Self {
+            certificate: text(CERTIFICATE)?,
+            key: text(KEY)?,
+        })
+    }
+
+    fn unusable(name: &str, problem: &dyn std::fmt::Display) -> Error {
+        Error::Unusable {
+            what: format!("Secret {name}"),
+            problem: problem.to_string(),
+        }
+    }
 }
 
 fn secret(namespace: &str, state: &str, bundle: &TrustBundle) -> Secret {

@@ -1,6 +1,7 @@
 //! What is tested, in this order.
 
 mod admission;
+mod authority;
 mod bad_days;
 mod change;
 mod drift;
@@ -62,6 +63,7 @@ enum Work {
     Operator,
     Roles,
     Many,
+    Authority,
     Upgrade,
     BrokenUpgrade,
     ConnectorNode,
@@ -116,6 +118,7 @@ pub(crate) const ALL: &[Scenario] = &[
         "ten_thousand_assets_are_judged_and_left_alone",
         Work::Many,
     ),
+    needing(Needs::Time, "a_given_authority_is_followed", Work::Authority),
     needing(
         Needs::Time,
         "an_upgrade_keeps_data_flowing_and_rolls_back",
@@ -185,6 +188,7 @@ impl Scenario {
             Work::Operator => kill::operators(cluster).await,
             Work::Roles => kill::roles(cluster).await,
             Work::Many => many::are_judged(cluster).await,
+            Work::Authority => authority::is_followed(cluster).await,
             Work::Upgrade => upgrade::and_back(cluster).await,
             Work::BrokenUpgrade => upgrade::to_nothing(cluster).await,
             Work::ConnectorNode => node::of_connector(cluster).await,

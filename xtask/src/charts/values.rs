@@ -49,6 +49,11 @@ const REFUSED: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         OPERATOR,
+        &["--set", "authority.certManager.enabled=true"],
+        &["/authority/certManager/issuerRef", "'name'"],
+    ),
+    (
+        OPERATOR,
         &["--set", "serviceAccount.create=false"],
         &["serviceAccount.name is needed"],
     ),

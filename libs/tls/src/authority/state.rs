@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{AuthorityOptions, AuthorityView};
 use crate::{
     CertificateChain, Error, Fingerprint, KeyPair, RoleIdentity, TrustBundle, Validity,
-    bundle::certificates_to_pem, provider,
+    bundle::certificates_to_pem, chain::parse, provider,
 };
 
 /// Where a root stands in the rotation.
@@ -171,6 +171,33 @@ impl Root {
             key: Some(Arc::new(key)),
             state,
         })
+    }
+
+    /// A root that somebody else made.
+    pub(super) fn given(certificate: &str, key: &str, state: RootState) -> Result<Self, Error> {
+        let key = KeyPair::from_pem(key)?;
+        let chain = CertificateChain::from_pem(certificate.as_bytes())?;
+        // What is above an intermediate is of no use: roles trust what signs their leaves.
+        let chain = CertificateChain::from_der(chain.certificates().iter().take(1).cloned().collect())?;
+        drop(crate::Credentials::new(chain.clone(), &key)?);
+        let root = Self {
+            chain,
+            key: Some(Arc::new(key)),
+            state,
+        };
+        let parsed = parse(root.certificate())?;
+        if !parsed.is_ca() {
+            return Err(Error::certificate(
+                "it is none of an authority: basic constraints say so",
+            ));
+        }
+        let usage = parsed.key_usage().map_err(Error::certificate)?;
+        if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+            return Err(Error::certificate(
+                "its key usage does not let it sign certificates",
+            ));
+        }
+        Ok(root)
     }
 
     pub(super) fn issue(

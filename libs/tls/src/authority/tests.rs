@@ -284,3 +284,71 @@ fn an_authority_travels_through_a_secret() {
         "a change that is not kept takes no effect"
     );
 }
+
+/// Certificate and key of an authority that somebody else made, in PEM.
+fn elsewhere(name: &str, change: impl FnOnce(&mut rcgen::CertificateParams)) -> (String, String) {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    change(&mut params);
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+#[test]
+fn given_roots_follow_each_other_in_order() {
+    let now = Timestamp::now();
+    let options = AuthorityOptions {
+        roots: Roots::Given,
+        ..AuthorityOptions::default()
+    };
+    let (certificate, key) = elsewhere("plant", |_| {});
+    let authority = CertificateAuthority::given(options, &certificate, &key).unwrap();
+    let leaf = authority.issue_credentials(&connector(), &[], now).unwrap();
+    let leaf = leaf.chain().certificates();
+    assert_eq!(authority.bundle().identify(leaf).unwrap(), connector());
+    assert!(!authority.offer(&certificate, &key).unwrap(), "it signs already");
+    assert!(!authority.rotation_is_due(now + Duration::from_secs(4_000_000_000)));
+
+    // One of the same name with another key, and then another one before the first was trusted everywhere.
+    let (early, early_key) = elsewhere("plant", |_| {});
+    let (next, next_key) = elsewhere("plant", |_| {});
+    assert!(authority.offer(&early, &early_key).unwrap());
+    assert!(authority.offer(&next, &next_key).unwrap());
+    assert!(!authority.offer(&next, &next_key).unwrap());
+    assert_eq!(authority.roots().len(), 2);
+    assert!(authority.issued_by_current(&leaf[0]));
+    authority.complete_rotation(now).unwrap();
+    assert!(!authority.issued_by_current(&leaf[0]), "names alone tell nothing");
+    assert_eq!(authority.bundle().identify(leaf).unwrap(), connector());
+    let renewed = authority.issue_credentials(&connector(), &[], now).unwrap();
+    assert!(authority.issued_by_current(&renewed.chain().certificates()[0]));
+
+    assert!(
+        authority.offer(&certificate, &key).unwrap(),
+        "its owner went back to it"
+    );
+    assert_eq!(authority.roots().len(), 2);
+}
+
+#[test]
+fn what_can_not_sign_is_not_taken() {
+    let (certificate, key) = elsewhere("plant", |_| {});
+    let (_, other_key) = elsewhere("plant", |_| {});
+    let (leaf, leaf_key) = elsewhere("leaf", |params| params.is_ca = rcgen::IsCa::ExplicitNoCa);
+    let (server, server_key) = elsewhere("server", |params| {
+        params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+    });
+    for (certificate, key, expected) in [
+        (&certificate, &other_key, "key"),
+        (&leaf, &leaf_key, "basic constraints"),
+        (&server, &server_key, "key usage"),
+        (&key, &key, "CERTIFICATE"),
+        (&certificate, &certificate, "key"),
+    ] {
+        let error = CertificateAuthority::given(AuthorityOptions::default(), certificate, key).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
