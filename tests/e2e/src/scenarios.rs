@@ -10,6 +10,7 @@ pub(crate) mod install;
 pub(crate) mod kill;
 mod many;
 mod node;
+mod pods;
 mod quiet;
 mod rights;
 mod scale;

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::{change, install};
+use super::{install, pods::Pods};
 use crate::cluster::{Cluster, DEADLINE, OPERATOR, eventually};
 
 /// Secret with the given authority, as cert-manager would write it.
@@ -16,7 +16,7 @@ const KEPT: &str = "foreshore-authority";
 /// started again, and the operator goes back to its own roots.
 pub(super) async fn is_followed(cluster: &Cluster) -> Result<()> {
     install::well(cluster).await?;
-    let roles = change::identities(cluster).await?;
+    let roles = Pods::of_plant(cluster).await?;
     let first = give(cluster).await?;
     chart(cluster, GIVEN).await?;
     signs(cluster, &first).await.context("the first")?;
@@ -31,9 +31,7 @@ pub(super) async fn is_followed(cluster: &Cluster) -> Result<()> {
         .await?;
     install::well(cluster).await?;
     install::flows(cluster).await?;
-    let now = change::identities(cluster).await?;
-    ensure!(now == roles, "pods were {roles:?} and are {now:?}");
-    Ok(())
+    roles.stay(cluster).await
 }
 
 /// Writes a new authority into the Secret, and gives back its certificate.

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{change, install, kill};
+use super::{change, install, kill, pods::Pods};
 use crate::cluster::{Cluster, DEADLINE, OPERATOR, PLANT, condition, eventually};
 
 pub(super) use self::{
@@ -78,7 +78,7 @@ pub(super) async fn late_secret(cluster: &Cluster) -> Result<()> {
         ])
         .await?;
     install::well(cluster).await?;
-    let pods = change::identities(cluster).await?;
+    let pods = Pods::of_plant(cluster).await?;
     // As the example's own, but for the Secret.
     let mut late = cluster.json(&["get", "device", "line-1", "-n", PLANT]).await?;
     late["metadata"] = json!({"name": device, "namespace": PLANT});
@@ -118,9 +118,7 @@ pub(super) async fn late_secret(cluster: &Cluster) -> Result<()> {
         Ok(Some(()))
     })
     .await?;
-    if change::identities(cluster).await? != pods {
-        bail!("a pod was restarted");
-    }
+    pods.stay(cluster).await?;
     for (kind, name) in [("device", device), ("secret", secret)] {
         cluster.kubectl(&["delete", kind, name, "-n", PLANT]).await?;
     }
@@ -167,11 +165,7 @@ pub(super) async fn dangling(cluster: &Cluster) -> Result<()> {
 /// work, and takes the kind up again when it is back.
 pub(super) async fn lost_definition(cluster: &Cluster) -> Result<()> {
     install::well(cluster).await?;
-    let pods = [PLANT, OPERATOR];
-    let mut before = Vec::new();
-    for namespace in pods {
-        before.push(change::identities_in(cluster, namespace).await?);
-    }
+    let pods = [Pods::of_plant(cluster).await?, Pods::of(cluster, OPERATOR).await?];
     let leader = kill::leader(cluster).await?.context("nobody leads")?;
     cluster
         .kubectl(&["delete", "crd", "brokerpolicies.foreshore.dev"])
@@ -200,10 +194,8 @@ pub(super) async fn lost_definition(cluster: &Cluster) -> Result<()> {
     .await?;
     install::well(cluster).await?;
     install::flows(cluster).await?;
-    for (namespace, before) in pods.into_iter().zip(before) {
-        if change::identities_in(cluster, namespace).await? != before {
-            bail!("a pod was restarted in {namespace}");
-        }
+    for pods in pods {
+        pods.stay(cluster).await?;
     }
     Ok(())
 }

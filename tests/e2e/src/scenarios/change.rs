@@ -1,13 +1,14 @@
 //! Changes of a user, which must reach a connector.
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::pods::Pods;
 use crate::cluster::{Cluster, DEADLINE, PLANT, condition, eventually};
 
 /// Changes an Asset: the connector acknowledges it, and no pod is another one than before.
 pub(super) async fn reaches(cluster: &Cluster) -> Result<()> {
-    let pods = identities(cluster).await?;
+    let pods = Pods::of_plant(cluster).await?;
     let asset = ["asset", "filler", "-n", PLANT];
     let before = cluster.json(&[&["get"][..], &asset].concat()).await?;
     let generation = before["metadata"]["generation"].as_i64().context("generation")?;
@@ -27,27 +28,5 @@ pub(super) async fn reaches(cluster: &Cluster) -> Result<()> {
         Ok(Some(()))
     })
     .await?;
-    if identities(cluster).await? != pods {
-        bail!("a pod was restarted");
-    }
-    Ok(())
-}
-
-/// Each pod of the plant, with how often its container was started.
-pub(super) async fn identities(cluster: &Cluster) -> Result<Vec<(Value, Value)>> {
-    identities_in(cluster, PLANT).await
-}
-
-/// Each pod of a namespace, with how often its container was started.
-pub(super) async fn identities_in(cluster: &Cluster, namespace: &str) -> Result<Vec<(Value, Value)>> {
-    let pods = cluster.items(&["pods", "-n", namespace]).await?;
-    let mut identities: Vec<_> = pods
-        .into_iter()
-        .map(|pod| {
-            let restarts = pod["status"]["containerStatuses"][0]["restartCount"].clone();
-            (pod["metadata"]["uid"].clone(), restarts)
-        })
-        .collect();
-    identities.sort_by_key(|(uid, _)| uid.to_string());
-    Ok(identities)
+    pods.stay(cluster).await
 }

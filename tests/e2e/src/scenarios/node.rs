@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::install;
+use super::{install, pods};
 use crate::cluster::{Cluster, DEADLINE, PLANT, condition, eventually};
 
 /// Cuts the power of the node that runs a connector and no volume: it runs elsewhere soon, and data flows again.
@@ -54,6 +54,7 @@ pub(super) async fn of_connector(cluster: &Cluster) -> Result<()> {
     // Whatever came of it, the others need all nodes.
     cluster.machine(&["start-node", number]).await?;
     flows?;
+    pods::settle(cluster).await?;
     install::well(cluster).await
 }
 
@@ -83,6 +84,7 @@ pub(super) async fn of_broker(cluster: &Cluster) -> Result<()> {
     // Whatever came of it, the others need all nodes.
     cluster.machine(&["start-node", number]).await?;
     told?;
+    pods::settle(cluster).await?;
     install::well(cluster).await?;
     install::flows(cluster).await
 }

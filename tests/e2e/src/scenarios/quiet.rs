@@ -3,10 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, bail};
-use serde_json::Value;
 
 use super::install;
-use crate::cluster::{Cluster, DEADLINE, OPERATOR, PLANT, eventually, is_ready};
+use crate::cluster::{Cluster, OPERATOR, PLANT};
 
 /// How long it is watched.
 const REST: Duration = Duration::from_secs(20);
@@ -14,13 +13,6 @@ const REST_FULL: Duration = Duration::from_secs(60);
 
 /// Nothing of ours is written while nothing changes, but for the lease.
 pub(super) async fn at_rest(cluster: &Cluster) -> Result<()> {
-    // A node that was lost may have left a pod that ends, and whose successor is still to come.
-    eventually("no pod comes or goes", DEADLINE, || async {
-        let pods = cluster.items(&["pods", "-n", PLANT]).await?;
-        let stays = |pod: &Value| is_ready(pod) && pod["metadata"]["deletionTimestamp"].is_null();
-        Ok(pods.iter().all(stays).then_some(()))
-    })
-    .await?;
     install::well(cluster).await?;
     // What was told while the plant came to rest is written within this time.
     tokio::time::sleep(Duration::from_secs(15)).await;

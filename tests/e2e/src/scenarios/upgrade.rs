@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use self::charts::{Charts, NEW};
-use super::{change, install, kill};
+use super::{install, kill, pods::Pods};
 use crate::{
     cloud::Cloud,
     cluster::{Cluster, DEADLINE, OPERATOR, PLANT, eventually, is_ready},
@@ -46,7 +46,7 @@ pub(super) async fn and_back(cluster: &Cluster) -> Result<()> {
 
 /// Upgrades definitions and operator: no role is restarted, and the cloud endpoint goes on committing.
 async fn operator_alone(cluster: &Cluster, charts: &Charts) -> Result<()> {
-    let roles = change::identities(cluster).await?;
+    let roles = Pods::of_plant(cluster).await?;
     let operators = operators(cluster).await?;
     let cloud = Cloud::reach(cluster).await?;
     let committed = cloud.committed().await?;
@@ -85,10 +85,7 @@ async fn operator_alone(cluster: &Cluster, charts: &Charts) -> Result<()> {
         Ok((now > during).then_some(()))
     })
     .await?;
-    if change::identities(cluster).await? != roles {
-        bail!("a role was restarted for the operator alone");
-    }
-    Ok(())
+    roles.stay(cluster).await
 }
 
 /// Upgrades the image, which roles run too: they are replaced, and data flows again.
@@ -111,7 +108,7 @@ pub(super) async fn to_nothing(cluster: &Cluster) -> Result<()> {
     install::well(cluster).await?;
     let first = revision(cluster, RELEASE).await?;
     let objects = kill::objects(cluster).await?;
-    let roles = change::identities(cluster).await?;
+    let roles = Pods::of_plant(cluster).await?;
     let before = operators(cluster).await?;
     let leader = kill::leader(cluster).await?.context("nobody leads")?;
     let cloud = Cloud::reach(cluster).await?;
@@ -155,9 +152,7 @@ pub(super) async fn to_nothing(cluster: &Cluster) -> Result<()> {
     if operators(cluster).await? != before {
         bail!("not the operators of before the upgrade run after its end");
     }
-    if change::identities(cluster).await? != roles {
-        bail!("a role was restarted");
-    }
+    roles.stay(cluster).await?;
     install::well(cluster).await?;
     same(&objects, &kill::objects(cluster).await?)
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::super::{change, drift, install, scale};
+use super::super::{change, drift, install, pods, scale};
 use crate::{
     cloud::Metrics,
-    cluster::{Cluster, DEADLINE, OPERATOR, eventually},
+    cluster::{Cluster, OPERATOR},
     metrics,
 };
 
@@ -17,9 +17,6 @@ const AWAY: Duration = Duration::from_secs(45);
 const AWAY_FULL: Duration = Duration::from_secs(240);
 /// Parts of that time in each of which data has to flow.
 const PARTS: u32 = 3;
-
-/// Time without another pod after which there will be none.
-const CALM: Duration = Duration::from_secs(15);
 
 /// Name of what throttles.
 const THROTTLE: &str = "foreshore-throttle";
@@ -34,14 +31,7 @@ pub(in super::super) async fn away(cluster: &Cluster) -> Result<()> {
     let flows = flows(&cloud, if cluster.full { AWAY_FULL } else { AWAY }).await;
     cluster.machine(&["start-api"]).await?;
     flows?;
-    // Kubernetes takes pods from nodes that it has not heard of, in this cluster after five seconds.
-    eventually("no pod is taken from its node any more", DEADLINE, || async {
-        let before = change::identities(cluster).await?;
-        tokio::time::sleep(CALM).await;
-        let now = change::identities(cluster).await?;
-        Ok((before == now).then_some(()))
-    })
-    .await?;
+    pods::settle(cluster).await?;
     install::well(cluster).await?;
     install::flows(cluster).await?;
     change::reaches(cluster).await?;

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::super::{change, install};
+use super::super::{install, pods::Pods};
 use crate::{
     api::Api,
     cluster::{Cluster, DEADLINE, OPERATOR, eventually},
@@ -39,7 +39,7 @@ const APART: Duration = Duration::from_millis(150);
 /// Declares the example beginning with those who name others, and deletes it beginning with those who are named: it gets
 /// well, and nothing is left of it.
 pub(in super::super) async fn worst_order(cluster: &Cluster) -> Result<()> {
-    let operators = change::identities_in(cluster, OPERATOR).await?;
+    let operators = Pods::of(cluster, OPERATOR).await?;
     let objects = example(cluster).await?;
     cluster.fresh_namespace(NAMESPACE).await?;
     let api = Api::reach().await?;
@@ -80,10 +80,7 @@ pub(in super::super) async fn worst_order(cluster: &Cluster) -> Result<()> {
         .kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"])
         .await?;
     cluster.namespace_goes(NAMESPACE, DEADLINE).await?;
-    if change::identities_in(cluster, OPERATOR).await? != operators {
-        bail!("an operator was restarted");
-    }
-    Ok(())
+    operators.stay(cluster).await
 }
 
 /// The objects of the example for this namespace, in the worst order, each with its folder in the API.

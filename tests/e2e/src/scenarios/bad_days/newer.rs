@@ -1,10 +1,10 @@
 //! Definitions of a newer release beside an operator that does not know them yet.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::{
-    super::{change, install},
+    super::{install, pods::Pods},
     wrong_change::grows,
 };
 use crate::{
@@ -20,7 +20,7 @@ const ASSET: &str = "filler";
 /// A field that only a newer release knows is named in the status, and what was accepted before runs on.
 pub(in super::super) async fn field(cluster: &Cluster) -> Result<()> {
     install::well(cluster).await?;
-    let pods = change::identities(cluster).await?;
+    let pods = Pods::of_plant(cluster).await?;
     define(
         cluster,
         &json!([{"op": "add", "path": FIELD, "value": {"type": "string"}}]),
@@ -32,9 +32,7 @@ pub(in super::super) async fn field(cluster: &Cluster) -> Result<()> {
     define(cluster, &json!([{"op": "remove", "path": FIELD}])).await?;
     told?;
     install::well(cluster).await?;
-    let now = change::identities(cluster).await?;
-    ensure!(now == pods, "pods were {pods:?} and are {now:?}");
-    Ok(())
+    pods.stay(cluster).await
 }
 
 async fn define(cluster: &Cluster, change: &serde_json::Value) -> Result<()> {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::super::{change, install, kill};
+use super::super::{install, kill, pods::Pods};
 use crate::{
     cloud::Cloud,
     cluster::{Cluster, DEADLINE, OPERATOR, PLANT, condition, eventually},
@@ -20,7 +20,7 @@ const SETTLED: Duration = Duration::from_secs(20);
 /// killed, until the change is corrected; then nothing is kept of it.
 pub(in super::super) async fn stops_nothing(cluster: &Cluster) -> Result<()> {
     install::well(cluster).await?;
-    let pods = change::identities(cluster).await?;
+    let pods = Pods::of_plant(cluster).await?;
     let right = cluster.json(&["get", "asset", ASSET, "-n", PLANT]).await?;
     let wrong = json!({"spec": {"deviceRef": {"name": "nobody"}}});
     cluster.patch("asset", ASSET, &wrong.to_string()).await?;
@@ -29,8 +29,7 @@ pub(in super::super) async fn stops_nothing(cluster: &Cluster) -> Result<()> {
     cluster.patch("asset", ASSET, &correct.to_string()).await?;
     ran?;
     install::well(cluster).await?;
-    let now = change::identities(cluster).await?;
-    ensure!(now == pods, "pods were {pods:?} and are {now:?}");
+    pods.stay(cluster).await?;
     eventually(
         "nothing is kept of a change that is corrected",
         DEADLINE,
