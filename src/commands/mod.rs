@@ -24,6 +24,9 @@ pub(crate) mod up;
 /// How long a role may take to end in order.
 pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 
+/// How long a thread that blocks may take beyond the end of a command.
+const LEFT_OVER: Duration = Duration::from_secs(1);
+
 /// Where a pod answers people's tools: whoever may forward a port to it arrives there.
 pub(crate) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ports::ADMIN);
 
@@ -33,7 +36,10 @@ pub(crate) fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> 
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(command)
+    let ended = runtime.block_on(command);
+    // A command waits for whatever has to end in order. A name that is being looked up is not worth a pod's grace period.
+    runtime.shutdown_timeout(LEFT_OVER);
+    ended
 }
 
 /// Reads a time as manifests have it, such as `30s`.
