@@ -15,7 +15,7 @@ use foreshore_operator::{
         lease::{Election, Leadership},
     },
     workloads::{
-        pods::{PodWorkloads, Settings},
+        pods::{Peers, PodWorkloads, Settings},
         ports,
     },
 };
@@ -62,6 +62,9 @@ pub(crate) struct Options {
     /// Whether each workload gets a NetworkPolicy.
     #[arg(long, env = "FORESHORE_NETWORK_POLICIES", default_value_t = true, action = clap::ArgAction::Set)]
     network_policies: bool,
+    /// Who may read the metrics of roles past such a policy: NetworkPolicy peers, as JSON; nobody where it is left out.
+    #[arg(long, value_name = "JSON", env = "FORESHORE_METRICS_FROM", default_value = "[]")]
+    metrics_from: Peers,
     /// Time after which Secrets are read again.
     #[arg(long, value_name = "TIME", env = "FORESHORE_SECRET_REFRESH", default_value = "30s", value_parser = parse_time)]
     secret_refresh: Duration,
@@ -150,6 +153,7 @@ async fn lead(options: Options, parts: Parts, leadership: Leadership, shutdown: 
         watch_namespaces: _,
         storage_class,
         network_policies,
+        metrics_from,
         secret_refresh: _,
         certificate_lifetime,
         authority_secret,
@@ -187,6 +191,7 @@ async fn lead(options: Options, parts: Parts, leadership: Leadership, shutdown: 
         control: format!("{service}:{CONTROL_PORT}"),
         storage_class: set(storage_class),
         network_policies,
+        metrics_from,
         log_format: role_log_format,
     };
     let workloads = PodWorkloads::start(

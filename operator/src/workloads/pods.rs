@@ -21,7 +21,7 @@ use foreshore_tls::RoleIdentity;
 use kube_client::Client;
 use tokio::sync::watch;
 
-pub use build::{Child, ChildKey, ChildKind, Settings};
+pub use build::{Child, ChildKey, ChildKind, Peers, Settings};
 pub(crate) use observe::is_ready;
 
 use self::{apply::Applier, observe::Pods};

@@ -29,6 +29,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+pub use self::service::Peers;
 use crate::{
     kubernetes::MANAGER,
     role::RoleName,
@@ -66,6 +67,8 @@ pub struct Settings {
     pub storage_class: Option<String>,
     /// Whether each workload gets a NetworkPolicy.
     pub network_policies: bool,
+    /// Who may read metrics past such a policy; nobody where it is empty.
+    pub metrics_from: Peers,
     /// Form of the roles' logs, `human` or `json`.
     pub log_format: String,
 }

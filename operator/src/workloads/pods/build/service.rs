@@ -1,6 +1,6 @@
 //! Where a workload is reached, and by whom.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 use foreshore_crds::v1alpha1::broker::ServiceType;
 use foreshore_tls::Role;
@@ -19,6 +19,19 @@ use k8s_openapi::{
 
 use super::{Builder, COMPONENT, object_name, short};
 use crate::workloads::{Port, ports};
+
+/// Who may reach a port, as NetworkPolicies have it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Peers(Vec<NetworkPolicyPeer>);
+
+impl FromStr for Peers {
+    type Err = serde_json::Error;
+
+    /// Reads a list in JSON.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        serde_json::from_str(text).map(Self)
+    }
+}
 
 impl Builder<'_> {
     /// One Service for the installation's own, and one for each port that has to be reached in another way.
@@ -97,10 +110,14 @@ impl Builder<'_> {
             port: Some(IntOrString::Int(number.into())),
             ..NetworkPolicyPort::default()
         };
-        let mut rules = vec![NetworkPolicyIngressRule {
-            ports: Some(vec![port(ports::HTTP)]),
-            from: None,
-        }];
+        let mut rules = Vec::new();
+        // Without peers a rule would let in everybody. Probes come from the node, which every plugin lets in.
+        if !self.settings.metrics_from.0.is_empty() {
+            rules.push(NetworkPolicyIngressRule {
+                ports: Some(vec![port(ports::HTTP)]),
+                from: Some(self.settings.metrics_from.0.clone()),
+            });
+        }
         let own: Vec<_> = self
             .own_ports()
             .into_iter()
