@@ -63,7 +63,12 @@ pub(crate) struct Options {
     #[arg(long, env = "FORESHORE_NETWORK_POLICIES", default_value_t = true, action = clap::ArgAction::Set)]
     network_policies: bool,
     /// Who may read the metrics of roles past such a policy: NetworkPolicy peers, as JSON; nobody where it is left out.
-    #[arg(long, value_name = "JSON", env = "FORESHORE_METRICS_FROM", default_value = "[]")]
+    #[arg(
+        long,
+        value_name = "JSON",
+        env = "FORESHORE_METRICS_FROM",
+        default_value = "[]"
+    )]
     metrics_from: Peers,
     /// Time after which Secrets are read again.
     #[arg(long, value_name = "TIME", env = "FORESHORE_SECRET_REFRESH", default_value = "30s", value_parser = parse_time)]

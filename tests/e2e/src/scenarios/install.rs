@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::{
     cloud::Cloud,
@@ -84,12 +85,12 @@ pub(crate) async fn operator(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Waits until every object of the plant is in force.
+/// Waits until every object of the plant is in force as it is declared, and no pod is still to be replaced.
 pub(crate) async fn well(cluster: &Cluster) -> Result<()> {
     well_in(cluster, PLANT).await
 }
 
-/// Waits until every object of a namespace that holds the example is in force.
+/// As [`well`], in another namespace that holds the example.
 pub(crate) async fn well_in(cluster: &Cluster, namespace: &str) -> Result<()> {
     eventually("every object is ready", DEADLINE, || async {
         let objects = cluster.items(&["foreshore", "-n", namespace]).await?;
@@ -98,8 +99,11 @@ pub(crate) async fn well_in(cluster: &Cluster, namespace: &str) -> Result<()> {
         }
         for object in &objects {
             let ready = condition(object, "Ready");
+            let (kind, name) = (&object["kind"], &object["metadata"]["name"]);
+            if object["status"]["observedGeneration"] != object["metadata"]["generation"] {
+                bail!("{kind} {name} has changed, and its status is of before");
+            }
             if ready["status"] != "True" {
-                let (kind, name) = (&object["kind"], &object["metadata"]["name"]);
                 bail!(
                     "{kind} {name} is not ready: {} {}",
                     ready["reason"],
@@ -107,9 +111,29 @@ pub(crate) async fn well_in(cluster: &Cluster, namespace: &str) -> Result<()> {
                 );
             }
         }
+        for workload in cluster
+            .items(&["deployments,statefulsets", "-n", namespace])
+            .await?
+        {
+            if !is_rolled_out(&workload) {
+                let (kind, name) = (&workload["kind"], &workload["metadata"]["name"]);
+                bail!("{kind} {name} replaces pods: {}", workload["status"]);
+            }
+        }
         Ok(Some(()))
     })
     .await
+}
+
+/// Whether all pods of a Deployment or StatefulSet are as it has them now, and ready.
+fn is_rolled_out(workload: &Value) -> bool {
+    let status = &workload["status"];
+    let count = |member: &str| status[member].as_u64().unwrap_or(0);
+    let wanted = workload["spec"]["replicas"].as_u64().unwrap_or(1);
+    status["observedGeneration"] == workload["metadata"]["generation"]
+        && ["replicas", "updatedReplicas", "readyReplicas"]
+            .into_iter()
+            .all(|member| count(member) == wanted)
 }
 
 /// Waits until values that are measured from now on are committed at the cloud endpoint.

@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, DEADLINE, PLANT, eventually, is_ready};
 /// Time in which a pod that is to come or to go does.
 const CALM: Duration = Duration::from_secs(15);
 
-/// The pods of a namespace, by name: each with its identity, and how often its container was started again.
+/// The pods of a namespace that do not end, by name: each with its identity, and how often its container was started again.
 pub(super) struct Pods {
     namespace: String,
     pods: BTreeMap<String, (String, u64)>,
@@ -25,6 +25,9 @@ impl Pods {
     pub(super) async fn of(cluster: &Cluster, namespace: &str) -> Result<Self> {
         let mut pods = BTreeMap::new();
         for pod in cluster.items(&["pods", "-n", namespace]).await? {
+            if !pod["metadata"]["deletionTimestamp"].is_null() {
+                continue;
+            }
             let text = |member: &str| {
                 let text = pod["metadata"][member].as_str();
                 text.map(str::to_owned).context("metadata of a pod")

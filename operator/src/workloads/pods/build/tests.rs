@@ -9,9 +9,10 @@ fn settings() -> Settings {
         control: "foreshore-operator.foreshore-system.svc:7443".to_owned(),
         storage_class: None,
         network_policies: true,
-        metrics_from: r#"[{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]"#
-            .parse()
-            .unwrap(),
+        metrics_from:
+            r#"[{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]"#
+                .parse()
+                .unwrap(),
         log_format: "json".to_owned(),
     }
 }
