@@ -278,19 +278,21 @@ impl CertificateAuthority {
     /// [`Error::Certificate`], [`Error::Key`] or [`Error::Pem`] when it is none that can sign, [`Error::File`].
     pub fn offer(&self, certificate: &str, key: &str) -> Result<bool, Error> {
         let root = Root::given(certificate, key, RootState::Next)?;
-        let is_known = |known: &Root| known.fingerprint() == root.fingerprint();
+        let fingerprint = root.fingerprint();
         let state = self.state.load();
-        let known = state.roots.iter().find(|known| is_known(known));
+        let known = state
+            .roots
+            .iter()
+            .find(|known| known.fingerprint() == fingerprint);
         match known.map(Root::state) {
             Some(RootState::Next | RootState::Issuing) => return Ok(false),
             // Its key was destroyed; that its owner went back to it is no reason to trust it less.
             Some(RootState::Retired { .. }) | None => {}
         }
         self.change(|state| {
-            let known = |known: &Root| known.fingerprint() == root.fingerprint();
             state
                 .roots
-                .retain(|other| other.state() != RootState::Next && !known(other));
+                .retain(|other| other.state() != RootState::Next && other.fingerprint() != fingerprint);
             state.roots.push(root.clone());
             Ok(true)
         })

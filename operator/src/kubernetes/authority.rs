@@ -3,7 +3,7 @@
 //! Its roots are its own, or come from a Secret that somebody else looks after, such as cert-manager. A new one there is
 //! the next root, which signs when every role trusts it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use foreshore_runtime::Shutdown;
 use foreshore_tls::{AuthorityOptions, CertificateAuthority, TrustBundle};
@@ -48,17 +48,13 @@ pub async fn open(
     options: AuthorityOptions,
     given: Option<&str>,
 ) -> Result<Arc<CertificateAuthority>, Error> {
-    let unusable = |problem: &dyn std::fmt::Display| Error::Unusable {
-        what: format!("Secret {NAME}"),
-        problem: problem.to_string(),
-    };
     let api: Api<Secret> = Api::namespaced(client, namespace);
     let state = match within(api.get_opt(NAME)).await? {
         Some(secret) => {
             let data = secret.data.unwrap_or_default();
             let state = data
                 .get(STATE)
-                .ok_or_else(|| unusable(&format!("it has no key {STATE}")))?;
+                .ok_or_else(|| unusable(NAME, &format!("it has no key {STATE}")))?;
             state.0.clone()
         }
         None => {
@@ -66,12 +62,12 @@ pub async fn open(
                 Some(name) => {
                     let Given { certificate, key } = Given::wait(&api, name).await?;
                     CertificateAuthority::given(options.clone(), &certificate, &key)
-                        .map_err(|error| Given::unusable(name, &error))?
+                        .map_err(|error| unusable(name, &error))?
                 }
                 None => CertificateAuthority::create(options.clone(), Timestamp::now())
-                    .map_err(|error| unusable(&error))?,
+                    .map_err(|error| unusable(NAME, &error))?,
             };
-            let state = new.to_json().map_err(|error| unusable(&error))?;
+            let state = new.to_json().map_err(|error| unusable(NAME, &error))?;
             let secret = secret(namespace, &state, &new.bundle());
             within(api.create(&PostParams::default(), &secret)).await?;
             info!(secret = NAME, "a new authority was made");
@@ -92,7 +88,7 @@ pub async fn open(
         written.map(drop).map_err(|error| error.to_string())
     };
     let authority = CertificateAuthority::with_keeper(&state, options, keep);
-    Ok(Arc::new(authority.map_err(|error| unusable(&error))?))
+    Ok(Arc::new(authority.map_err(|error| unusable(NAME, &error))?))
 }
 
 /// Offers an authority each root that stands in a Secret, until the end begins. What can't be taken is told, and the
@@ -105,17 +101,16 @@ pub async fn follow(
     shutdown: Shutdown,
 ) {
     let api: Api<Secret> = Api::namespaced(client, &namespace);
-    let mut told = String::new();
+    let mut told = None;
     loop {
-        let problem = match offer(&api, &secret, &authority).await {
-            Ok(true) => {
-                info!(%secret, "a new root is handed out to every role");
-                String::new()
-            }
-            Ok(false) => String::new(),
-            Err(error) => error.to_string(),
-        };
-        if !problem.is_empty() && problem != told {
+        let offered = offer(&api, &secret, &authority).await;
+        if matches!(offered, Ok(true)) {
+            info!(%secret, "a new root is handed out to every role");
+        }
+        let problem = offered.err().map(|error| error.to_string());
+        if let Some(problem) = &problem
+            && told.as_ref() != Some(problem)
+        {
             warn!(%problem, "the given root can't be taken, the present one signs on");
         }
         told = problem;
@@ -135,8 +130,8 @@ async fn offer(
     // It is kept before it takes effect, which blocks.
     let offered = tokio::task::spawn_blocking(move || authority.offer(&certificate, &key)).await;
     offered
-        .map_err(|error| Given::unusable(secret, &error))?
-        .map_err(|error| Given::unusable(secret, &error))
+        .map_err(|error| unusable(secret, &error))?
+        .map_err(|error| unusable(secret, &error))
 }
 
 /// A root that somebody else made, in PEM.
@@ -164,26 +159,26 @@ impl Given {
 
     async fn read(api: &Api<Secret>, name: &str) -> Result<Self, Error> {
         let Some(secret) = within(api.get_opt(name)).await? else {
-            return Err(Self::unusable(name, &"there is none yet"));
+            return Err(unusable(name, &"there is none yet"));
         };
         let mut data = secret.data.unwrap_or_default();
         let mut text = |key: &str| {
             let value = data
                 .remove(key)
-                .ok_or_else(|| Self::unusable(name, &format!("it has no key {key}")))?;
-            String::from_utf8(value.0).map_err(|_| Self::unusable(name, &format!("{key} is not text")))
+                .ok_or_else(|| unusable(name, &format!("it has no key {key}")))?;
+            String::from_utf8(value.0).map_err(|_| unusable(name, &format!("{key} is not text")))
         };
         Ok(Self {
             certificate: text(CERTIFICATE)?,
             key: text(KEY)?,
         })
     }
+}
 
-    fn unusable(name: &str, problem: &dyn std::fmt::Display) -> Error {
-        Error::Unusable {
-            what: format!("Secret {name}"),
-            problem: problem.to_string(),
-        }
+fn unusable(secret: &str, problem: &dyn fmt::Display) -> Error {
+    Error::Unusable {
+        what: format!("Secret {secret}"),
+        problem: problem.to_string(),
     }
 }
 

@@ -287,21 +287,21 @@ mod tests {
         most: Duration::from_millis(300),
     };
 
-    fn start(failures: u32) -> (StatusUpdates, mpsc::Receiver<(String, i64)>, Shutdown) {
+    fn start(pace: Pace, failures: u32) -> (StatusUpdates, mpsc::Receiver<(String, i64)>, Shutdown) {
         let (written, received) = mpsc::channel(16);
         let sink = Arc::new(Sink {
             written,
             failures: Mutex::new(failures),
         });
         let (updates, shutdown) = (StatusUpdates::default(), Shutdown::new());
-        let writing = updates.clone().write_to(sink, PACE, shutdown.clone());
+        let writing = updates.clone().write_to(sink, pace, shutdown.clone());
         foreshore_runtime::spawn("writer", writing).detach();
         (updates, received, shutdown)
     }
 
     #[tokio::test]
     async fn an_object_is_written_once_in_an_interval_and_then_as_it_is_then() {
-        let (updates, mut received, shutdown) = start(0);
+        let (updates, mut received, shutdown) = start(PACE, 0);
         let began = Instant::now();
         updates.update(status("a", 1));
         assert_eq!(received.recv().await.unwrap(), ("a".to_owned(), 1));
@@ -321,19 +321,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_object_that_goes_on_changing_is_held_back_longer_until_it_is_calm() {
-        let (written, mut received) = mpsc::channel(16);
-        let sink = Arc::new(Sink {
-            written,
-            failures: Mutex::new(0),
-        });
-        let (updates, shutdown) = (StatusUpdates::default(), Shutdown::new());
         let pace = Pace {
             first: Duration::ZERO,
             least: Duration::from_secs(1),
             most: Duration::from_secs(4),
         };
-        let writing = updates.clone().write_to(sink, pace, shutdown.clone());
-        foreshore_runtime::spawn("writer", writing).detach();
+        let (updates, mut received, shutdown) = start(pace, 0);
         let mut waits = Vec::new();
         for generation in 0..5 {
             let began = Instant::now();
@@ -352,14 +345,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_change_and_what_follows_at_once_are_one_writing() {
-        let (written, mut received) = mpsc::channel(16);
-        let sink = Arc::new(Sink {
-            written,
-            failures: Mutex::new(0),
-        });
-        let (updates, shutdown) = (StatusUpdates::default(), Shutdown::new());
-        let writing = updates.clone().write_to(sink, super::PACE, shutdown.clone());
-        foreshore_runtime::spawn("writer", writing).detach();
+        let (updates, mut received, shutdown) = start(super::PACE, 0);
         updates.update(status("a", 1));
         tokio::time::sleep(super::PACE.first / 2).await;
         updates.update(status("a", 2));
@@ -402,7 +388,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_sink_that_fails_gets_the_newest_later() {
-        let (updates, mut received, shutdown) = start(3);
+        let (updates, mut received, shutdown) = start(PACE, 3);
         updates.update(status("a", 1));
         tokio::time::sleep(Duration::from_millis(1)).await;
         updates.update(status("a", 2));

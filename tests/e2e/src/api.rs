@@ -33,11 +33,13 @@ impl Api {
         })
     }
 
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.proxy.address())
+    }
+
     /// Sends a request, with an object where one is needed.
     pub(crate) async fn send(&self, method: Method, path: &str, object: Option<&Value>) -> Result<Answer> {
-        let mut request = self
-            .client
-            .request(method.clone(), format!("http://{}{path}", self.proxy.address()));
+        let mut request = self.client.request(method.clone(), self.url(path));
         if let Some(object) = object {
             request = request.json(object);
         }
@@ -50,7 +52,7 @@ impl Api {
     pub(crate) async fn merge(&self, path: &str, change: &Value) -> Result<Answer> {
         let request = self
             .client
-            .patch(format!("http://{}{path}", self.proxy.address()))
+            .patch(self.url(path))
             .header("content-type", "application/merge-patch+json")
             .body(change.to_string());
         answer(request.send().await?)
@@ -60,13 +62,13 @@ impl Api {
 
     /// Asks for something that is no object.
     pub(crate) async fn text(&self, path: &str) -> Result<String> {
-        let request = self.client.get(format!("http://{}{path}", self.proxy.address()));
+        let request = self.client.get(self.url(path));
         Ok(request.send().await?.error_for_status()?.text().await?)
     }
 
     /// Begins a watch.
     pub(crate) async fn watch(&self, path: &str) -> Result<Events> {
-        let request = self.client.get(format!("http://{}{path}", self.proxy.address()));
+        let request = self.client.get(self.url(path));
         Ok(Events {
             response: request.send().await?.error_for_status()?,
             rest: Vec::new(),

@@ -201,6 +201,13 @@ pub(crate) fn is_ready(pod: &Value) -> bool {
     pod["metadata"]["deletionTimestamp"].is_null() && condition(pod, "Ready")["status"] == "True"
 }
 
+/// How often the container of a pod was started again.
+pub(crate) fn restarts(pod: &Value) -> u64 {
+    pod["status"]["containerStatuses"][0]["restartCount"]
+        .as_u64()
+        .unwrap_or(0)
+}
+
 /// The condition of a type.
 pub(crate) fn condition<'a>(object: &'a Value, type_: &str) -> &'a Value {
     let conditions = object["status"]["conditions"].as_array();

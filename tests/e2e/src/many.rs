@@ -10,7 +10,11 @@ use futures::{TryStreamExt, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{api::Api, cluster::OPERATOR, metrics};
+use crate::{
+    api::Api,
+    cluster::{self, OPERATOR},
+    metrics,
+};
 
 pub(crate) const NAMESPACE: &str = "many";
 pub(crate) const ASSETS: usize = 10_000;
@@ -40,8 +44,7 @@ pub(crate) async fn judged(api: &Api, count: usize) -> Result<Instant> {
         }
         // A look at all Assets takes as much of the API server's time as some hundred statuses.
         let is_calm = last.0 > 0.0 && last.1.elapsed() > CALM;
-        let found = if is_calm { observed(api).await? } else { 0 };
-        if found == count {
+        if is_calm && observed(api).await? == count {
             return Ok(last.1);
         }
         for (pod, operator) in now {
@@ -76,11 +79,10 @@ async fn operators(api: &Api) -> Result<BTreeMap<String, Operator>> {
     let mut operators = BTreeMap::new();
     for pod in pods.body["items"].as_array().into_iter().flatten() {
         let name = pod["metadata"]["name"].as_str().context("name of a pod")?;
-        let container = &pod["status"]["containerStatuses"][0];
         let metrics = api.text(&format!("{path}/{name}:9090/proxy/metrics")).await;
         let operator = Operator {
-            restarts: container["restartCount"].as_u64().unwrap_or(0),
-            ended: container["lastState"]["terminated"].to_string(),
+            restarts: cluster::restarts(pod),
+            ended: pod["status"]["containerStatuses"][0]["lastState"]["terminated"].to_string(),
             statuses: metrics::sum(
                 &metrics.unwrap_or_default(),
                 "foreshore_operator_status_writes_total",

@@ -3,12 +3,11 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
 use super::{change, footprint, percentile};
 use crate::{
     api::Api,
-    cluster::{Cluster, DEADLINE, OPERATOR, eventually, is_ready},
+    cluster::{Cluster, DEADLINE, OPERATOR, eventually, is_ready, restarts},
     scenarios::kill,
 };
 
@@ -35,12 +34,12 @@ pub(super) async fn times(cluster: &Cluster, quick: bool) -> Result<String> {
         signal("CONT", &processes).await?;
         leading.push(led?.as_secs_f64());
         taking.push(taken?.as_secs_f64());
-        let restarts = restarts(&pod);
+        let before = restarts(&pod);
         eventually("the former leader is a standby", DEADLINE, || async {
             let pods = cluster.items(&["pods", "-n", OPERATOR]).await?;
             let former = pods.iter().find(|pod| pod["metadata"]["name"] == *leader);
             // It notices that it leads no more, ends, and is started again.
-            let ended = former.is_some_and(|pod| self::restarts(pod) > restarts);
+            let ended = former.is_some_and(|pod| restarts(pod) > before);
             Ok((ended && pods.iter().all(is_ready)).then_some(()))
         })
         .await?;
@@ -58,12 +57,6 @@ pub(super) async fn times(cluster: &Cluster, quick: bool) -> Result<String> {
         percentile(&taking, 50),
         percentile(&taking, 100),
     ))
-}
-
-fn restarts(pod: &Value) -> u64 {
-    pod["status"]["containerStatuses"][0]["restartCount"]
-        .as_u64()
-        .unwrap_or(0)
 }
 
 async fn signal(name: &str, processes: &[u32]) -> Result<()> {

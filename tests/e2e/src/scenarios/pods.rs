@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
-use crate::cluster::{Cluster, DEADLINE, PLANT, eventually, is_ready};
+use crate::cluster::{Cluster, DEADLINE, PLANT, eventually, is_ready, restarts};
 
 /// Time in which a pod that is to come or to go does.
 const CALM: Duration = Duration::from_secs(15);
@@ -32,8 +32,7 @@ impl Pods {
                 let text = pod["metadata"][member].as_str();
                 text.map(str::to_owned).context("metadata of a pod")
             };
-            let restarts = pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
-            pods.insert(text("name")?, (text("uid")?, restarts.unwrap_or(0)));
+            pods.insert(text("name")?, (text("uid")?, restarts(&pod)));
         }
         Ok(Self {
             namespace: namespace.to_owned(),
@@ -65,7 +64,7 @@ pub(super) async fn settle(cluster: &Cluster) -> Result<()> {
         before.stay(cluster).await?;
         let pods = cluster.items(&["pods", "-n", PLANT]).await?;
         for pod in &pods {
-            if !is_ready(pod) || !pod["metadata"]["deletionTimestamp"].is_null() {
+            if !is_ready(pod) {
                 bail!("{} is not ready, or ends", pod["metadata"]["name"]);
             }
         }
