@@ -2,10 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize},
-    },
+    sync::{Arc, atomic::AtomicU64},
     thread::JoinHandle,
     time::Duration,
 };
@@ -26,9 +23,9 @@ use crate::{
         shard::{Control, Shard, ShardItem},
     },
     error::Error,
-    listener::OpenListener,
+    listener::{OpenListener, placement::Placement},
     message::Message,
-    options::{Limits, ListenerOptions, Options, Storage},
+    options::{Conduct, Limits, ListenerOptions, Options, Storage},
     path::BrokerPaths,
     policy::Policies,
     stats::Stats,
@@ -76,7 +73,9 @@ impl Broker {
             listeners,
             storage,
             limits,
+            conduct,
             shards,
+            few_connections,
             sys_interval,
             metrics,
         } = options;
@@ -94,6 +93,7 @@ impl Broker {
             committer: committer.handle(),
             open_store: RwLock::new(Some(store)),
             limits: ArcSwap::from_pointee(limits),
+            conduct: ArcSwap::from_pointee(conduct),
             policies: ArcSwap::from_pointee(Policies::none()),
             sessions: Default::default(),
             retained: Default::default(),
@@ -104,7 +104,7 @@ impl Broker {
             stats: Stats::new(&metrics),
             checks: Default::default(),
             runtime: tokio::runtime::Handle::current(),
-            connections: Arc::new(AtomicUsize::new(0)),
+            placement: Arc::new(Placement::new(count, few_connections)),
             next_uid: AtomicU64::new(1),
         });
         let loading = Arc::clone(&engine);
@@ -268,6 +268,15 @@ impl Handle {
     /// Puts limits in force. Connections keep what they were told at their beginning.
     pub fn set_limits(&self, limits: Limits) {
         self.inner.engine.limits.store(Arc::new(limits));
+    }
+
+    /// Changes how clients are treated. A redirection that is new disconnects all clients but our own roles.
+    pub fn set_conduct(&self, conduct: Conduct) {
+        let redirect = conduct.redirect.clone();
+        let before = self.inner.engine.conduct.swap(Arc::new(conduct));
+        if let Some(redirect) = redirect.filter(|redirect| before.redirect.as_ref() != Some(redirect)) {
+            self.inner.engine.control_all(&Control::Redirected(redirect));
+        }
     }
 
     /// Makes the queue of a path, or changes what it wants or may hold.

@@ -50,6 +50,6 @@ pub mod wire;
 pub use auth::{Method, PasswordTable};
 pub use broker::{Broker, Handle};
 pub use error::Error;
-pub use options::{Limits, ListenerOptions, Options, Protocol, Storage};
+pub use options::{Conduct, Limits, ListenerOptions, Options, Protocol, Redirect, Storage};
 pub use path::BrokerPaths;
 pub use role::{BrokerRole, RoleOptions, Served};

@@ -40,6 +40,8 @@ pub(crate) struct Message {
     pub(crate) publisher: SessionUid,
     /// Its number, if it has one that we believe.
     pub(crate) number: Option<SourceNumber>,
+    /// Whether sessions queue it even where it is delivered with quality of service 0.
+    pub(crate) queue_qos0: bool,
     /// Whether several receivers are likely, so that encoding once pays.
     pub(crate) shared: bool,
     /// Forms of it that were made once.
@@ -100,9 +102,15 @@ impl Message {
             expires_at: None,
             publisher: 0,
             number: None,
+            queue_qos0: false,
             shared: false,
             cache: Cache::default(),
         }
+    }
+
+    /// Whether durable receivers queue it, delivered with that quality of service.
+    pub(crate) fn is_queued(&self, qos: Qos) -> bool {
+        qos != Qos::AtMostOnce || self.queue_qos0
     }
 
     /// Makes a message of what was stored.

@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use foreshore_crds::v1alpha1::broker::{self as api, BrokerLimits};
+use foreshore_crds::v1alpha1::broker::{self as api, BrokerLimits, BrokerSpec};
 use foreshore_store::OverflowPolicy;
 
-use crate::auth::Method;
+use crate::{auth::Method, wire::ReasonCode};
 
 /// What a broker is started with. All but the storage can change while it runs.
 #[derive(Debug)]
@@ -20,8 +20,12 @@ pub struct Options {
     pub storage: Storage,
     /// What it takes on at most.
     pub limits: Limits,
+    /// How it treats its clients.
+    pub conduct: Conduct,
     /// Threads that carry connections; one for each processor, eight at most, where it is left out.
     pub shards: Option<usize>,
+    /// Connections that one thread carries before others are used.
+    pub few_connections: usize,
     /// How often figures are published under `$SYS`; never where it is left out.
     pub sys_interval: Option<Duration>,
     /// Where metrics are registered.
@@ -80,6 +84,59 @@ pub enum Protocol {
     Tls(Arc<rustls::ServerConfig>),
 }
 
+/// How the broker treats its clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conduct {
+    /// Whether a client learns only that something failed (0x80) where a policy refuses it.
+    pub conceal_refusals: bool,
+    /// Where all clients but our own roles are sent.
+    pub redirect: Option<Arc<Redirect>>,
+}
+
+impl Conduct {
+    /// What a client is told when a policy refuses it something.
+    pub(crate) fn policy_refusal(&self) -> ReasonCode {
+        if self.conceal_refusals {
+            ReasonCode::UnspecifiedError
+        } else {
+            ReasonCode::NotAuthorized
+        }
+    }
+}
+
+impl From<&BrokerSpec> for Conduct {
+    fn from(spec: &BrokerSpec) -> Self {
+        let redirect = spec.redirect.as_ref().map(|redirect| Redirect {
+            server_reference: redirect.server_reference.to_string(),
+            permanent: redirect.effective_permanent(),
+        });
+        Self {
+            conceal_refusals: spec.effective_refusals() == api::Refusals::Concealed,
+            redirect: redirect.map(Arc::new),
+        }
+    }
+}
+
+/// Another server for clients (MQTT 5.0 section 4.11).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// The server: `HOST` or `HOST:PORT`, several separated by blanks.
+    pub server_reference: String,
+    /// Whether the move is for good.
+    pub permanent: bool,
+}
+
+impl Redirect {
+    /// What a client is told.
+    pub(crate) fn reason(&self) -> ReasonCode {
+        if self.permanent {
+            ReasonCode::ServerMoved
+        } else {
+            ReasonCode::UseAnotherServer
+        }
+    }
+}
+
 /// What the broker takes on at most. The defaults are those of the `Broker` kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -113,6 +170,8 @@ pub struct Limits {
     pub max_queue_age: Option<Duration>,
     /// What such a queue does when it is full.
     pub queue_overflow: OverflowPolicy,
+    /// Whether messages of quality of service 0 wait in such a queue too.
+    pub queue_qos0: bool,
     /// Bytes that wait in memory for one connection.
     pub max_live_bytes: usize,
     /// Durable receivers of one filter or message.
@@ -158,11 +217,23 @@ impl From<&BrokerLimits> for Limits {
                 api::OverflowPolicy::DropOldest => OverflowPolicy::DropOldest,
                 api::OverflowPolicy::DropNew => OverflowPolicy::DropNew,
             },
+            queue_qos0: limits.effective_queue_qos0(),
             max_live_bytes: size(limits.effective_max_live_bytes()),
             max_durable_receivers: limits.effective_max_durable_receivers() as usize,
             max_retained_messages: limits.effective_max_retained_messages() as usize,
             max_retained_bytes: size(limits.effective_max_retained_bytes()),
             max_publish_rate: limits.max_publish_rate,
+        }
+    }
+}
+
+impl From<&BrokerSpec> for Limits {
+    fn from(spec: &BrokerSpec) -> Self {
+        let storage = spec.storage.clone().unwrap_or_default();
+        let limits = spec.limits.clone().unwrap_or_default();
+        Self {
+            max_queue_age: Some(storage.effective_max_age()),
+            ..Self::from(&limits)
         }
     }
 }
@@ -198,7 +269,9 @@ impl Default for Options {
             listeners: Vec::new(),
             storage: Storage::Memory,
             limits: Limits::default(),
+            conduct: Conduct::default(),
             shards: None,
+            few_connections: 4,
             sys_interval: None,
             metrics: foreshore_runtime::Metrics::new(),
         }

@@ -32,7 +32,7 @@ use crate::{
     auth::Method,
     broker::{Broker, Handle},
     listener::manifest::{self, Surroundings},
-    options::{Limits, ListenerOptions, Options, Protocol, Storage},
+    options::{Conduct, Limits, ListenerOptions, Options, Protocol, Storage},
 };
 
 /// Name of the MQTT listener for our own roles; a manifest's listeners can't have it, since it holds a dot.
@@ -164,7 +164,8 @@ impl BrokerRole {
             );
             return Err(Nack::new(reasons::UNSUPPORTED_HERE, message));
         }
-        broker.set_limits(limits(&plan.spec));
+        broker.set_limits(Limits::from(&plan.spec));
+        broker.set_conduct(Conduct::from(&plan.spec));
         self.plan = Some(plan);
         self.open_listeners()
     }
@@ -190,7 +191,8 @@ impl BrokerRole {
             namespace: plan.object.namespace.clone(),
             name: plan.object.name.clone(),
             storage,
-            limits: limits(&plan.spec),
+            limits: Limits::from(&plan.spec),
+            conduct: Conduct::from(&plan.spec),
             sys_interval: plan.spec.sys_interval.map(Into::into),
             metrics: self.options.metrics.clone(),
             ..Options::default()
@@ -460,13 +462,4 @@ fn storage(spec: &BrokerSpec) -> StorageBackend {
     spec.storage
         .as_ref()
         .map_or(StorageBackend::Fjall, |storage| storage.effective_backend())
-}
-
-fn limits(spec: &BrokerSpec) -> Limits {
-    let storage = spec.storage.clone().unwrap_or_default();
-    let limits = spec.limits.clone().unwrap_or_default();
-    Limits {
-        max_queue_age: Some(storage.effective_max_age()),
-        ..Limits::from(&limits)
-    }
 }

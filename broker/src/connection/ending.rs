@@ -8,6 +8,7 @@ use foreshore_store::StoreError;
 use super::{Connection, outgoing::Outgoing, transport::Transport};
 use crate::{
     engine::delivery::{Delivery, Origin},
+    options::Redirect,
     session::state::{Held, Phase},
     shared::Group,
     wire::{ReasonCode, WireError, encode},
@@ -58,6 +59,11 @@ impl Ending {
     /// The client connects anew.
     pub(crate) fn taken_over() -> Self {
         Self::refused(ReasonCode::SessionTakenOver, "the client has connected again")
+    }
+
+    /// The client is sent to another server.
+    pub(crate) fn redirected(redirect: &Redirect) -> Self {
+        Self::refused(redirect.reason(), redirect.server_reference.clone())
     }
 
     /// Nothing can be committed any more.

@@ -204,8 +204,11 @@ async fn refuse(transport: Option<Transport>, refused: &Refused) {
     let (Some(mut transport), Some(version)) = (transport, refused.version) else {
         return;
     };
+    // No other reason is told without its code: then the words are for the log alone.
+    let concealed = refused.reason == ReasonCode::UnspecifiedError;
+    let detail = if concealed { "" } else { &refused.detail };
     let mut out = Outgoing::default();
-    encode::connack_refused(version, refused.reason, &refused.detail, out.tail());
+    encode::connack_refused(version, refused.reason, detail, out.tail());
     let farewell = async {
         poll_fn(|context| out.poll_write(context, &mut transport)).await?;
         poll_fn(|context| transport.poll_shutdown(context)).await
@@ -265,6 +268,11 @@ async fn welcome(
     let principal = identify(shard, transport, &connect, listener)
         .await
         .map_err(|reason| refused(reason, "the client could not prove who it is".to_owned()))?;
+    if let Some(redirect) = &engine.conduct.load().redirect
+        && !principal.is_own_role()
+    {
+        return Err(refused(redirect.reason(), redirect.server_reference.clone()));
+    }
     let facts = facts(shard, &connect, principal, listener, peer, &mut ack, &limits)
         .map_err(|(reason, detail)| refused(reason, detail))?;
     let expiry = connect.session_expiry.min(limits.max_session_expiry);
@@ -320,20 +328,19 @@ fn facts(
         .policies
         .load()
         .permissions(&connect.client_id, &principal);
-    let not_authorized = |denied: Denied| {
-        (
-            ReasonCode::NotAuthorized,
-            format!("policy refuses it: {}", denied.rule()),
-        )
+    let conduct = shard.engine.conduct.load();
+    let refused = |denied: Denied| {
+        let detail = format!("policy refuses it: {}", denied.rule());
+        (conduct.policy_refusal(), detail)
     };
-    permissions.may_connect().map_err(not_authorized)?;
+    permissions.may_connect().map_err(refused)?;
     if let Some(will) = &connect.will {
         let topic = will
             .check()
             .map_err(|reason| (reason, "the will is not valid".to_owned()))?;
         permissions
             .may_publish(&topic, will.qos, will.retain)
-            .map_err(not_authorized)?;
+            .map_err(refused)?;
         if command::is_command(&topic) {
             let words = "a will can't be a command: nobody asks for it when it is published";
             return Err((ReasonCode::NotAuthorized, words.to_owned()));

@@ -177,6 +177,8 @@ impl Connection {
             }
             Control::ListenerClosed(_) | Control::ListenerChanged(_) => Ok(()),
             Control::PolicyChanged => self.apply_policies(),
+            Control::Redirected(_) if self.client.principal.is_own_role() => Ok(()),
+            Control::Redirected(redirect) => Err(Ending::redirected(&redirect).into()),
         }
     }
 
@@ -192,6 +194,11 @@ impl Connection {
             return Err(Ending::refused(ReasonCode::NotAuthorized, "a policy took a right away").into());
         }
         Ok(())
+    }
+
+    /// What the client is told when a policy refuses it something.
+    fn policy_refusal(&self) -> ReasonCode {
+        self.engine.conduct.load().policy_refusal()
     }
 
     /// Something was heard from the client.

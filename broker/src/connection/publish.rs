@@ -255,7 +255,8 @@ impl Connection {
         now: BrokerTime,
     ) -> Message {
         let (properties, payload) = copy(publish);
-        let longest = self.engine.limits.load().max_message_expiry;
+        let limits = self.engine.limits.load();
+        let longest = limits.max_message_expiry;
         let expiry = match (publish.properties.expiry, longest) {
             (Some(asked), Some(longest)) => Some(asked.min(longest)),
             (asked, longest) => asked.or(longest),
@@ -267,6 +268,7 @@ impl Connection {
             expires_at: expiry.map(|seconds| now.after(Duration::from_secs(seconds.into()))),
             publisher: self.session.uid,
             number,
+            queue_qos0: limits.queue_qos0,
             shared: route.is_shared(),
             ..Message::new(topic, payload, properties)
         }
@@ -292,7 +294,7 @@ impl Connection {
                 rule = denied.rule(),
                 "publish refused"
             );
-            return Err(ReasonCode::NotAuthorized.into());
+            return Err(self.policy_refusal().into());
         }
         let limits = self.engine.limits.load();
         if message.retain

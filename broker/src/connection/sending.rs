@@ -81,7 +81,8 @@ enum After {
     Settled(Arc<Group>, EntryId),
     /// An entry of the session's queue is settled for good.
     SettledOwn(EntryId),
-    /// A packet identifier is durable: the message is sent.
+    /// A packet identifier is durable, or with quality of service 0, whose identifier is 0, the end of the entry: the
+    /// message is sent.
     Publish(u16, Delivery),
     /// The reception is durable: the message is released.
     Release(u16),
@@ -268,14 +269,17 @@ impl Connection {
             return;
         };
         let own = |delivery: &Delivery| delivery.entry != 0 && matches!(delivery.origin, Origin::Session);
-        let queue = &mut self.sending.queue;
-        let floor = queue
-            .iter()
-            .filter(|delivery| own(delivery))
-            .map(|d| d.entry)
-            .fold(missed, EntryId::max);
-        queue.retain(|delivery| !own(delivery));
-        self.sending.waiting_bytes = queue.iter().chain(&self.sending.zero).map(weight).sum();
+        let mut floor = missed;
+        for waiting in [&mut self.sending.queue, &mut self.sending.zero] {
+            waiting.retain(|delivery| {
+                if own(delivery) {
+                    floor = floor.max(delivery.entry);
+                }
+                !own(delivery)
+            });
+        }
+        let waiting = self.sending.queue.iter().chain(&self.sending.zero);
+        self.sending.waiting_bytes = waiting.map(weight).sum();
         drain.backlog.fall_back(floor);
     }
 
@@ -323,8 +327,7 @@ impl Connection {
             return self.give_up(delivery, DropReason::TOO_LARGE);
         }
         if delivery.qos == Qos::AtMostOnce {
-            self.write(&delivery, 0, false);
-            return self.settle(delivery, Outcome::Delivered);
+            return self.send_qos0(delivery);
         }
         let Some(packet_id) = self.state.next_packet_id() else {
             // The window is smaller than the number of identifiers, so that this can't be.
@@ -356,6 +359,16 @@ impl Connection {
         } else {
             self.write(&delivery, packet_id, false);
         }
+    }
+
+    /// With quality of service 0 nothing is sent twice: what is in a queue has left it for good before it is sent.
+    fn send_qos0(&mut self, delivery: Delivery) {
+        if delivery.entry == 0 {
+            self.write(&delivery, 0, false);
+        } else {
+            self.sending.after.push(After::Publish(0, delivery.clone()));
+        }
+        self.settle(delivery, Outcome::Delivered);
     }
 
     /// With quality of service 2 the packet identifier has to survive a crash, or the client could get the message
@@ -674,6 +687,7 @@ impl Connection {
                 }
             }
             After::Settled(group, entry) => group.settled(entry),
+            After::Publish(0, delivery) => self.write(&delivery, 0, false),
             After::Publish(packet_id, delivery) => {
                 if let Some(in_flight) = self.state.outbound.get_mut(&packet_id) {
                     in_flight.phase = Phase::Sent;

@@ -89,7 +89,7 @@ impl Connection {
                 rule = denied.rule(),
                 "subscription refused"
             );
-            ReasonCode::NotAuthorized
+            self.policy_refusal()
         })?;
         if self.state.subscriptions.contains_key(text) {
             return Ok(allowed);

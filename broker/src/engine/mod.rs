@@ -32,7 +32,7 @@ pub(crate) mod trie;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -53,7 +53,8 @@ use self::{
 };
 use crate::{
     auth::Checks,
-    options::Limits,
+    listener::placement::Placement,
+    options::{Conduct, Limits},
     path::PathRegistry,
     policy::Policies,
     retained::Retained,
@@ -74,6 +75,7 @@ pub(crate) struct Engine {
     pub(crate) committer: CommitterHandle,
     pub(crate) clock: BrokerClock,
     pub(crate) limits: ArcSwap<Limits>,
+    pub(crate) conduct: ArcSwap<Conduct>,
     pub(crate) policies: ArcSwap<Policies>,
     pub(crate) sessions: Registry,
     pub(crate) retained: Retained,
@@ -86,7 +88,7 @@ pub(crate) struct Engine {
     /// Where work runs that belongs to no connection.
     pub(crate) runtime: tokio::runtime::Handle,
     /// Connections at present, in handshakes too.
-    pub(crate) connections: Arc<AtomicUsize>,
+    pub(crate) placement: Arc<Placement>,
     pub(crate) next_uid: AtomicU64,
 }
 

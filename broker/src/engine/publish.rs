@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use foreshore_record::Qos;
 use foreshore_store::{Applied, EntryFlags, EntryId, Operation, ReceiverId, Slot, StoreError};
 
 use super::{
@@ -68,7 +67,7 @@ impl Engine {
             }
         }
         for group in &route.groups {
-            let durable = message.qos != Qos::AtMostOnce && group.qos() != Qos::AtMostOnce;
+            let durable = message.is_queued(group.qos().min(message.qos));
             match group.offer(message, if durable { entry } else { 0 }) {
                 GroupOffer::Deliver(location, delivery) => self.send(location, delivery),
                 GroupOffer::Kept => {}
@@ -132,7 +131,7 @@ impl Target {
     pub(crate) fn delivery(&self, message: &Arc<Message>, entry: EntryId) -> Option<Delivery> {
         let want = self.want(message.publisher)?;
         let qos = want.qos.min(message.qos);
-        let durable = qos != Qos::AtMostOnce && self.session.receiver.is_some();
+        let durable = message.is_queued(qos) && self.session.receiver.is_some();
         Some(Delivery {
             message: Arc::clone(message),
             entry: if durable { entry } else { 0 },
@@ -147,14 +146,14 @@ impl Target {
 /// The durable queues that a message enters.
 fn durable_receivers(route: &Route, message: &Arc<Message>) -> Vec<(ReceiverId, EntryFlags)> {
     let mut receivers = Vec::new();
-    if message.qos != Qos::AtMostOnce {
+    if message.is_queued(message.qos) {
         for target in &route.targets {
             let (Some(receiver), Some(want)) = (target.session.receiver, target.want(message.publisher))
             else {
                 continue;
             };
             let qos = want.qos.min(message.qos);
-            if qos != Qos::AtMostOnce {
+            if message.is_queued(qos) {
                 let identifiers = want.identifiers.as_deref().unwrap_or_default().to_vec();
                 let retain = want.retain_as_published && message.retain;
                 receivers.push((
@@ -169,7 +168,7 @@ fn durable_receivers(route: &Route, message: &Arc<Message>) -> Vec<(ReceiverId, 
         }
         for group in &route.groups {
             let qos = group.qos().min(message.qos);
-            if let (Some(receiver), true) = (group.receiver(), qos != Qos::AtMostOnce) {
+            if let (Some(receiver), true) = (group.receiver(), message.is_queued(qos)) {
                 let flags = EntryFlags {
                     qos,
                     retain: message.retain,

@@ -86,6 +86,8 @@ pub(crate) enum Control {
     ListenerClosed(Arc<crate::listener::Listener>),
     /// Policies changed.
     PolicyChanged,
+    /// All clients but our own roles are sent to another server.
+    Redirected(Arc<crate::options::Redirect>),
 }
 
 /// A thread that carries connections.

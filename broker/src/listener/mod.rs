@@ -1,6 +1,7 @@
 //! Listeners: they take connections, bound their number and rate, and hand each to a shard.
 
 pub(crate) mod manifest;
+pub(crate) mod placement;
 
 use std::{
     io,
@@ -17,6 +18,7 @@ use foreshore_runtime::Task;
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::net::TcpListener;
 
+use self::placement::Place;
 use crate::{
     auth::Method,
     connection::Accepted,
@@ -85,19 +87,18 @@ pub struct ListenError {
 /// A connection's place among all connections, given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit {
-    all: Arc<AtomicUsize>,
+    place: Place,
     of_listener: Arc<AtomicUsize>,
 }
 
 impl ConnectionPermit {
     fn new(engine: &Engine, listener: &Listener) -> Option<Self> {
         let permit = Self {
-            all: Arc::clone(&engine.connections),
+            place: engine.placement.place(),
             of_listener: Arc::clone(&listener.connections),
         };
-        let all = permit.all.fetch_add(1, Ordering::Relaxed);
         let own = permit.of_listener.fetch_add(1, Ordering::Relaxed);
-        let fits = all < engine.limits.load().max_connections
+        let fits = permit.place.others < engine.limits.load().max_connections
             && listener
                 .settings()
                 .max_connections
@@ -108,7 +109,6 @@ impl ConnectionPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.all.fetch_sub(1, Ordering::Relaxed);
         self.of_listener.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -195,7 +195,6 @@ async fn accept(engine: Arc<Engine>, listener: Arc<Listener>, socket: TcpListene
         began: Instant::now(),
         count: 0,
     };
-    let mut next_shard = 0usize;
     loop {
         rate.wait(engine.limits.load().max_connection_rate).await;
         let (stream, peer) = match socket.accept().await {
@@ -213,14 +212,14 @@ async fn accept(engine: Arc<Engine>, listener: Arc<Listener>, socket: TcpListene
         };
         let prepared = stream.set_nodelay(true).and_then(|()| stream.into_std());
         let Ok(stream) = prepared else { continue };
+        let shard = &engine.shards[permit.place.shard];
         let accepted = Accepted {
             stream,
             peer,
             listener: Arc::clone(&listener),
             permit,
         };
-        engine.shards[next_shard].send(ShardItem::Accept(Box::new(accepted)), 0);
-        next_shard = (next_shard + 1) % engine.shards.len();
+        shard.send(ShardItem::Accept(Box::new(accepted)), 0);
     }
 }
 

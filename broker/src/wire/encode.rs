@@ -1,7 +1,8 @@
 //! Packets that the broker sends, all but PUBLISH.
 //!
 //! Reason strings go into CONNACK and DISCONNECT, where a client can't forbid them (Request Problem Information, MQTT 5.0
-//! section 3.1.2.11.7), and into acknowledgements to our own roles, which never forbid them.
+//! section 3.1.2.11.7), and into acknowledgements to our own roles, which never forbid them. Where a reason sends the
+//! client to another server, the detail is the reference of that server (section 4.11).
 
 use bytes::{BufMut, BytesMut};
 use rmqtt_codec::v5;
@@ -61,14 +62,18 @@ pub(crate) fn connack_refused(version: Version, reason: ReasonCode, detail: &str
         out.put_slice(&[0x20, 2, 0, reason.to_v3_connect()]);
         return;
     }
-    let packet = v5::ConnectAck {
+    let mut packet = v5::ConnectAck {
         reason_code: reason
             .code()
             .try_into()
             .unwrap_or(v5::ConnectAckReason::UnspecifiedError),
-        reason_string: reason_string(detail).map(Into::into),
         ..v5::ConnectAck::default()
     };
+    if reason.is_redirect() {
+        packet.server_reference = Some(detail.into());
+    } else {
+        packet.reason_string = reason_string(detail).map(Into::into);
+    }
     put(v5::Packet::ConnectAck(Box::new(packet)), out);
 }
 
@@ -152,7 +157,11 @@ pub(crate) fn disconnect(version: Version, reason: ReasonCode, detail: &str, out
                 .try_into()
                 .unwrap_or(v5::DisconnectReasonCode::UnspecifiedError),
         );
-        packet.reason_string = reason_string(detail).map(Into::into);
+        if reason.is_redirect() {
+            packet.server_reference = Some(detail.into());
+        } else {
+            packet.reason_string = reason_string(detail).map(Into::into);
+        }
         put(v5::Packet::Disconnect(packet), out);
     }
 }
@@ -212,6 +221,11 @@ mod tests {
         };
         assert_eq!(refused(Version::V5), b"\x20\x08\x00\x86\x05\x1f\x00\x02no");
         assert_eq!(refused(Version::V311), b"\x20\x02\x00\x04");
+        let elsewhere = ReasonCode::UseAnotherServer;
+        let sent_on = written(|out| super::connack_refused(Version::V5, elsewhere, "b", out));
+        assert_eq!(sent_on, b"\x20\x07\x00\x9c\x04\x1c\x00\x01b");
+        let sent_away = written(|out| super::disconnect(Version::V5, elsewhere, "b", out));
+        assert_eq!(sent_away, b"\xe0\x06\x9c\x04\x1c\x00\x01b");
         let bye = |version| written(|out| super::disconnect(version, ReasonCode::SessionTakenOver, "", out));
         assert_eq!(bye(Version::V5), b"\xe0\x02\x8e\x00");
         assert_eq!(bye(Version::V311), b"");

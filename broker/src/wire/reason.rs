@@ -89,6 +89,10 @@ reason_codes! {
     RetainNotSupported = 0x9a, "retain not supported";
     /// The quality of service is not supported.
     QosNotSupported = 0x9b, "quality of service not supported";
+    /// Another server is to be used for now.
+    UseAnotherServer = 0x9c, "use another server";
+    /// Another server is to be used from now on.
+    ServerMoved = 0x9d, "server moved";
     /// Shared subscriptions are switched off.
     SharedSubscriptionsNotSupported = 0x9e, "shared subscriptions not supported";
     /// Connections arrive too fast, or there are too many.
@@ -112,6 +116,12 @@ impl ReasonCode {
     #[must_use]
     pub fn is_error(self) -> bool {
         self.code() >= 0x80
+    }
+
+    /// Whether it sends the client to another server.
+    #[must_use]
+    pub fn is_redirect(self) -> bool {
+        matches!(self, Self::UseAnotherServer | Self::ServerMoved)
     }
 
     /// The CONNACK return code of MQTT 3.1.1 (section 3.2.2.3) that comes nearest.

@@ -9,6 +9,7 @@
 
 mod basics;
 mod client;
+mod conduct;
 mod durable;
 mod fuzz;
 mod own;
@@ -37,6 +38,8 @@ pub(crate) fn options() -> Options {
     Options {
         listeners: vec![ListenerOptions::tcp("test", any_port, vec![Method::Anonymous])],
         shards: Some(2),
+        // What differs between threads is to be seen.
+        few_connections: 0,
         ..Options::default()
     }
 }

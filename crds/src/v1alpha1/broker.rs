@@ -55,6 +55,12 @@ pub struct BrokerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::duration_between("0s", "1h"))]
     pub sys_interval: Option<Duration>,
+    /// What a client learns when a policy refuses it something; Explained where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusals: Option<Refusals>,
+    /// Another server to which all clients but our own roles are sent; to be set before this broker goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
     /// How much it logs; Info where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_level: Option<LogLevel>,
@@ -66,8 +72,39 @@ pub struct BrokerSpec {
 effective!(BrokerSpec {
     /// How many pods carry it:
     effective_replicas: replicas -> u32 = 1;
+    /// What a client learns when a policy refuses it something:
+    effective_refusals: refusals -> Refusals = Refusals::Explained;
     /// How much it logs:
     effective_log_level: log_level -> LogLevel = LogLevel::Info;
+});
+
+/// What a client learns when a policy refuses it something.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refusals {
+    /// That it is not authorized (0x87).
+    #[default]
+    Explained,
+    /// Only that it failed (0x80): whoever tries topics out does not learn which of them are guarded.
+    Concealed,
+}
+
+/// Another server for clients (MQTT 5.0 section 4.11). Those that are connected are told and disconnected, those that
+/// connect are told and refused; clients below version 5 can't be told where to go.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Redirect {
+    /// The server, as the specification recommends to write it: `HOST` or `HOST:PORT`, several separated by blanks.
+    #[x_kube(validation = rules::plain("self != ''", "no server", "HOST or HOST:PORT, several separated by blanks"))]
+    pub server_reference: Text,
+    /// Whether the move is for good (0x9d, server moved) and not for now (0x9c, use another server); false where it is
+    /// left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permanent: Option<bool>,
+}
+
+effective!(Redirect {
+    /// Whether the move is for good:
+    effective_permanent: permanent -> bool = false;
 });
 
 /// What a listener speaks below MQTT.

@@ -38,6 +38,8 @@ fn dereference(version: &Version<BrokerSpec>, scope: &Scope<'_>) -> (Vec<Name>, 
         storage,
         limits: _,
         sys_interval: _,
+        refusals: _,
+        redirect: _,
         log_level: _,
         pod: _,
     } = &*version.spec;

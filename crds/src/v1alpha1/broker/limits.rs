@@ -85,6 +85,10 @@ pub struct BrokerLimits {
     /// policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_overflow: Option<OverflowPolicy>,
+    /// Whether messages of QoS 0 wait in the durable queue of a session, as others do; false where it is left out. Each
+    /// leaves the queue before it is sent, so that none is sent twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_qos0: Option<bool>,
     /// Bytes that wait in memory for one connection at QoS 0, before new ones are dropped; 1Mi where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::size_at_least("4Ki"))]
@@ -133,6 +137,8 @@ effective!(BrokerLimits {
     effective_max_queue_bytes: max_queue_bytes -> u64 = 1 << 30;
     /// What a full durable queue does:
     effective_queue_overflow: queue_overflow -> OverflowPolicy = OverflowPolicy::Reject;
+    /// Whether messages of QoS 0 wait in the durable queue of a session:
+    effective_queue_qos0: queue_qos0 -> bool = false;
     /// Bytes that wait in memory for one connection at QoS 0:
     effective_max_live_bytes: max_live_bytes -> u64 = 1 << 20;
     /// Durable receivers that one message may have:

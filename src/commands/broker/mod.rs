@@ -1,13 +1,16 @@
 //! `foreshore broker`: the MQTT broker alone; with an operator, which tells it what to do, or without one.
 
+mod settings;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
-use foreshore_broker::{Broker, ListenerOptions, Method, Options as BrokerOptions, Storage};
+use foreshore_broker::{Broker, Conduct, Limits, ListenerOptions, Method, Options as BrokerOptions, Storage};
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, serve_http};
 use foreshore_tls::Role;
 use tracing::info;
 
+use self::settings::Settings;
 use super::DRAIN;
 use crate::roles::Work;
 
@@ -29,6 +32,8 @@ pub(crate) struct Options {
     /// Address of /metrics and /healthz.
     #[arg(long, value_name = "ADDRESS:PORT")]
     http: Option<SocketAddr>,
+    #[command(flatten)]
+    settings: settings::Options,
     #[command(flatten)]
     role: super::role::Options,
 }
@@ -57,6 +62,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         },
         (Store::Fjall, None) => bail!("--data DIR is missing; --store memory needs none"),
     };
+    let Settings { spec, policies } = options.settings.read()?;
     let listeners = options.listen.iter().enumerate().map(|(index, address)| {
         ListenerOptions::tcp(format!("listener-{index}"), *address, vec![Method::Anonymous])
     });
@@ -64,12 +70,20 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     shutdown.begin_on_signals(DRAIN).context("listen for signals")?;
     let component = health.component("broker");
     let broker = Broker::start(BrokerOptions {
-        listeners: listeners.collect(),
         storage,
+        limits: Limits::from(&spec),
+        conduct: Conduct::from(&spec),
+        sys_interval: spec.sys_interval.map(Into::into),
         metrics: metrics.clone(),
         ..BrokerOptions::default()
     })
     .await?;
+    let named = policies.iter().map(|(name, policy)| (name.as_str(), policy));
+    broker.set_policies(named).context("--policy")?;
+    // Nobody connects before the policies are in force.
+    for listener in listeners {
+        broker.open_listener(listener)?;
+    }
     component.ok();
     for (name, address) in broker.addresses() {
         info!(name, %address, "listening");
