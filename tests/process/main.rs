@@ -12,6 +12,7 @@ mod proxy;
 mod publisher;
 mod site;
 
+mod broker_crash;
 mod certificates;
 mod commanded;
 mod commands;
