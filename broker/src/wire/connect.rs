@@ -5,7 +5,7 @@ use foreshore_record::{Qos, record::Properties};
 use rmqtt_codec::{v3, v5};
 use tokio_util::codec::Decoder;
 
-use super::{ReasonCode, Version, WireError, frame::Frame, packet::qos_from};
+use super::{ReasonCode, Version, WireError, check, frame::Frame, packet::qos_from};
 
 /// What a client says first.
 #[derive(Clone, Debug)]
@@ -55,10 +55,10 @@ pub(crate) struct Will {
 
 const CONNECT: u8 = 0x10;
 const CLEAN_START: u8 = 0x02;
-const WILL: u8 = 0x04;
+pub(super) const WILL: u8 = 0x04;
 const WILL_DETAILS: u8 = 0x38;
-const PASSWORD: u8 = 0x40;
-const USERNAME: u8 = 0x80;
+pub(super) const PASSWORD: u8 = 0x40;
+pub(super) const USERNAME: u8 = 0x80;
 
 impl Connect {
     /// Reads the first packet of a connection.
@@ -75,20 +75,12 @@ impl Connect {
         }
         let head = Head::read(frame.body)?;
         head.check()?;
-        let connect = if head.version.is_v5() {
-            decode_v5(frame, &head)?
+        check::connect(frame.body, head.version, head.flags, head.flags_at)?;
+        if head.version.is_v5() {
+            decode_v5(frame, &head)
         } else {
-            decode_v3(frame, &head)?
-        };
-        let texts = [
-            Some(&connect.client_id),
-            connect.username.as_ref(),
-            connect.will.as_ref().map(|w| &w.topic),
-        ];
-        if texts.into_iter().flatten().any(|text| text.contains('\0')) {
-            return Err(WireError::new(ReasonCode::MalformedPacket, "text holds U+0000"));
+            decode_v3(frame, &head)
         }
-        Ok(connect)
     }
 
     /// The version that a first packet asks for, if it is a CONNECT of one that we know: what tells how to refuse it.

@@ -7,7 +7,7 @@ use foreshore_record::Qos;
 use rmqtt_codec::{types::QoS, v3, v5};
 use tokio_util::codec::Decoder;
 
-use super::{ReasonCode, Version, WireError, frame::Frame, properties::take_binary, publish::Publish};
+use super::{ReasonCode, Version, WireError, check, frame::Frame, publish::Publish};
 
 /// A packet from a client.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl<'a> Packet<'a> {
             0x70 => Ack::decode(frame, AckKind::PubComp, version).map(Self::Ack),
             0xc0 if frame.body.is_empty() => Ok(Self::PingRequest),
             0x82 | 0xa2 | 0xe0 | 0xf0 if version.is_v5() => Self::decode_v5(frame),
-            0x82 | 0xa2 | 0xe0 => Self::decode_v3(frame),
+            0x82 | 0xa2 | 0xe0 => Self::decode_v3(frame, version),
             0x10 => Err(WireError::new(ReasonCode::ProtocolError, "CONNECT is sent twice")),
             0x20 | 0x90 | 0xb0 | 0xd0 => Err(WireError::new(
                 ReasonCode::ProtocolError,
@@ -139,6 +139,7 @@ impl<'a> Packet<'a> {
     }
 
     fn decode_v5(frame: &Frame<'_>) -> Result<Self, WireError> {
+        check::packet(frame, Version::V5)?;
         let packet = v5::Codec::new(0, 0).decode(&mut BytesMut::from(frame.packet))?;
         match packet.map(|(packet, _)| packet) {
             Some(v5::Packet::Subscribe(subscribe)) => {
@@ -171,19 +172,14 @@ impl<'a> Packet<'a> {
         }
     }
 
-    fn decode_v3(frame: &Frame<'_>) -> Result<Self, WireError> {
-        let malformed = |detail| WireError::new(ReasonCode::MalformedPacket, detail);
+    fn decode_v3(frame: &Frame<'_>, version: Version) -> Result<Self, WireError> {
+        check::packet(frame, version)?;
         let packet = v3::Codec::new(0).decode(&mut BytesMut::from(frame.packet))?;
         match packet.map(|(packet, _)| packet) {
             Some(v3::Packet::Subscribe {
                 packet_id,
                 topic_filters,
             }) => {
-                if !v3_reserved_bits_are_clear(frame.body) {
-                    return Err(malformed(
-                        "reserved bits of the requested quality of service are set",
-                    ));
-                }
                 let filters = topic_filters.into_iter();
                 Ok(Self::Subscribe(Subscribe {
                     packet_id: packet_id.get(),
@@ -204,7 +200,10 @@ impl<'a> Packet<'a> {
                 with_will: false,
                 session_expiry: None,
             })),
-            _ => Err(malformed("packet can't be decoded")),
+            _ => Err(WireError::new(
+                ReasonCode::MalformedPacket,
+                "packet can't be decoded",
+            )),
         }
     }
 }
@@ -217,7 +216,7 @@ impl Ack {
             (&[high, low, reason], Version::V5) => (u16::from_be_bytes([high, low]), reason),
             // Reason string and user properties: only their form matters.
             (&[high, low, reason, ..], Version::V5) => {
-                v5::Codec::new(0, 0).decode(&mut BytesMut::from(frame.packet))?;
+                check::packet(frame, version)?;
                 (u16::from_be_bytes([high, low]), reason)
             }
             _ => return Err(malformed("acknowledgement has a wrong length")),
@@ -225,11 +224,27 @@ impl Ack {
         if packet_id == 0 {
             return Err(malformed("packet identifier is 0"));
         }
+        if !kind.knows(reason) {
+            return Err(malformed("reason code is not one of this packet"));
+        }
         Ok(Self {
             kind,
             packet_id,
             reason,
         })
+    }
+}
+
+impl AckKind {
+    /// Whether a reason code is one of the packet's (sections 3.4.2.1, 3.5.2.1, 3.6.2.1 and 3.7.2.1).
+    fn knows(self, reason: u8) -> bool {
+        match self {
+            Self::PubAck | Self::PubRec => matches!(
+                reason,
+                0x00 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99
+            ),
+            Self::PubRel | Self::PubComp => matches!(reason, 0x00 | 0x92),
+        }
     }
 }
 
@@ -266,23 +281,6 @@ pub(crate) fn qos_from(qos: QoS) -> Qos {
         QoS::AtLeastOnce => Qos::AtLeastOnce,
         QoS::ExactlyOnce => Qos::ExactlyOnce,
     }
-}
-
-/// [MQTT-3.8.3-4] of version 3.1.1, which the codec does not check.
-fn v3_reserved_bits_are_clear(body: &[u8]) -> bool {
-    let Some((_, mut rest)) = body.split_first_chunk::<2>() else {
-        return false;
-    };
-    while !rest.is_empty() {
-        if take_binary(&mut rest).is_err() {
-            return false;
-        }
-        match rest.split_first() {
-            Some((options, after)) if options & 0xfc == 0 => rest = after,
-            _ => return false,
-        }
-    }
-    true
 }
 
 #[cfg(test)]

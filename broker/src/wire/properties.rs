@@ -15,7 +15,7 @@ const RESPONSE_TOPIC: u8 = 0x08;
 const CORRELATION_DATA: u8 = 0x09;
 pub(crate) const SUBSCRIPTION_IDENTIFIER: u8 = 0x0b;
 pub(crate) const TOPIC_ALIAS: u8 = 0x23;
-const USER_PROPERTY: u8 = 0x26;
+pub(super) const USER_PROPERTY: u8 = 0x26;
 
 /// Most user properties of one message; each costs an allocation when the message is stored.
 const MAX_USER_PROPERTIES: usize = 256;
