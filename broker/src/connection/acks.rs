@@ -226,10 +226,30 @@ impl Connection {
             What::Released(packet_id, reason) => {
                 encode::ack(version, AckKind::PubComp, packet_id, reason, out);
             }
-            What::Subscribed(packet_id, reasons) => encode::suback(version, packet_id, &reasons, out),
-            What::Unsubscribed(packet_id, reasons) => encode::unsuback(version, packet_id, &reasons, out),
+            What::Subscribed(packet_id, reasons) => {
+                let start = out.len();
+                encode::suback(version, packet_id, &reasons, out);
+                self.end_if_too_large(start)?;
+            }
+            What::Unsubscribed(packet_id, reasons) => {
+                let start = out.len();
+                encode::unsuback(version, packet_id, &reasons, out);
+                self.end_if_too_large(start)?;
+            }
             What::GroupQueue(_) => {}
         }
         Ok(())
+    }
+
+    /// Ends the connection of a client that asked for more at once than it takes the answer to ([MQTT-3.1.2-24]); the
+    /// answer begins at `start`.
+    fn end_if_too_large(&mut self, start: usize) -> Result<(), Box<Ending>> {
+        let out = self.out.tail();
+        if out.len() - start <= self.client.maximum_packet_size {
+            return Ok(());
+        }
+        out.truncate(start);
+        let detail = "the answer is larger than the client's maximum packet size";
+        Err(Ending::refused(ReasonCode::PacketTooLarge, detail).into())
     }
 }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, future::poll_fn, sync::Arc, time::
 use foreshore_record::{DropReason, Outcome, Qos};
 use foreshore_store::StoreError;
 
-use super::{Connection, outgoing::Outgoing, transport::Transport};
+use super::{ClientFacts, Connection, outgoing::Outgoing, transport::Transport};
 use crate::{
     engine::delivery::{Delivery, Origin},
     options::Redirect,
@@ -98,7 +98,18 @@ impl Connection {
             "connection ends"
         );
         if let Some(reason) = ending.reason {
-            encode::disconnect(self.client.version, reason, &ending.detail, self.out.tail());
+            let ClientFacts {
+                version,
+                maximum_packet_size,
+                ..
+            } = self.client;
+            encode::disconnect(
+                version,
+                reason,
+                &ending.detail,
+                maximum_packet_size,
+                self.out.tail(),
+            );
         }
         // From here on nothing new arrives.
         self.session.leave(self.location);

@@ -86,7 +86,7 @@ async fn let_in(shard: &Rc<Shard>, accepted: Accepted) -> Option<Box<Connection>
         permit,
     } = accepted;
     let timeout = shard.engine.limits.load().connect_timeout;
-    let refuse_with = async |transport: Option<Transport>, client: &str, refused: Refused| {
+    let refuse_with = async |transport: Option<Transport>, client: &str, max_size, refused: Refused| {
         tracing::info!(
             listener = %listener.name,
             %peer,
@@ -95,12 +95,12 @@ async fn let_in(shard: &Rc<Shard>, accepted: Accepted) -> Option<Box<Connection>
             detail = refused.detail,
             "connection refused"
         );
-        refuse(transport, &refused).await;
+        refuse(transport, &refused, max_size).await;
         None
     };
     let introduced = match tokio::time::timeout(timeout, introduce(stream, &listener)).await {
         Ok(Ok(introduced)) => introduced,
-        Ok(Err((transport, refused))) => return refuse_with(transport, "", refused).await,
+        Ok(Err((transport, refused))) => return refuse_with(transport, "", usize::MAX, refused).await,
         Err(_) => {
             tracing::debug!(listener = %listener.name, %peer, "no CONNECT arrived in time");
             return None;
@@ -112,9 +112,10 @@ async fn let_in(shard: &Rc<Shard>, accepted: Accepted) -> Option<Box<Connection>
         rest,
     } = introduced;
     let client_id = connect.client_id.clone();
+    let max_size = connect.largest_packet();
     match welcome(shard, &mut transport, connect, &listener, peer).await {
         Ok(welcomed) => Some(Box::new(welcomed.connection(shard, transport, rest, permit))),
-        Err(refused) => refuse_with(Some(transport), &client_id, refused).await,
+        Err(refused) => refuse_with(Some(transport), &client_id, max_size, refused).await,
     }
 }
 
@@ -200,7 +201,7 @@ fn decode(input: &[u8]) -> Result<Option<(Connect, usize)>, Refused> {
     }
 }
 
-async fn refuse(transport: Option<Transport>, refused: &Refused) {
+async fn refuse(transport: Option<Transport>, refused: &Refused, max_size: usize) {
     let (Some(mut transport), Some(version)) = (transport, refused.version) else {
         return;
     };
@@ -208,7 +209,7 @@ async fn refuse(transport: Option<Transport>, refused: &Refused) {
     let concealed = refused.reason == ReasonCode::UnspecifiedError;
     let detail = if concealed { "" } else { &refused.detail };
     let mut out = Outgoing::default();
-    encode::connack_refused(version, refused.reason, detail, out.tail());
+    encode::connack_refused(version, refused.reason, detail, max_size, out.tail());
     let farewell = async {
         poll_fn(|context| out.poll_write(context, &mut transport)).await?;
         poll_fn(|context| transport.poll_shutdown(context)).await
@@ -278,6 +279,10 @@ async fn welcome(
     let expiry = connect.session_expiry.min(limits.max_session_expiry);
     if expiry != connect.session_expiry {
         ack.session_expiry = Some(expiry);
+    }
+    if !encode::connack_fits(version, &ack, facts.maximum_packet_size) {
+        let detail = "CONNACK is larger than the client's maximum packet size".to_owned();
+        return Err(refused(ReasonCode::PacketTooLarge, detail));
     }
     let attached = engine
         .attach(shard, &facts, connect.clean_start, expiry)
@@ -358,9 +363,7 @@ fn facts(
         permissions,
         // [MQTT-3.1.2-22]: one and a half times the keep alive.
         silence: (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500)),
-        maximum_packet_size: connect
-            .maximum_packet_size
-            .map_or(usize::MAX, |size| size as usize),
+        maximum_packet_size: connect.largest_packet(),
         will: connect.will.clone(),
         listener: Arc::clone(listener),
         peer,

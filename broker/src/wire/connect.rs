@@ -83,6 +83,11 @@ impl Connect {
         }
     }
 
+    /// Largest packet that the client takes, in bytes.
+    pub(crate) fn largest_packet(&self) -> usize {
+        self.maximum_packet_size.map_or(usize::MAX, |size| size as usize)
+    }
+
     /// The version that a first packet asks for, if it is a CONNECT of one that we know: what tells how to refuse it.
     pub(crate) fn version_of(frame: &Frame<'_>) -> Option<Version> {
         Head::read(frame.body)

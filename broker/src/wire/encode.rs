@@ -56,25 +56,37 @@ pub(crate) fn connack(version: Version, ack: &ConnAck, out: &mut BytesMut) {
     put(v5::Packet::ConnectAck(Box::new(packet)), out);
 }
 
-/// Writes a CONNACK that refuses.
-pub(crate) fn connack_refused(version: Version, reason: ReasonCode, detail: &str, out: &mut BytesMut) {
+/// Whether a CONNACK that accepts is not too large for the client.
+pub(crate) fn connack_fits(version: Version, ack: &ConnAck, max_size: usize) -> bool {
+    let mut out = BytesMut::new();
+    connack(version, ack, &mut out);
+    out.len() <= max_size
+}
+
+/// Writes a CONNACK that refuses, as far as the client takes it.
+pub(crate) fn connack_refused(
+    version: Version,
+    reason: ReasonCode,
+    detail: &str,
+    max_size: usize,
+    out: &mut BytesMut,
+) {
     if !version.is_v5() {
         out.put_slice(&[0x20, 2, 0, reason.to_v3_connect()]);
         return;
     }
-    let mut packet = v5::ConnectAck {
-        reason_code: reason
-            .code()
-            .try_into()
-            .unwrap_or(v5::ConnectAckReason::UnspecifiedError),
-        ..v5::ConnectAck::default()
+    let packet = |told: Told<'_>| {
+        v5::Packet::ConnectAck(Box::new(v5::ConnectAck {
+            reason_code: reason
+                .code()
+                .try_into()
+                .unwrap_or(v5::ConnectAckReason::UnspecifiedError),
+            reason_string: told.reason_string.map(Into::into),
+            server_reference: told.server_reference.map(Into::into),
+            ..v5::ConnectAck::default()
+        }))
     };
-    if reason.is_redirect() {
-        packet.server_reference = Some(detail.into());
-    } else {
-        packet.reason_string = reason_string(detail).map(Into::into);
-    }
-    put(v5::Packet::ConnectAck(Box::new(packet)), out);
+    put_fitting(packet, Told::new(reason, detail), max_size, out);
 }
 
 /// Writes an acknowledgement with a reason string, in version 5.
@@ -148,21 +160,61 @@ pub(crate) fn pingresp(out: &mut BytesMut) {
     out.put_slice(&[0xd0, 0]);
 }
 
-/// Writes a DISCONNECT, which only version 5 knows from a server.
-pub(crate) fn disconnect(version: Version, reason: ReasonCode, detail: &str, out: &mut BytesMut) {
-    if version.is_v5() {
-        let mut packet = v5::Disconnect::new(
-            reason
-                .code()
-                .try_into()
-                .unwrap_or(v5::DisconnectReasonCode::UnspecifiedError),
-        );
+/// Writes a DISCONNECT, which only version 5 knows from a server, as far as the client takes it.
+pub(crate) fn disconnect(
+    version: Version,
+    reason: ReasonCode,
+    detail: &str,
+    max_size: usize,
+    out: &mut BytesMut,
+) {
+    if !version.is_v5() {
+        return;
+    }
+    let packet = |told: Told<'_>| {
+        let code = reason.code().try_into();
+        v5::Packet::Disconnect(v5::Disconnect {
+            reason_string: told.reason_string.map(Into::into),
+            server_reference: told.server_reference.map(Into::into),
+            ..v5::Disconnect::new(code.unwrap_or(v5::DisconnectReasonCode::UnspecifiedError))
+        })
+    };
+    put_fitting(packet, Told::new(reason, detail), max_size, out);
+}
+
+/// What is told beside a reason code.
+#[derive(Clone, Copy, Default)]
+struct Told<'a> {
+    reason_string: Option<&'a str>,
+    server_reference: Option<&'a str>,
+}
+
+impl<'a> Told<'a> {
+    fn new(reason: ReasonCode, detail: &'a str) -> Self {
         if reason.is_redirect() {
-            packet.server_reference = Some(detail.into());
+            Self {
+                server_reference: Some(detail),
+                ..Self::default()
+            }
         } else {
-            packet.reason_string = reason_string(detail).map(Into::into);
+            Self {
+                reason_string: reason_string(detail),
+                ..Self::default()
+            }
         }
-        put(v5::Packet::Disconnect(packet), out);
+    }
+}
+
+/// Writes a packet with what is told beside its code, or without that, or not at all, so that it is not larger than the client
+/// takes ([MQTT-3.1.2-24], [MQTT-3.2.2-19], [MQTT-3.14.2-3]).
+fn put_fitting(packet: impl Fn(Told<'_>) -> v5::Packet, told: Told<'_>, max_size: usize, out: &mut BytesMut) {
+    let start = out.len();
+    for told in [told, Told::default()] {
+        put(packet(told), out);
+        if out.len() - start <= max_size {
+            return;
+        }
+        out.truncate(start);
     }
 }
 
@@ -217,18 +269,36 @@ mod tests {
         assert_eq!(unsuback(Version::V311), b"\xb0\x02\x00\x07");
 
         let refused = |version| {
-            written(|out| super::connack_refused(version, ReasonCode::BadUserNameOrPassword, "no", out))
+            written(|out| {
+                super::connack_refused(version, ReasonCode::BadUserNameOrPassword, "no", usize::MAX, out);
+            })
         };
         assert_eq!(refused(Version::V5), b"\x20\x08\x00\x86\x05\x1f\x00\x02no");
         assert_eq!(refused(Version::V311), b"\x20\x02\x00\x04");
         let elsewhere = ReasonCode::UseAnotherServer;
-        let sent_on = written(|out| super::connack_refused(Version::V5, elsewhere, "b", out));
+        let sent_on = written(|out| super::connack_refused(Version::V5, elsewhere, "b", usize::MAX, out));
         assert_eq!(sent_on, b"\x20\x07\x00\x9c\x04\x1c\x00\x01b");
-        let sent_away = written(|out| super::disconnect(Version::V5, elsewhere, "b", out));
+        let sent_away = written(|out| super::disconnect(Version::V5, elsewhere, "b", usize::MAX, out));
         assert_eq!(sent_away, b"\xe0\x06\x9c\x04\x1c\x00\x01b");
-        let bye = |version| written(|out| super::disconnect(version, ReasonCode::SessionTakenOver, "", out));
+        let bye = |version| {
+            written(|out| super::disconnect(version, ReasonCode::SessionTakenOver, "", usize::MAX, out))
+        };
         assert_eq!(bye(Version::V5), b"\xe0\x02\x8e\x00");
         assert_eq!(bye(Version::V311), b"");
+    }
+
+    #[test]
+    fn a_reason_string_is_never_what_makes_a_packet_too_large() {
+        let bye = |max| written(|out| disconnect(Version::V5, ReasonCode::ProtocolError, "no", max, out));
+        assert_eq!(bye(9), b"\xe0\x07\x82\x05\x1f\x00\x02no");
+        assert_eq!(bye(8), b"\xe0\x02\x82\x00");
+        assert_eq!(bye(3), b"");
+        let refused =
+            |max| written(|out| connack_refused(Version::V5, ReasonCode::NotAuthorized, "no", max, out));
+        assert_eq!(refused(9), b"\x20\x03\x00\x87\x00");
+        assert_eq!(refused(4), b"");
+        assert!(connack_fits(Version::V5, &ConnAck::default(), 100));
+        assert!(!connack_fits(Version::V5, &ConnAck::default(), 4));
     }
 
     #[test]
