@@ -57,11 +57,13 @@ impl std::fmt::Debug for Drain {
     }
 }
 
-/// A message of a group's queue that was in flight when the last connection ended.
+/// A message that was in flight when the last connection ended.
 #[derive(Debug)]
 pub(super) struct Resend {
     pub(super) packet_id: u16,
     pub(super) delivery: Delivery,
+    /// Whether it was sent before.
+    pub(super) dup: bool,
 }
 
 impl Drain {
@@ -85,6 +87,11 @@ impl Drain {
             awaiting: None,
             resume: resume.collect(),
         }
+    }
+
+    /// Messages in flight that were not read back yet.
+    pub(super) fn to_resume(&self) -> usize {
+        self.resume.len()
     }
 
     /// The session's entry leaves its queue, as soon as that is stored.
@@ -185,7 +192,11 @@ impl Connection {
         let message = Arc::new(Message::from_record(&entry.record, entry.expires_at));
         let delivery = delivery(message, entry.id, &entry.flags);
         match resumed {
-            Some((packet_id, sent)) => self.write(&delivery, packet_id, sent),
+            Some((packet_id, dup)) => self.sending.push_resend(Resend {
+                packet_id,
+                delivery,
+                dup,
+            }),
             None if self
                 .client
                 .permissions
@@ -230,8 +241,8 @@ impl Connection {
             .filter(|(_, in_flight)| released(in_flight))
             .map(|(id, _)| *id)
             .collect();
-        for Resend { packet_id, delivery } in resend {
-            self.write(&delivery, packet_id, true);
+        for message in resend {
+            self.sending.push_resend(message);
         }
         for packet_id in releases {
             self.release(packet_id);

@@ -393,6 +393,7 @@ async fn resend(shard: &Rc<Shard>, state: &SessionState) -> Vec<Resend> {
             resend.push(Resend {
                 packet_id,
                 delivery: drain::delivery(message, entry.id, &entry.flags),
+                dup: true,
             });
         }
     }

@@ -14,7 +14,11 @@ use foreshore_store::{
     Submitted, committer::TrySubmitError,
 };
 
-use super::{Connection, drain::Drain, ending::Ending};
+use super::{
+    Connection,
+    drain::{Drain, Resend},
+    ending::Ending,
+};
 use crate::{
     engine::{
         Engine,
@@ -53,6 +57,8 @@ pub(super) struct Sending {
     waiting_bytes: usize,
     /// Retained messages that are to be sent because of a subscription.
     replay: VecDeque<Delivery>,
+    /// What was in flight when the last connection ended and is to be sent again.
+    resend: VecDeque<Resend>,
     /// Reading of the session's queue, if it has one.
     pub(super) drain: Option<Drain>,
     /// Topic aliases that the client knows, and how many it takes.
@@ -98,6 +104,7 @@ impl Sending {
             queue: VecDeque::new(),
             waiting_bytes: 0,
             replay: VecDeque::new(),
+            resend: VecDeque::new(),
             drain,
             aliases: HashMap::new(),
             max_aliases,
@@ -197,6 +204,11 @@ impl Sending {
             .chain(std::mem::take(&mut self.queue))
     }
 
+    /// Sends a message again, as soon as the window allows it.
+    pub(super) fn push_resend(&mut self, resend: Resend) {
+        self.resend.push_back(resend);
+    }
+
     pub(super) fn push(&mut self, delivery: Delivery) {
         self.waiting_bytes += weight(&delivery);
         self.queue.push_back(delivery);
@@ -287,9 +299,31 @@ impl Connection {
         self.state.outbound.len() < self.sending.window
     }
 
+    /// Whether one of the messages that are to be sent again fits into the window, which may have become smaller: they
+    /// are among those in flight though they were not sent on this connection.
+    fn may_resend(&self) -> bool {
+        let unread = self.sending.drain.as_ref().map_or(0, Drain::to_resume);
+        let not_sent = unread + self.sending.resend.len();
+        self.state.outbound.len().saturating_sub(not_sent) < self.sending.window
+    }
+
     /// Sends what waits, as far as there is room.
     fn pump(&mut self) -> bool {
         let mut progress = false;
+        while self.has_room_outside()
+            && self.may_resend()
+            && let Some(Resend {
+                packet_id,
+                delivery,
+                dup,
+            }) = self.sending.resend.pop_front()
+        {
+            // The client may have acknowledged it meanwhile.
+            if self.state.outbound.contains_key(&packet_id) {
+                self.write(&delivery, packet_id, dup);
+            }
+            progress = true;
+        }
         while self.has_room_outside()
             && let Some(delivery) = self.sending.zero.pop_front()
         {
