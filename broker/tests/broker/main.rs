@@ -10,6 +10,7 @@
 mod basics;
 mod client;
 mod conduct;
+mod conformance;
 mod durable;
 mod fuzz;
 mod own;
