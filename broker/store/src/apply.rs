@@ -78,6 +78,14 @@ impl Transaction<'_> {
             Operation::DeleteSession { client_id } => self.remove_blob(Table::Session, client_id),
             Operation::PutWill { client_id, state } => self.put_blob(Table::Will, client_id, state),
             Operation::DeleteWill { client_id } => self.remove_blob(Table::Will, client_id),
+            Operation::PutState { key, value } => {
+                self.put(Table::State, &key[..], rows::encode_blob(value));
+                Ok(Applied::Done)
+            }
+            Operation::DeleteState { key } => {
+                self.remove(Table::State, &key[..]);
+                Ok(Applied::Done)
+            }
             Operation::SetInflight { slot, state } => {
                 self.put(Table::Inflight, keys::slot(*slot), rows::encode_inflight(*state));
                 Ok(Applied::Done)

@@ -132,6 +132,18 @@ pub enum Operation {
         /// Its client.
         client_id: String,
     },
+    /// Writes an entry of the state store.
+    PutState {
+        /// Its key; at least one and at most [`MAX_NAME_LEN`] bytes.
+        key: Bytes,
+        /// Opaque to the store.
+        value: Bytes,
+    },
+    /// Forgets an entry of the state store.
+    DeleteState {
+        /// Its key.
+        key: Bytes,
+    },
     /// Writes the state of a message in flight.
     SetInflight {
         /// Where.
@@ -183,7 +195,7 @@ impl Operation {
     /// Checks what the caller is answerable for.
     ///
     /// # Errors
-    /// [`StoreError::InvalidBatch`] when a name is too long.
+    /// [`StoreError::InvalidBatch`] when a name is too long, or a key of the state store is empty.
     pub fn check(&self) -> Result<(), StoreError> {
         let (what, length) = match self {
             Self::Publish(Publish { message, .. }) => ("topic", message.record.topic.as_str().len()),
@@ -194,8 +206,13 @@ impl Operation {
             | Self::DeleteSession { client_id }
             | Self::PutWill { client_id, .. }
             | Self::DeleteWill { client_id } => ("client", client_id.len()),
+            Self::PutState { key, .. } | Self::DeleteState { key } => ("state", key.len()),
             _ => return Ok(()),
         };
+        if length == 0 && matches!(self, Self::PutState { .. } | Self::DeleteState { .. }) {
+            let cause = format!("{what} has an empty key, 1 to {MAX_NAME_LEN} bytes are allowed");
+            return Err(StoreError::InvalidBatch { cause });
+        }
         if length > MAX_NAME_LEN {
             let cause = format!("{what} has a name of {length} bytes, {MAX_NAME_LEN} are allowed");
             return Err(StoreError::InvalidBatch { cause });
@@ -219,6 +236,8 @@ impl Operation {
                 Self::PutSession { client_id, state } | Self::PutWill { client_id, state } => {
                     client_id.len() + state.len()
                 }
+                Self::PutState { key, value } => key.len() + value.len(),
+                Self::DeleteState { key } => key.len(),
                 Self::DeleteRetained { topic: name }
                 | Self::DeleteSession { client_id: name }
                 | Self::DeleteWill { client_id: name } => name.len(),

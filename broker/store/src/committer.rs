@@ -78,6 +78,14 @@ pub struct Submitted {
     pub completion: Completion,
 }
 
+/// Room for one batch in the queue of a [`Committer`]: whoever has to know before it makes a batch that the batch will
+/// be queued reserves it.
+#[derive(Debug)]
+pub struct Room {
+    shared: Arc<Shared>,
+    permit: OwnedSemaphorePermit,
+}
+
 /// What became of a batch; resolves when it is durable, in the order of submission.
 #[derive(Debug)]
 pub struct Completion(oneshot::Receiver<Result<Vec<Applied>, StoreError>>);
@@ -237,13 +245,8 @@ impl CommitterHandle {
     /// committed any more.
     pub async fn submit(&self, operations: Vec<Operation>) -> Result<Submitted, StoreError> {
         let weight = check(&operations)?;
-        let room = Arc::clone(&self.shared.room)
-            .acquire_many_owned(self.shared.units(weight))
-            .await;
-        let Ok(room) = room else {
-            return Err(self.shared.why_closed());
-        };
-        self.shared.push(operations, weight, room)
+        let Room { shared, permit } = self.reserve(weight).await?;
+        shared.push(operations, weight, permit)
     }
 
     /// Queues a batch if there is room for it.
@@ -256,6 +259,39 @@ impl CommitterHandle {
             Ok(room) => Ok(self.shared.push(operations, weight, room)?),
             Err(TryAcquireError::NoPermits) => Err(TrySubmitError::Full(operations)),
             Err(TryAcquireError::Closed) => Err(self.shared.why_closed().into()),
+        }
+    }
+
+    /// Waits for room for a batch of about so many bytes ([`Operation::weight`]).
+    ///
+    /// # Errors
+    /// The cause for which nothing is committed any more.
+    pub async fn reserve(&self, weight: usize) -> Result<Room, StoreError> {
+        let room = Arc::clone(&self.shared.room)
+            .acquire_many_owned(self.shared.units(weight))
+            .await;
+        match room {
+            Ok(permit) => Ok(self.room(permit)),
+            Err(_) => Err(self.shared.why_closed()),
+        }
+    }
+
+    /// Takes room for a batch of about so many bytes; `None` if there is none for now.
+    ///
+    /// # Errors
+    /// The cause for which nothing is committed any more.
+    pub fn try_reserve(&self, weight: usize) -> Result<Option<Room>, StoreError> {
+        match Arc::clone(&self.shared.room).try_acquire_many_owned(self.shared.units(weight)) {
+            Ok(permit) => Ok(Some(self.room(permit))),
+            Err(TryAcquireError::NoPermits) => Ok(None),
+            Err(TryAcquireError::Closed) => Err(self.shared.why_closed()),
+        }
+    }
+
+    fn room(&self, permit: OwnedSemaphorePermit) -> Room {
+        Room {
+            shared: Arc::clone(&self.shared),
+            permit,
         }
     }
 
@@ -286,6 +322,19 @@ impl CommitterHandle {
             Ok(cause) => cause.clone().unwrap_or(StoreError::Closed),
             Err(_) => StoreError::Closed,
         }
+    }
+}
+
+// === impl Room ===
+
+impl Room {
+    /// Queues the batch that the room is for.
+    ///
+    /// # Errors
+    /// As [`CommitterHandle::submit`].
+    pub fn submit(self, operations: Vec<Operation>) -> Result<Submitted, StoreError> {
+        let weight = check(&operations)?;
+        self.shared.push(operations, weight, self.permit)
     }
 }
 

@@ -107,6 +107,15 @@ pub struct DeadLetter {
     pub record: Arc<Record>,
 }
 
+/// An entry of the state store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateEntry {
+    /// Its key.
+    pub key: Bytes,
+    /// What the broker wrote.
+    pub value: Bytes,
+}
+
 /// Direction of a message in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {

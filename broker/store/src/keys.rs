@@ -26,6 +26,8 @@ pub(crate) enum Table {
     Inflight,
     /// client → state.
     Session,
+    /// key → entry of the state store.
+    State,
     /// topic → retained message.
     Retained,
     /// client → will.
@@ -37,7 +39,7 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Queue,
         Self::Body,
         Self::Left,
@@ -47,6 +49,7 @@ impl Table {
         Self::Dead,
         Self::Inflight,
         Self::Session,
+        Self::State,
         Self::Retained,
         Self::Will,
         Self::Source,
@@ -64,6 +67,7 @@ impl Table {
             Self::Dead => "dead",
             Self::Inflight => "inflight",
             Self::Session => "session",
+            Self::State => "state",
             Self::Retained => "retained",
             Self::Will => "will",
             Self::Source => "source",

@@ -47,10 +47,10 @@ mod transaction;
 
 pub use batch::{Applied, Batch, Opening, Operation, Publish, Refusal};
 pub use clock::{BrokerClock, BrokerTime};
-pub use committer::{Committer, CommitterHandle, CommitterOptions, Completion, Submitted};
+pub use committer::{Committer, CommitterHandle, CommitterOptions, Completion, Room, Submitted};
 pub use entry::{
     Blob, DeadLetter, Direction, Entry, EntryFlags, EntryId, Inflight, Message, Page, PathEpoch, ReadRange,
-    ReceiverId, Retained, Settlement, Slot, StoreEpoch,
+    ReceiverId, Retained, Settlement, Slot, StateEntry, StoreEpoch,
 };
 pub use error::StoreError;
 pub use fjall_store::{OpenReport, StoreOptions, open};

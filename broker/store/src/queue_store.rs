@@ -11,7 +11,8 @@ use crate::{
     clock::BrokerTime,
     engine::{Change, Engine, View},
     entry::{
-        Blob, DeadLetter, Entry, EntryId, Inflight, Page, ReadRange, ReceiverId, Retained, Slot, StoreEpoch,
+        Blob, DeadLetter, Entry, EntryId, Inflight, Page, ReadRange, ReceiverId, Retained, Slot, StateEntry,
+        StoreEpoch,
     },
     error::StoreError,
     keys::{self, Table},
@@ -427,6 +428,27 @@ impl<E: Engine> Store for QueueStore<E> {
 
     fn wills(&self, after: Option<&str>, max: usize) -> Result<Vec<Blob>, StoreError> {
         self.read_named(Table::Will, after, max, rows::decode_blob)
+    }
+
+    fn state(&self, after: Option<&[u8]>, max_bytes: usize) -> Result<Vec<StateEntry>, StoreError> {
+        let from = after.map(keys::successor).unwrap_or_default();
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        self.engine
+            .view()
+            .scan(Table::State, &from, None, &mut |key, row| {
+                match rows::decode_state(key, row) {
+                    Ok(entry) => {
+                        bytes += entry.key.len() + entry.value.len();
+                        if bytes > max_bytes && !found.is_empty() {
+                            return Ok(ControlFlow::Break(()));
+                        }
+                        found.push(entry);
+                    }
+                    Err(error) => tracing::error!(%error, "an entry of the state store is passed over"),
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
+        Ok(found)
     }
 
     fn inflight(&self, session: ReceiverId) -> Result<Vec<(Slot, Inflight)>, StoreError> {

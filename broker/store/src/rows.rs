@@ -6,7 +6,7 @@ use crate::{
     attempts::{Attempts, HandedOut},
     clock::BrokerTime,
     codec::{RowReader, RowWriter},
-    entry::{Blob, EntryId, Inflight, PathEpoch, ReceiverId, StoreEpoch},
+    entry::{Blob, EntryId, Inflight, PathEpoch, ReceiverId, StateEntry, StoreEpoch},
     error::StoreError,
     keys::Bytes,
     ledger::{Counts, EndedTotals, PathTotals, SourceTotals},
@@ -234,6 +234,14 @@ pub(crate) fn encode_blob(state: &[u8]) -> Bytes {
     let mut row = RowWriter::new(VERSION, 4 + state.len());
     row.bytes(state);
     row.finish()
+}
+
+pub(crate) fn decode_state(key: &[u8], bytes: &[u8]) -> Result<StateEntry, StoreError> {
+    let value = RowReader::open("an entry of the state store", VERSION, bytes)?.bytes()?;
+    Ok(StateEntry {
+        key: bytes::Bytes::copy_from_slice(key),
+        value: bytes::Bytes::copy_from_slice(value),
+    })
 }
 
 pub(crate) fn decode_blob(client_id: &str, bytes: &[u8]) -> Result<Blob, StoreError> {

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use crate::{
     batch::{Applied, Batch},
     clock::BrokerTime,
-    entry::{Blob, DeadLetter, EntryId, Inflight, Page, ReadRange, ReceiverId, Retained, Slot, StoreEpoch},
+    entry::{
+        Blob, DeadLetter, EntryId, Inflight, Page, ReadRange, ReceiverId, Retained, Slot, StateEntry,
+        StoreEpoch,
+    },
     error::StoreError,
     ledger::{EndedTotals, PathTotals, SourceTotals},
     limits::Limits,
@@ -136,6 +139,13 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When the disk or the engine fails.
     fn wills(&self, after: Option<&str>, max: usize) -> Result<Vec<Blob>, StoreError>;
+
+    /// Entries of the state store whose key comes after the given one, in order of key: at least one if there is one,
+    /// and no more than hold so many bytes.
+    ///
+    /// # Errors
+    /// When the disk or the engine fails.
+    fn state(&self, after: Option<&[u8]>, max_bytes: usize) -> Result<Vec<StateEntry>, StoreError>;
 
     /// Messages in flight of a session, at most two times 65,535.
     ///

@@ -245,6 +245,28 @@ async fn a_full_queue_holds_submitters_back() {
     assert!(large.await.unwrap().is_ok());
 }
 
+#[tokio::test]
+async fn reserved_room_is_kept_until_it_is_used_or_given_up() {
+    let bench = Bench::new(CommitterOptions {
+        max_queued_bytes: 1024,
+        ..quiet()
+    });
+    let handle = bench.committer.handle();
+    let room = handle.reserve(1024).await.unwrap();
+    assert!(handle.try_reserve(1).unwrap().is_none());
+    assert!(matches!(
+        handle.try_submit(bench.publish()),
+        Err(TrySubmitError::Full(_))
+    ));
+    // What is made of it may be larger than what was reserved.
+    let submitted = room.submit(vec![publish(&"x".repeat(9000), &[bench.receiver])]);
+    submitted.unwrap().completion.await.unwrap();
+    drop(handle.try_reserve(usize::MAX).unwrap().unwrap());
+    assert!(handle.commit(bench.publish()).await.is_ok());
+    bench.committer.stop().unwrap();
+    assert!(handle.reserve(1).await.is_err() && handle.try_reserve(1).is_err());
+}
+
 async fn after_a_failure_nothing_is_acknowledged(word: Word, expected: &str) {
     let bench = Bench::new(quiet());
     let handle = bench.committer.handle();

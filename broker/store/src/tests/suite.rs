@@ -22,3 +22,4 @@ mod limits;
 mod paths;
 mod publishers;
 mod queues;
+mod state;
