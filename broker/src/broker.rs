@@ -97,6 +97,7 @@ impl Broker {
             policies: ArcSwap::from_pointee(Policies::none()),
             sessions: Default::default(),
             retained: Default::default(),
+            state_store: Default::default(),
             groups: Default::default(),
             paths: Default::default(),
             sources: Default::default(),
@@ -190,9 +191,23 @@ fn start_tasks(engine: &Arc<Engine>, sys_interval: Option<Duration>) -> Vec<Task
             let Ok(store) = sweeping.store() else { return };
             let settled = store.position().next_id.saturating_sub(1);
             sweeping.retained.sweep(sweeping.now(), settled);
+            // A store that can't be asked any more tells that elsewhere.
+            let space = sweeping.blocking(|store| Ok(store.space())).await;
+            sweeping.state_store.set_space(space.ok().flatten());
+            let (keys, bytes) = sweeping.state_store.size();
+            sweeping
+                .stats
+                .state_keys
+                .set(i64::try_from(keys).unwrap_or(i64::MAX));
+            sweeping
+                .stats
+                .state_bytes
+                .set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
     });
-    let mut tasks = vec![timers, sweep];
+    let state = foreshore_runtime::spawn("broker state store", Arc::clone(engine).deliver_state());
+    let expiry = foreshore_runtime::spawn("broker state expiry", Arc::clone(engine).expire_state());
+    let mut tasks = vec![timers, sweep, state, expiry];
     if let Some(interval) = sys_interval.filter(|interval| !interval.is_zero()) {
         tasks.push(foreshore_runtime::spawn(
             "broker $SYS",

@@ -18,6 +18,7 @@
 //! | [`message`] | a message in flight |
 //! | [`engine`] | from a message to those who get it |
 //! | [`session`], [`will`], [`retained`], [`shared`] | what MQTT keeps |
+//! | [`state_store`] | a key-value store over MQTT |
 //! | [`path`] | queues of dataflows |
 //! | [`auth`], [`policy`] | who a client is and what it may do |
 //! | [`stats`], [`sys`], [`inspect`] | what can be seen from outside |
@@ -42,6 +43,7 @@ mod retained;
 pub mod role;
 pub mod session;
 mod shared;
+mod state_store;
 mod stats;
 mod sys;
 mod will;

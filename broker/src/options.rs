@@ -182,6 +182,10 @@ pub struct Limits {
     pub max_retained_bytes: usize,
     /// Messages that one client may publish in a second.
     pub max_publish_rate: Option<u32>,
+    /// Keys of the state store.
+    pub max_state_keys: usize,
+    /// Bytes of keys and values of the state store, with 256 for each key; all of them are in memory.
+    pub max_state_bytes: usize,
 }
 
 impl Default for Limits {
@@ -223,6 +227,8 @@ impl From<&BrokerLimits> for Limits {
             max_retained_messages: limits.effective_max_retained_messages() as usize,
             max_retained_bytes: size(limits.effective_max_retained_bytes()),
             max_publish_rate: limits.max_publish_rate,
+            max_state_keys: MAX_STATE_KEYS,
+            max_state_bytes: MAX_STATE_BYTES,
         }
     }
 }
@@ -241,6 +247,12 @@ impl From<&BrokerSpec> for Limits {
 /// The largest packet that the protocol can express (MQTT 5.0 section 2.1.4).
 const MAX_PACKET: u32 = 268_435_460;
 
+/// Keys of the state store where nothing else is said.
+const MAX_STATE_KEYS: usize = 100_000;
+
+/// Bytes of the state store where nothing else is said.
+const MAX_STATE_BYTES: usize = 64 << 20;
+
 impl Limits {
     /// Limits of a session's or group's queue.
     pub(crate) fn queue(&self) -> foreshore_store::Limits {
@@ -257,6 +269,14 @@ impl Limits {
         crate::retained::Bounds {
             count: self.max_retained_messages,
             bytes: self.max_retained_bytes,
+        }
+    }
+
+    /// Bounds of the state store.
+    pub(crate) fn state(&self) -> crate::state_store::Bounds {
+        crate::state_store::Bounds {
+            count: self.max_state_keys,
+            bytes: self.max_state_bytes,
         }
     }
 }

@@ -28,6 +28,14 @@ pub(crate) struct Stats {
     pub(crate) dropped_live: Counter,
     /// Publishes that were refused.
     pub(crate) refused: Counter,
+    /// Requests to the state store.
+    pub(crate) state_requests: Counter,
+    /// Notifications of the state store.
+    pub(crate) state_notifications: Counter,
+    /// Keys of the state store.
+    pub(crate) state_keys: Gauge,
+    /// What they come to.
+    pub(crate) state_bytes: Gauge,
 }
 
 impl Stats {
@@ -65,6 +73,21 @@ impl Stats {
                 "Messages outside of durable queues that could not be delivered",
             ),
             refused: counter("broker_publishes_refused", "Publishes that were refused"),
+            state_requests: counter("broker_state_store_requests", "Requests to the state store"),
+            state_notifications: counter(
+                "broker_state_store_notifications",
+                "Notifications that the state store sent to sessions, connected or not",
+            ),
+            state_keys: metrics.register(
+                "broker_state_store_keys",
+                "Keys in the state store",
+                Gauge::default(),
+            ),
+            state_bytes: metrics.register(
+                "broker_state_store_bytes",
+                "Bytes that the keys of the state store count against their limit",
+                Gauge::default(),
+            ),
         }
     }
 }

@@ -15,6 +15,7 @@ use super::{Connection, ending::Ending};
 use crate::{
     engine::{Engine, publish::Outbound, route::Route},
     shared::Group,
+    state_store::Answered,
     wire::{ReasonCode, encode, packet::AckKind},
 };
 
@@ -29,9 +30,31 @@ pub(super) struct Acks {
 #[derive(Debug)]
 pub(super) struct AckBatch {
     /// Resolves when the batch is durable; `None` when there is nothing to wait for.
-    pub(super) completion: Option<Completion>,
+    pub(super) completion: Option<Durable>,
     /// What follows then, in order of arrival.
     pub(super) items: Vec<AckItem>,
+}
+
+/// Resolves when something is durable, with what became of it.
+#[derive(Debug)]
+pub(super) enum Durable {
+    /// A batch of operations.
+    Batch(Completion),
+    /// A request to the state store, whose operations concern nobody here.
+    Request(Answered),
+}
+
+impl Future for Durable {
+    type Output = Result<Vec<Applied>, StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Batch(completion) => Pin::new(completion).poll(context),
+            Self::Request(answered) => Pin::new(answered)
+                .poll(context)
+                .map(|answered| answered.unwrap_or(Err(StoreError::Closed)).map(|()| Vec::new())),
+        }
+    }
 }
 
 /// What follows from an operation that is durable.

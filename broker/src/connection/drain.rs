@@ -197,12 +197,7 @@ impl Connection {
                 delivery,
                 dup,
             }),
-            None if self
-                .client
-                .permissions
-                .may_receive(&delivery.message.topic)
-                .is_err() =>
-            {
+            None if !self.client.may_receive(&delivery.message.topic) => {
                 self.give_up(delivery, DropReason::other("not_authorized"));
             }
             None => self.sending.push(delivery),

@@ -135,11 +135,11 @@ impl Connection {
 
     /// What was taken in goes its way, though nobody is left to be told.
     async fn finish_receiving(&mut self) {
-        if let Some((submit, burst)) = self.receiving.take_submitting() {
-            let submitted = submit.await;
-            self.receiving.burst = burst;
-            if let Ok(submitted) = submitted {
-                self.submitted(Some(submitted));
+        while let Some(mut submitting) = self.receiving.submitting.take() {
+            let outcome = poll_fn(|context| submitting.poll(context)).await;
+            if self.found_room(outcome).and_then(|()| self.submit()).is_err() {
+                // Nothing can be committed any more: nothing of it was taken in.
+                break;
             }
         }
         let acks = std::mem::take(&mut self.receiving.acks);

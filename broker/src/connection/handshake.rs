@@ -27,6 +27,7 @@ use crate::{
         rows,
         state::{Held, Phase, SessionState},
     },
+    state_store,
     wire::{
         ReasonCode, Version, WireError,
         connect::Connect,
@@ -346,6 +347,10 @@ fn facts(
         permissions
             .may_publish(&topic, will.qos, will.retain)
             .map_err(refused)?;
+        if state_store::is_request(&topic) || state_store::is_reserved(&topic) {
+            let words = "a will is none of the state store's messages";
+            return Err((ReasonCode::NotAuthorized, words.to_owned()));
+        }
         if command::is_command(&topic) {
             let words = "a will can't be a command: nobody asks for it when it is published";
             return Err((ReasonCode::NotAuthorized, words.to_owned()));

@@ -10,14 +10,15 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 use foreshore_record::TopicName;
-use foreshore_store::{Direction, Operation, StoreError, Submitted, committer::TrySubmitError};
+use foreshore_store::{Direction, Operation, Room, StoreError, Submitted, committer::TrySubmitError};
 use tokio::sync::futures::OwnedNotified;
 
 use super::{
     Connection,
-    acks::{AckBatch, AckItem, Acks, What},
+    acks::{AckBatch, AckItem, Acks, Durable, What},
     ending::Ending,
     publish::Waiting,
+    request::Pending,
 };
 use crate::{
     engine::publish::Outbound,
@@ -47,10 +48,12 @@ pub(super) struct Receiving {
     pub(super) unacknowledged: usize,
     /// What the packets that are being looked at come to.
     pub(super) burst: Burst,
+    /// A request to the state store, which comes after the burst and ends it.
+    pub(super) request: Option<Box<Pending>>,
     /// Acknowledgements that wait.
     pub(super) acks: Acks,
-    /// A batch that waits for room in the committer's queue.
-    submitting: Option<Submitting>,
+    /// What waits for room in the committer's queue: the burst, or the request.
+    pub(super) submitting: Option<Submitting>,
     /// Whom to wait for before the next packet is looked at.
     pub(super) waiting: Option<Waiting>,
     /// When the present second of the rate limit began, and what was published in it.
@@ -72,7 +75,15 @@ pub(super) struct Burst {
 
 type SubmitFuture = dyn Future<Output = Result<Submitted, StoreError>>;
 
-struct Submitting(Pin<Box<SubmitFuture>>);
+type ReserveFuture = dyn Future<Output = Result<Room, StoreError>>;
+
+/// What waits for room in the committer's queue.
+pub(super) enum Submitting {
+    /// The operations of the burst.
+    Burst(Pin<Box<SubmitFuture>>),
+    /// The request.
+    Request(Pin<Box<ReserveFuture>>),
+}
 
 impl std::fmt::Debug for Submitting {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -99,12 +110,6 @@ impl Receiving {
             input,
             ..Self::default()
         }
-    }
-
-    /// Takes what is left of a batch that waits for room, for the end of the connection.
-    pub(super) fn take_submitting(&mut self) -> Option<(Pin<Box<SubmitFuture>>, Burst)> {
-        let Submitting(submitting) = self.submitting.take()?;
-        Some((submitting, std::mem::take(&mut self.burst)))
     }
 }
 
@@ -178,6 +183,7 @@ impl Connection {
         let mut taken = 0;
         self.receiving.incomplete = false;
         while self.receiving.waiting.is_none()
+            && self.receiving.request.is_none()
             && self.receiving.burst.len() < MAX_BURST
             && self.has_room_outside()
         {
@@ -254,11 +260,19 @@ impl Connection {
         });
     }
 
-    /// Sends the burst to the store, and delivers what may be delivered before it is durable.
-    fn submit(&mut self) -> Result<(), Box<Ending>> {
-        if self.receiving.submitting.is_some() || self.receiving.burst.is_empty() {
-            return Ok(());
+    /// Sends the burst to the store, and the request after it.
+    pub(super) fn submit(&mut self) -> Result<(), Box<Ending>> {
+        if self.receiving.submitting.is_none() && !self.receiving.burst.is_empty() {
+            self.submit_burst()?;
         }
+        if self.receiving.submitting.is_none() && self.receiving.request.is_some() {
+            self.submit_request()?;
+        }
+        Ok(())
+    }
+
+    /// Sends the burst to the store, and delivers what may be delivered before it is durable.
+    fn submit_burst(&mut self) -> Result<(), Box<Ending>> {
         if self.receiving.burst.operations.is_empty() {
             self.submitted(None);
             return Ok(());
@@ -269,7 +283,7 @@ impl Connection {
             Err(TrySubmitError::Full(operations)) => {
                 let committer = self.engine.committer.clone();
                 let submit = async move { committer.submit(operations).await };
-                self.receiving.submitting = Some(Submitting(Box::pin(submit)));
+                self.receiving.submitting = Some(Submitting::Burst(Box::pin(submit)));
             }
             Err(TrySubmitError::Failed(error)) => return Err(Ending::store_failed(&error).into()),
         }
@@ -279,7 +293,7 @@ impl Connection {
     pub(super) fn submitted(&mut self, submitted: Option<Submitted>) {
         let burst = std::mem::take(&mut self.receiving.burst);
         let (first_id, completion) = match submitted {
-            Some(submitted) => (submitted.first_id, Some(submitted.completion)),
+            Some(submitted) => (submitted.first_id, Some(Durable::Batch(submitted.completion))),
             None => (0, None),
         };
         for (outbound, ordinal) in &burst.outbound {
@@ -294,25 +308,56 @@ impl Connection {
         }
     }
 
-    /// Whether no batch waits for room.
+    /// Whether nothing waits for room.
     fn poll_submitting(&mut self, context: &mut Context<'_>) -> Result<bool, Box<Ending>> {
-        let Some(Submitting(submit)) = &mut self.receiving.submitting else {
-            return Ok(true);
-        };
-        match submit.as_mut().poll(context) {
-            Poll::Pending => Ok(false),
-            Poll::Ready(Ok(submitted)) => {
-                self.receiving.submitting = None;
+        while let Some(submitting) = &mut self.receiving.submitting {
+            let Poll::Ready(outcome) = submitting.poll(context) else {
+                return Ok(false);
+            };
+            self.receiving.submitting = None;
+            self.found_room(outcome)?;
+            self.submit()?;
+        }
+        Ok(true)
+    }
+
+    /// What waited for room goes on.
+    pub(super) fn found_room(&mut self, outcome: Result<Found, StoreError>) -> Result<(), Box<Ending>> {
+        match outcome.map_err(|error| Ending::store_failed(&error))? {
+            Found::Submitted(submitted) => {
                 self.submitted(Some(submitted));
-                Ok(true)
+                Ok(())
             }
-            Poll::Ready(Err(error)) => Err(Ending::store_failed(&error).into()),
+            Found::Room(room) => self.serve_request(room),
         }
     }
 
     /// Acknowledgements that may wait before nothing more is read: what bounds clients that know no Receive Maximum.
     fn max_unacknowledged(&self) -> usize {
         usize::from(self.engine.limits.load().receive_maximum).max(MAX_BURST)
+    }
+}
+
+/// What came of waiting for room.
+pub(super) enum Found {
+    /// The burst was submitted.
+    Submitted(Submitted),
+    /// There is room for the request.
+    Room(Room),
+}
+
+impl Submitting {
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Found, StoreError>> {
+        match self {
+            Self::Burst(submit) => submit
+                .as_mut()
+                .poll(context)
+                .map(|outcome| outcome.map(Found::Submitted)),
+            Self::Request(reserve) => reserve
+                .as_mut()
+                .poll(context)
+                .map(|outcome| outcome.map(Found::Room)),
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 //! | [`inbound`] | packets from the client |
 //! | [`publish`] | PUBLISH from the client |
 //! | [`command`] | commands to assets, which tell who asks |
+//! | [`request`] | requests to the state store |
 //! | [`subscribe`] | SUBSCRIBE and UNSUBSCRIBE |
 //! | [`acks`] | acknowledgements, which leave after the commit |
 //! | [`sending`] | deliveries to the client: window, in flight, settled |
@@ -25,6 +26,7 @@ pub(crate) mod handshake;
 mod inbound;
 mod outgoing;
 mod publish;
+mod request;
 mod sending;
 mod subscribe;
 pub(crate) mod transport;
@@ -38,6 +40,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use foreshore_record::TopicName;
+
 use self::{ending::Ending, inbound::Receiving, outgoing::Outgoing, sending::Sending, transport::Transport};
 use crate::{
     auth::Principal,
@@ -48,6 +52,7 @@ use crate::{
     listener::{ConnectionPermit, Listener},
     policy::Permissions,
     session::{Location, Session, state::SessionState},
+    state_store,
     wire::{ReasonCode, Version, connect::Will},
 };
 
@@ -91,6 +96,17 @@ pub(crate) struct ClientFacts {
     pub(crate) listener: Arc<Listener>,
     /// Where it comes from.
     pub(crate) peer: SocketAddr,
+}
+
+impl ClientFacts {
+    /// Whether it may get a message that was queued for it. Notifications of the state store are for whoever may ask it.
+    fn may_receive(&self, topic: &TopicName) -> bool {
+        if state_store::is_reserved(topic) {
+            state_store::may_ask(&self.permissions)
+        } else {
+            self.permissions.may_receive(topic).is_ok()
+        }
+    }
 }
 
 /// A client's connection.
@@ -189,8 +205,12 @@ impl Connection {
         self.client.permissions = policies.permissions(&self.client.id, &self.client.principal);
         let lost_connect = self.client.permissions.may_connect().is_err();
         let lost_subscriptions = self.forbidden_subscriptions();
-        if lost_connect || !lost_subscriptions.is_empty() {
+        let lost_watches = !self.state.watches.is_empty() && !state_store::may_ask(&self.client.permissions);
+        if lost_connect || lost_watches || !lost_subscriptions.is_empty() {
             self.remove_subscriptions(&lost_subscriptions);
+            if lost_watches {
+                self.remove_watches();
+            }
             return Err(Ending::refused(ReasonCode::NotAuthorized, "a policy took a right away").into());
         }
         Ok(())

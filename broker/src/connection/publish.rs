@@ -23,6 +23,7 @@ use crate::{
     message::Message,
     session::Session,
     shared::Group,
+    state_store,
     wire::{ReasonCode, properties, publish::Publish},
 };
 
@@ -110,6 +111,9 @@ impl Connection {
         if let Err(refused) = self.judge(&mut message) {
             self.refuse(publish, message, refused);
             return Ok(());
+        }
+        if state_store::is_request(&message.topic) {
+            return self.on_request(publish, message);
         }
         self.take_in(publish, Arc::new(message), route);
         Ok(())
@@ -276,7 +280,7 @@ impl Connection {
 
     /// Whether a message may be taken in.
     fn judge(&self, message: &mut Message) -> Result<(), Refused> {
-        if message.topic.as_str().starts_with(RESERVED) {
+        if message.topic.as_str().starts_with(RESERVED) || state_store::is_reserved(&message.topic) {
             return Err(ReasonCode::NotAuthorized.into());
         }
         if command::is_command(&message.topic) {
@@ -307,7 +311,7 @@ impl Connection {
     }
 
     /// Refuses a message; for one of ours the refusal is final for its number.
-    fn refuse(&mut self, publish: &Publish<'_>, message: Message, refused: Refused) {
+    pub(super) fn refuse(&mut self, publish: &Publish<'_>, message: Message, refused: Refused) {
         self.engine.stats.refused.inc();
         let operation = message.number.map(|number| {
             self.engine.sources.advance(&number);

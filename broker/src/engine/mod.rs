@@ -60,6 +60,7 @@ use crate::{
     retained::Retained,
     session::{Location, registry::Registry},
     shared::Groups,
+    state_store::StateStore,
     stats::Stats,
 };
 
@@ -79,6 +80,7 @@ pub(crate) struct Engine {
     pub(crate) policies: ArcSwap<Policies>,
     pub(crate) sessions: Registry,
     pub(crate) retained: Retained,
+    pub(crate) state_store: StateStore,
     pub(crate) groups: Groups,
     pub(crate) paths: PathRegistry,
     pub(crate) sources: Sources,

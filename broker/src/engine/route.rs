@@ -105,6 +105,33 @@ impl Route {
         route
     }
 
+    /// One session of them and nobody else; without connections, see [`Route::relocated`].
+    pub(crate) fn only(mut self, session: SessionUid) -> Self {
+        self.targets.retain(|target| target.session.uid == session);
+        Self {
+            epoch: self.epoch,
+            targets: self.targets,
+            ..Self::default()
+        }
+    }
+
+    /// One session and nobody else: as it subscribed, or with quality of service 1 if it did not.
+    pub(crate) fn only_to(self, session: &Arc<Session>) -> Self {
+        let mut route = self.only(session.uid);
+        if route.targets.is_empty() {
+            route.targets.push(Target {
+                session: Arc::clone(session),
+                others: Want {
+                    qos: Qos::AtLeastOnce,
+                    retain_as_published: false,
+                    identifiers: None,
+                },
+                own: Own::AsOthers,
+            });
+        }
+        route
+    }
+
     /// The same receivers, with their connections as they are now.
     pub(crate) fn relocated(&self, epoch: u64) -> Self {
         let mut route = Self {
@@ -258,6 +285,35 @@ mod tests {
             (Qos::AtMostOnce, Some(&[3][..]))
         );
         assert!(Route::new(1, &[&second]).targets[0].want(7).is_none());
+    }
+
+    #[test]
+    fn a_route_can_be_narrowed_to_one_session() {
+        let sessions: Vec<_> = (1..=3)
+            .map(|uid| Arc::new(Session::new(uid, "c".into(), None, Arc::default())))
+            .collect();
+        let location = Location {
+            shard: 1,
+            slot: 4,
+            generation: 2,
+        };
+        sessions[1].set_location(Some(location));
+        let leaves: Vec<_> = sessions
+            .iter()
+            .map(|session| leaf(session, subscription(Qos::AtMostOnce, false, 0)))
+            .collect();
+        let route = || Route::new(1, &leaves.iter().collect::<Vec<_>>());
+        let narrowed = route().only(2).relocated(2);
+        assert_eq!((narrowed.targets.len(), narrowed.targets[0].session.uid), (1, 2));
+        assert_eq!(
+            (narrowed.shards.len(), narrowed.shards[0].targets[0].target),
+            (1, 0)
+        );
+        let qos = |session| route().only_to(session).targets[0].want(0).unwrap().qos;
+        assert_eq!(qos(&sessions[0]), Qos::AtMostOnce);
+        let stranger = Arc::new(Session::new(9, "s".into(), None, Arc::default()));
+        assert_eq!(qos(&stranger), Qos::AtLeastOnce);
+        assert!(route().only(9).is_empty());
     }
 
     #[test]

@@ -296,6 +296,7 @@ impl Engine {
             }
         }
         self.router.update(changes);
+        operations.extend(self.state_store.forget(state));
         if let Some(receiver) = session.receiver {
             operations.push(Operation::ClearSession { session: receiver });
             operations.push(Operation::DropReceiver {

@@ -1,9 +1,11 @@
-//! What the store knows when the broker starts: sessions, subscriptions, wills, retained messages and sources.
+//! What the store knows when the broker starts: sessions, subscriptions, wills, retained messages, sources, and the keys
+//! of the state store.
 //!
 //! Nothing here looks at queued messages: their number does not matter for how long a start takes.
 
 use std::{collections::HashMap, sync::Arc};
 
+use bytes::Bytes;
 use foreshore_record::{DropReason, Qos, TopicFilter};
 use foreshore_store::{BrokerTime, Inflight, Operation, StoreError, committer::TrySubmitError};
 
@@ -27,6 +29,7 @@ const PAGE: usize = 1024;
 struct Stored {
     row: Option<SessionRow>,
     subscriptions: Vec<(String, Subscription)>,
+    watches: Vec<Bytes>,
 }
 
 impl Engine {
@@ -38,6 +41,7 @@ impl Engine {
         let mut operations = Vec::new();
         self.load_retained()?;
         self.load_sources()?;
+        self.load_state()?;
         self.load_sessions(&mut operations)?;
         self.load_wills()?;
         self.drop_orphans(&mut operations)?;
@@ -97,6 +101,7 @@ impl Engine {
                             .subscriptions
                             .push((filter, subscription));
                     }
+                    Row::Watch(client, key) => stored.entry(client).or_default().watches.push(key),
                     Row::Path(name, topics) => self.load_path(&name, topics)?,
                     Row::Damaged(client, cause) => {
                         tracing::error!(client, cause, "part of a session is damaged and left out");
@@ -126,6 +131,8 @@ impl Engine {
             operations.push(rows::delete(client_id));
             let filters = stored.subscriptions.iter();
             operations.extend(filters.map(|(filter, _)| rows::delete_subscription(client_id, filter)));
+            let watches = stored.watches.iter();
+            operations.extend(watches.map(|key| rows::delete_watch(client_id, key)));
             return Ok(());
         };
         let client = self.sessions.client(client_id);
@@ -140,6 +147,11 @@ impl Engine {
         state.restored = false;
         for (text, subscription) in stored.subscriptions {
             self.load_subscription(&mut state, &text, subscription, changes)?;
+        }
+        for key in stored.watches {
+            if self.state_store.restore_watch(&key, &session) {
+                state.watches.insert(key);
+            }
         }
         self.hold_for_groups(&state)?;
         let ends_at = row.ends_at(now);

@@ -2,8 +2,9 @@
 //!
 //! A session has one row for itself and one for each subscription, so that a client with many subscriptions does not
 //! write them all anew with each. The rows of one session stand together: the key of a subscription is the client
-//! identifier, U+0000, which no client identifier holds, and the filter. The topics of a path, which are kept for the
-//! same reason, stand under the name of no client.
+//! identifier, U+0000, which no client identifier holds, and the filter; that of a key of the state store that it is
+//! notified of is the client identifier, U+0000 twice, and the key in hexadecimal. The topics of a path, which are kept for
+//! the same reason, stand under the name of no client.
 
 use bytes::Bytes;
 use foreshore_record::TopicFilter;
@@ -49,6 +50,8 @@ pub(crate) enum Row {
     Session(String, SessionRow),
     /// A subscription of the session before it.
     Subscription(String, String, Subscription),
+    /// A key of the state store that a session is notified of.
+    Watch(String, Bytes),
     /// A path and the filters that it wants.
     Path(String, Vec<TopicFilter>),
     /// What can't be decoded, by client.
@@ -93,6 +96,21 @@ pub(crate) fn delete_subscription(client_id: &str, filter: &str) -> Operation {
     }
 }
 
+/// Writes that a session is notified of a key of the state store.
+pub(crate) fn put_watch(client_id: &str, state_key: &Bytes) -> Operation {
+    Operation::PutSession {
+        client_id: watch_key(client_id, state_key),
+        state: Bytes::new(),
+    }
+}
+
+/// Forgets that a session is notified of a key.
+pub(crate) fn delete_watch(client_id: &str, state_key: &Bytes) -> Operation {
+    Operation::DeleteSession {
+        client_id: watch_key(client_id, state_key),
+    }
+}
+
 /// Writes what a path wants. Its key begins with U+0000, as no client identifier does.
 pub(crate) fn put_path(name: &str, topics: &[TopicFilter]) -> Operation {
     Operation::PutSession {
@@ -120,6 +138,12 @@ pub(crate) fn read(blob: &Blob) -> Row {
             Ok(row) => Row::Session(blob.client_id.clone(), row),
             Err(error) => damaged(&blob.client_id, error),
         },
+        Some((client, rest)) if rest.starts_with(SEPARATOR) => {
+            match hex::decode(rest.trim_start_matches(SEPARATOR)) {
+                Ok(key) => Row::Watch(client.to_owned(), key.into()),
+                Err(error) => Row::Damaged(client.to_owned(), error.to_string()),
+            }
+        }
         Some((client, filter)) => match serde_json::from_slice(&blob.state) {
             Ok(subscription) => Row::Subscription(client.to_owned(), filter.to_owned(), subscription),
             Err(error) => damaged(client, error),
@@ -129,6 +153,10 @@ pub(crate) fn read(blob: &Blob) -> Row {
 
 fn key(client_id: &str, filter: &str) -> String {
     format!("{client_id}{SEPARATOR}{filter}")
+}
+
+fn watch_key(client_id: &str, state_key: &Bytes) -> String {
+    format!("{client_id}{SEPARATOR}{SEPARATOR}{}", hex::encode(state_key))
 }
 
 fn json(value: &(impl Serialize + ?Sized)) -> Bytes {
@@ -180,6 +208,18 @@ mod tests {
         };
         let expected = Row::Subscription("c/1".to_owned(), "$share/g/a/#".to_owned(), subscription);
         assert_eq!(read(&Blob { client_id, state }), expected);
+        let state_key = Bytes::from_static(b"\x00key\xff");
+        let Operation::PutSession { client_id, state } = put_watch("c/1", &state_key) else {
+            panic!()
+        };
+        let Operation::DeleteSession { client_id: deleted } = delete_watch("c/1", &state_key) else {
+            panic!()
+        };
+        assert_eq!(deleted, client_id);
+        assert_eq!(
+            read(&Blob { client_id, state }),
+            Row::Watch("c/1".to_owned(), state_key)
+        );
         let topics = vec![TopicFilter::new("a/#").unwrap()];
         let Operation::PutSession { client_id, state } = put_path("dataflow/n/d->s", &topics) else {
             panic!()

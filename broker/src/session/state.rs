@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use foreshore_record::Qos;
 use foreshore_store::{Direction, EntryId, Inflight, ReceiverId, Slot};
 
@@ -18,6 +19,8 @@ pub(crate) struct SessionState {
     pub(crate) session: Arc<Session>,
     /// Subscriptions by filter as the client wrote it, `$share/…` included.
     pub(crate) subscriptions: HashMap<Arc<str>, Subscribed>,
+    /// Keys of the state store that it is notified of.
+    pub(crate) watches: HashSet<Bytes>,
     /// Packet identifiers of the client with quality of service 2 whose PUBREL is awaited.
     pub(crate) inbound: HashSet<u16>,
     /// Packet identifiers of ours that are in use.
@@ -81,6 +84,7 @@ impl SessionState {
         Self {
             session,
             subscriptions: HashMap::new(),
+            watches: HashSet::new(),
             inbound: HashSet::new(),
             outbound: BTreeMap::new(),
             last_packet_id: 0,

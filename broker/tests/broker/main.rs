@@ -22,6 +22,7 @@ mod protocol;
 mod role;
 mod sessions;
 mod shared;
+mod state_store;
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
