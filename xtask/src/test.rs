@@ -45,6 +45,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         foreshore_peers::python(),
         foreshore_peers::node(),
         foreshore_peers::oxvif_camera(),
+        foreshore_peers::aio_client(),
     ));
 
     // The process tests start the binary; building it first shows a broken build before any test runs.

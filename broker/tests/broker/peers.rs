@@ -1,4 +1,4 @@
-//! Clients that others wrote: Debian's mosquitto clients, and paho-mqtt from PyPI.
+//! Clients that others wrote: Debian's mosquitto clients, paho-mqtt from PyPI, and the SDK of Azure IoT Operations in Go.
 
 use std::process::Stdio;
 
@@ -139,4 +139,15 @@ async fn pahos_client_speaks_version_five_with_it() {
     let mut script = Command::new(python);
     script.args(["-c", SCRIPT, &broker.address.port().to_string()]);
     assert_eq!(run(script).await, "done\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sdk_of_azure_iot_operations_works_unchanged() {
+    let program = tokio::task::spawn_blocking(foreshore_peers::aio_client)
+        .await
+        .unwrap();
+    let broker = TestBroker::start().await;
+    let mut client = Command::new(program);
+    client.arg(broker.address.port().to_string());
+    assert_eq!(run(client).await, "done\n");
 }

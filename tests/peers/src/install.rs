@@ -88,6 +88,27 @@ pub fn oxvif_camera() -> PathBuf {
     environment.join("bin/mock_server")
 }
 
+/// A client of the SDK of Azure IoT Operations in Go: the program of `aio/`, compiled at its first use. Its one argument is
+/// the port of a broker on the loopback address.
+///
+/// # Panics
+/// When it can't be compiled.
+#[must_use]
+pub fn aio_client() -> PathBuf {
+    let source = folder().join("aio");
+    let asked = ["go.mod", "go.sum", "main.go"]
+        .map(|file| fs::read(source.join(file)).expect("the program can be read"))
+        .concat();
+    let environment = installed("aio", &asked, |environment| {
+        run(Command::new("go")
+            .args(["build", "-o"])
+            .arg(environment.join("client"))
+            .arg(".")
+            .current_dir(&source));
+    });
+    environment.join("client")
+}
+
 /// The path of a script in `scripts/`.
 #[must_use]
 pub fn script(name: &str) -> PathBuf {

@@ -2,7 +2,7 @@
 //!
 //! What PyPI and npm have is installed at its first use into the cache outside the checkout, in a folder that is named by what
 //! was asked for: `requirements.txt` and `package.json` beside this crate. Scripts that make a library a server are in
-//! `scripts/`. What the crates registry has is compiled there.
+//! `scripts/`. What the crates registry and the Go module proxy have is compiled there.
 
 #![allow(
     clippy::expect_used,
@@ -13,5 +13,5 @@
 mod install;
 mod program;
 
-pub use install::{node, oxvif_camera, python, script};
+pub use install::{aio_client, node, oxvif_camera, python, script};
 pub use program::{Program, free_port};
