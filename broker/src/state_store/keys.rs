@@ -300,7 +300,7 @@ mod tests {
     fn given(now: u64) -> Circumstances<'static> {
         Circumstances {
             now: BrokerTime(now),
-            wall: 1_000_000 + now,
+            wall: now.saturating_add(1_000_000),
             timestamp: None,
             fence: None,
             bounds: BOUNDS,
