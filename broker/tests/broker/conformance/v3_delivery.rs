@@ -221,7 +221,8 @@ async fn a_session_goes_on_where_it_was_left() {
     all.retain(|(first, _)| *first != PUBREL);
     assert_eq!(all[0], message(0x3a, &ids[0], "one"));
     assert_eq!(all[1], message(0x3c, &ids[2], "three"));
-    assert_eq!((all[2].0, &all[2].1[5..]), (0x32, &b"four"[..]));
+    // It may have been sent to the first connection before that was seen to be gone: then it is a repeat.
+    assert_eq!((all[2].0 & !0x08, &all[2].1[5..]), (0x32, &b"four"[..]));
     reader.ping().await;
     drop(reader);
     // A clean session discards it, and leaves none.
