@@ -24,6 +24,14 @@ pub enum StoreError {
         /// What this version reads.
         allowed: &'static str,
     },
+    /// There is no store in the directory.
+    #[error("{path:?} is no store: {cause}")]
+    NoStore {
+        /// The directory.
+        path: PathBuf,
+        /// What is missing.
+        cause: String,
+    },
     /// The operating system refused.
     #[error("can't {action} {path:?}")]
     Io {

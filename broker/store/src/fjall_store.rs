@@ -10,11 +10,12 @@
 //!   damaged/   journals that were damaged, as they were found; the last few
 //! ```
 
-mod engine;
-mod files;
-mod journal;
-mod repair;
-mod salvage;
+pub(crate) mod engine;
+pub(crate) mod files;
+pub(crate) mod journal;
+pub(crate) mod repair;
+pub(crate) mod salvage;
+pub(crate) mod shadow;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

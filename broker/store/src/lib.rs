@@ -21,6 +21,7 @@
 //! | [`ledger`] | totals of paths and sources |
 //! | [`limits`] | limits of a queue |
 //! | [`clock`] | the clock that expiry runs on |
+//! | [`offline`] | looking at a store that no broker has open |
 
 mod apply;
 mod attempts;
@@ -36,6 +37,7 @@ mod keys;
 pub mod ledger;
 pub mod limits;
 mod memory;
+pub mod offline;
 mod queue_store;
 mod record;
 mod rows;

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod faults;
 mod model;
+mod offline;
 mod suite;
 
 use std::{sync::Arc, time::Duration};

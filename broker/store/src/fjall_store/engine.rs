@@ -34,6 +34,9 @@ const YOUNG_BYTES: usize = 256 << 10;
 /// Time between two such flushes: who writes much fills memtables anyway, and each is flushed when it is full.
 const YOUNG_AGE: Duration = Duration::from_secs(10);
 
+/// Time between two looks at whether a memtable was flushed.
+const FLUSH_POLL: Duration = Duration::from_millis(10);
+
 /// One thread flushes while another compacts.
 const WORKERS: usize = 2;
 
@@ -91,7 +94,7 @@ pub(crate) struct FjallView<'e> {
 
 impl FjallEngine {
     /// Opens the database of a directory, or creates one.
-    pub(super) fn start(directory: &Directory, options: &StoreOptions) -> Result<Self, StoreError> {
+    pub(crate) fn start(directory: &Directory, options: &StoreOptions) -> Result<Self, StoreError> {
         Self::start_at(directory.data(), options)
     }
 
@@ -100,11 +103,14 @@ impl FjallEngine {
         Self::start_with(path, options, |database| database.worker_threads(WORKERS))
     }
 
-    /// Opens a database only to read from it: nothing is flushed or compacted.
+    /// Opens the database of a directory only to read from it.
     pub(super) fn start_idle(directory: &Directory, options: &StoreOptions) -> Result<Self, StoreError> {
-        Self::start_with(directory.data(), options, |database| {
-            database.worker_threads_unchecked(0)
-        })
+        Self::start_idle_at(directory.data(), options)
+    }
+
+    /// Opens a database only to read from it: nothing is flushed or compacted.
+    pub(super) fn start_idle_at(path: PathBuf, options: &StoreOptions) -> Result<Self, StoreError> {
+        Self::start_with(path, options, |database| database.worker_threads_unchecked(0))
     }
 
     fn start_with(
@@ -136,7 +142,7 @@ impl FjallEngine {
     }
 
     /// Keeps the directory locked as long as the database is open.
-    pub(super) fn with_directory(self, directory: Directory) -> Self {
+    pub(crate) fn with_directory(self, directory: Directory) -> Self {
         Self {
             directory: Some(directory),
             ..self
@@ -189,6 +195,26 @@ impl FjallEngine {
             keyspace.rotate_memtable()?;
         }
         Ok(())
+    }
+
+    /// Writes all tables anew, without what was deleted or replaced.
+    pub(crate) fn compact(&self) -> Result<(), StoreError> {
+        for keyspace in &self.tables {
+            self.compact_keyspace(keyspace)
+                .map_err(|error| self.failed("compact", error))?;
+        }
+        Ok(())
+    }
+
+    fn compact_keyspace(&self, keyspace: &Keyspace) -> Result<(), fjall::Error> {
+        keyspace.rotate_memtable()?;
+        while keyspace.sealed_memtable_count() > 0 {
+            // A flush that fails tells nobody else.
+            self.database.persist(PersistMode::Buffer)?;
+            std::thread::sleep(FLUSH_POLL);
+        }
+        // Public but undocumented, as is the rotation.
+        keyspace.major_compact()
     }
 
     /// Turns an error of the engine into ours. If it may mean that the disk gives back something else than was written,

@@ -58,26 +58,11 @@ impl Directory {
 
     /// Checks the format, or writes it; tells whether the store is new.
     fn check_format(&self) -> Result<bool, StoreError> {
-        let format = self.path.join("format");
-        let found = match fs::read_to_string(&format) {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.data().exists() => {
-                self.write_synced("format", &format!("{FORMAT}\n"))?;
-                return Ok(true);
-            }
-            // Without it, there is no telling what wrote the data.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => "none".to_owned(),
-            Err(error) => return Err(StoreError::io("read", format, error)),
-        };
-        if found.trim() == FORMAT {
+        if holds_store(&self.path)? {
             return Ok(false);
         }
-        let found = found.trim().chars().take(64).collect();
-        Err(StoreError::Format {
-            path: self.path.clone(),
-            found,
-            allowed: FORMAT,
-        })
+        self.write_synced("format", &format!("{FORMAT}\n"))?;
+        Ok(true)
     }
 
     /// Removes a database whose creation was interrupted: fjall would not open it, and nothing was committed to it.
@@ -114,10 +99,8 @@ impl Directory {
     /// Removes the mark of an orderly close and tells the number of commits at that time.
     pub(crate) fn take_clean_mark(&self) -> Result<Option<u64>, StoreError> {
         let mark = self.path.join("clean");
-        let found = match fs::read_to_string(&mark) {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::io("read", mark, error)),
+        let Some(found) = read_if_there(&mark)? else {
+            return Ok(None);
         };
         fs::remove_file(&mark).map_err(|error| StoreError::io("remove", mark, error))?;
         sync_directory(&self.path)?;
@@ -202,6 +185,66 @@ impl Directory {
     }
 }
 
+/// A directory whose store is only looked at: nothing in it is made, changed or removed, and no broker opens it
+/// meanwhile.
+#[derive(Debug)]
+pub(crate) struct QuietDirectory {
+    path: PathBuf,
+    /// `None` where there is no lock file, as in a copy that was made without it: nobody has it open.
+    _lock: Option<File>,
+}
+
+impl QuietDirectory {
+    /// Locks the directory of a store and checks its format.
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        let no_store = |cause: &str| StoreError::NoStore {
+            path: path.to_owned(),
+            cause: cause.to_owned(),
+        };
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Err(no_store("it is no directory")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(no_store("there is nothing"));
+            }
+            Err(error) => return Err(StoreError::io("read", path, error)),
+        }
+        let file = path.join("lock");
+        let lock = match File::open(&file) {
+            Ok(lock) => Some(take_lock(lock, path)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(StoreError::io("open", file, error)),
+        };
+        if !holds_store(path)? {
+            return Err(no_store("it holds no file `format`"));
+        }
+        let directory = Self {
+            path: path.to_owned(),
+            _lock: lock,
+        };
+        if !directory.data().join("version").exists() {
+            return Err(no_store("it holds no database `data`"));
+        }
+        Ok(directory)
+    }
+
+    /// Where fjall keeps its files.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.path.join("data")
+    }
+
+    /// Commits that there were at an orderly close; `None` when that was not the end.
+    pub(crate) fn clean_mark(&self) -> Result<Option<u64>, StoreError> {
+        let found = read_if_there(&self.path.join("clean"))?;
+        Ok(found.and_then(|found| found.trim().parse().ok()))
+    }
+
+    /// Whether a broker met something that it could not read.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.path.join("suspect").exists()
+    }
+}
+
 fn lock(path: &Path) -> Result<File, StoreError> {
     let lock = path.join("lock");
     let open = OpenOptions::new()
@@ -209,13 +252,42 @@ fn lock(path: &Path) -> Result<File, StoreError> {
         .write(true)
         .truncate(false)
         .open(&lock);
-    let file = open.map_err(|error| StoreError::io("open", &lock, error))?;
+    take_lock(open.map_err(|error| StoreError::io("open", &lock, error))?, path)
+}
+
+/// Locks the lock file of a directory, which may be open for reading only.
+fn take_lock(file: File, directory: &Path) -> Result<File, StoreError> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
-            path: path.to_owned(),
+            path: directory.to_owned(),
         }),
-        Err(TryLockError::Error(error)) => Err(StoreError::io("lock", lock, error)),
+        Err(TryLockError::Error(error)) => Err(StoreError::io("lock", directory.join("lock"), error)),
+    }
+}
+
+/// Checks the format of a directory; tells whether there is a store in it at all.
+fn holds_store(directory: &Path) -> Result<bool, StoreError> {
+    let found = match read_if_there(&directory.join("format"))? {
+        Some(found) if found.trim() == FORMAT => return Ok(true),
+        Some(found) => found.trim().chars().take(64).collect(),
+        None if !directory.join("data").exists() => return Ok(false),
+        // Without it, there is no telling what wrote the data.
+        None => "none".to_owned(),
+    };
+    Err(StoreError::Format {
+        path: directory.to_owned(),
+        found,
+        allowed: FORMAT,
+    })
+}
+
+/// Reads a small file; `None` when it is not there.
+fn read_if_there(path: &Path) -> Result<Option<String>, StoreError> {
+    match fs::read_to_string(path) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("read", path, error)),
     }
 }
 

@@ -20,7 +20,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    io::{self, BufReader, BufWriter, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -70,38 +70,129 @@ struct Scan {
     torn: bool,
 }
 
+/// A journal and what can be read of it.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    path: PathBuf,
+    scan: Scan,
+    /// Whether something is wrong that a crash does not explain.
+    pub(crate) damaged: bool,
+    /// Batches that are missing between its own, or in front of them.
+    pub(crate) lost_commits: u64,
+}
+
 /// Reads all journals and leaves only what fjall reads well.
 pub(crate) fn prepare(directory: &Directory, clean: bool) -> Result<Prepared, StoreError> {
-    let journals = journals(&directory.data())?;
-    let mut scans = Vec::with_capacity(journals.len());
-    for path in &journals {
-        let failed = |error| StoreError::io("read the journal", path, error);
-        scans.push(scan(&File::open(path).map_err(failed)?).map_err(failed)?);
-    }
-    drop_misnumbered(&mut scans);
+    let data = directory.data();
+    remove_unfinished(&data)?;
+    let journals = read(&data, clean)?;
     let mut prepared = Prepared::default();
-    let mut last_seqno = None;
-    for (index, (path, scan)) in journals.iter().zip(&scans).enumerate() {
-        let is_last = index + 1 == journals.len();
-        for batch in &scan.batches {
-            if let Some(last) = last_seqno {
-                prepared.lost_commits += if scan.damaged { batch.seqno - last - 1 } else { 0 };
-            }
-            last_seqno = Some(batch.seqno);
-        }
-        // Only the journal that was being written may end in the middle of a batch, and only after a crash.
-        let damaged = scan.damaged || scan.torn && (clean || !is_last);
-        if damaged {
+    for (index, journal) in journals.iter().enumerate() {
+        let Journal {
+            path,
+            scan,
+            damaged,
+            lost_commits,
+        } = journal;
+        prepared.lost_commits += lost_commits;
+        if *damaged {
             let aside = directory.keep_damaged(path)?;
             tracing::error!(journal = ?path, kept = ?aside, good = scan.batches.len(), "a journal is damaged");
             prepared.damaged += 1;
             prepared.set_aside.push(aside);
         }
-        if damaged || is_last && !clean {
+        let is_last = index + 1 == journals.len();
+        if *damaged || is_last && !clean {
             rewrite(path, &scan.batches)?;
         }
     }
     Ok(prepared)
+}
+
+/// Reads all journals, in the order in which they were written, and changes none.
+pub(crate) fn read(data: &Path, clean: bool) -> Result<Vec<Journal>, StoreError> {
+    let paths = journals(data)?;
+    let mut scans = Vec::with_capacity(paths.len());
+    for path in &paths {
+        let failed = |error| StoreError::io("read the journal", path, error);
+        scans.push(scan(&File::open(path).map_err(failed)?).map_err(failed)?);
+    }
+    drop_misnumbered(&mut scans);
+    let count = paths.len();
+    let mut last_seqno = None;
+    let read = paths.into_iter().zip(scans).enumerate();
+    Ok(read
+        .map(|(index, (path, scan))| {
+            let mut lost_commits = 0;
+            for batch in &scan.batches {
+                if let Some(last) = last_seqno {
+                    lost_commits += if scan.damaged { batch.seqno - last - 1 } else { 0 };
+                }
+                last_seqno = Some(batch.seqno);
+            }
+            // Only the journal that was being written may end in the middle of a batch, and only after a crash.
+            let damaged = scan.damaged || scan.torn && (clean || index + 1 < count);
+            Journal {
+                path,
+                scan,
+                damaged,
+                lost_commits,
+            }
+        })
+        .collect())
+}
+
+impl Journal {
+    /// Name of its file.
+    pub(crate) fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    /// Batches that are whole.
+    pub(crate) fn batches(&self) -> usize {
+        self.scan.batches.len()
+    }
+
+    /// Whether it ends in the middle of a batch, as a crash leaves it.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.scan.torn
+    }
+
+    /// Bytes that belong to no whole batch and have one behind them: from, to.
+    pub(crate) fn holes(&self) -> Vec<(u64, u64)> {
+        let ranges = joined(&self.scan.batches);
+        let ends = ranges.iter().map(|range| range.end);
+        let starts = ranges.iter().map(|range| range.start);
+        let holes = std::iter::once(0).chain(ends).zip(starts);
+        holes.filter(|(from, to)| from < to).collect()
+    }
+
+    /// Where the last whole batch ends.
+    pub(crate) fn end(&self) -> u64 {
+        self.scan.batches.last().map_or(0, |batch| batch.to)
+    }
+
+    /// Copies the batches that are whole to a file of the same name in another folder.
+    pub(crate) fn copy_to(&self, folder: &Path) -> Result<(), StoreError> {
+        let new = folder.join(self.path.file_name().unwrap_or_default());
+        let copied = copy_batches(&self.path, &new, &self.scan.batches);
+        copied
+            .map(drop)
+            .map_err(|error| StoreError::io("copy the journal to", new, error))
+    }
+}
+
+/// Removes what a crash left of writing a journal anew.
+fn remove_unfinished(data: &Path) -> Result<(), StoreError> {
+    let failed = |error| StoreError::io("read the directory", data, error);
+    for file in fs::read_dir(data).map_err(failed)? {
+        let path = file.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "new") {
+            fs::remove_file(&path).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// Journals in the order in which they were written.
@@ -115,8 +206,6 @@ fn journals(data: &Path) -> Result<Vec<PathBuf>, StoreError> {
             .and_then(|stem| stem.to_str()?.parse::<u64>().ok());
         match (path.extension().and_then(|extension| extension.to_str()), number) {
             (Some("jnl"), Some(number)) => journals.push((number, path)),
-            // What a crash left of writing a journal anew.
-            (Some("new"), _) => fs::remove_file(&path).map_err(failed)?,
             _ => {}
         }
     }
@@ -128,17 +217,7 @@ fn journals(data: &Path) -> Result<Vec<PathBuf>, StoreError> {
 fn rewrite(path: &Path, batches: &[Batch]) -> Result<(), StoreError> {
     let new = path.with_extension("new");
     let copy = || {
-        let mut old = File::open(path)?;
-        let mut file = BufWriter::with_capacity(WINDOW, File::create(&new)?);
-        for std::ops::Range { start: from, end: to } in joined(batches) {
-            old.seek(SeekFrom::Start(from))?;
-            let copied = io::copy(&mut (&old).take(to - from), &mut file)?;
-            if copied < to - from {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        file.flush()?;
-        file.get_ref().sync_all()?;
+        copy_batches(path, &new, batches)?.sync_all()?;
         fs::rename(&new, path)
     };
     copy().map_err(|error| {
@@ -149,6 +228,20 @@ fn rewrite(path: &Path, batches: &[Batch]) -> Result<(), StoreError> {
         StoreError::io("write the journal anew", path, error)
     })?;
     path.parent().map_or(Ok(()), files::sync_directory)
+}
+
+/// Writes a new file with the given batches of a journal.
+fn copy_batches(path: &Path, new: &Path, batches: &[Batch]) -> io::Result<File> {
+    let mut old = File::open(path)?;
+    let mut file = BufWriter::with_capacity(WINDOW, File::create(new)?);
+    for std::ops::Range { start: from, end: to } in joined(batches) {
+        old.seek(SeekFrom::Start(from))?;
+        let copied = io::copy(&mut (&old).take(to - from), &mut file)?;
+        if copied < to - from {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    file.into_inner().map_err(io::IntoInnerError::into_error)
 }
 
 /// Neighbouring batches as one range.

@@ -17,13 +17,13 @@ use super::{
 use crate::{
     engine::{Change, Engine},
     error::StoreError,
-    keys::Table,
+    keys::{Bytes, Table},
 };
 
 /// Rows that are written together.
 const CHUNK: usize = 5_000;
 
-/// Length of the first key behind an unreadable place at the beginning of a table.
+/// Length of the first key behind an unreadable place at the beginning of a keyspace.
 const KEY_LEN: usize = 16;
 
 /// Reads everything; if something can't be read, leaves a database of the rest. Tells how many places that were.
@@ -73,49 +73,69 @@ fn read_all(
 ) -> Result<u64, StoreError> {
     let mut unreadable = 0;
     for table in Table::ALL {
-        let mut from = Bound::Unbounded;
-        loop {
-            let (mut rows, mut last) = (Vec::new(), None);
-            let read = engine.read_from(table, &from, |key, value| {
-                last = Some(key.to_vec());
-                rows.push(Change {
-                    table,
-                    key: key.clone(),
-                    value: Some(value.clone()),
-                });
-                if rows.len() < CHUNK {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
+        let mut rows = Vec::new();
+        let mut visit = |key: &Bytes, value: &Bytes| {
+            rows.push(Change {
+                table,
+                key: key.clone(),
+                value: Some(value.clone()),
             });
-            let full = rows.len() == CHUNK;
-            each(rows)?;
-            match read {
-                Err(error) => {
-                    tracing::error!(table = table.name(), %error, "rows can't be read");
-                    unreadable += 1;
-                    let stuck = last.unwrap_or_else(|| behind(&from));
-                    let Some(next) = skip(engine, table, &stuck) else {
-                        break;
-                    };
-                    from = Bound::Included(next);
-                }
-                Ok(()) => match last {
-                    Some(last) if full => from = Bound::Excluded(last),
-                    _ => break,
-                },
+            if rows.len() == CHUNK {
+                each(std::mem::take(&mut rows))?;
             }
-        }
+            Ok(ControlFlow::Continue(()))
+        };
+        read_range(engine, table, &[], None, &mut visit, &mut |_, error| {
+            tracing::error!(table = table.name(), %error, "rows can't be read");
+            unreadable += 1;
+        })?;
+        each(rows)?;
     }
     Ok(unreadable)
+}
+
+/// Visits the rows from `from` (included) to `to` (not included) that can be read, and calls `unreadable` with the last
+/// key in front of each place where something can't.
+pub(crate) fn read_range(
+    engine: &FjallEngine,
+    table: Table,
+    from: &[u8],
+    to: Option<&[u8]>,
+    visit: &mut dyn FnMut(&Bytes, &Bytes) -> Result<ControlFlow<()>, StoreError>,
+    unreadable: &mut dyn FnMut(&[u8], &fjall::Error),
+) -> Result<(), StoreError> {
+    let mut from = Bound::Included(from.to_vec());
+    loop {
+        let (mut last, mut outcome) = (None, Ok(()));
+        let read = engine.read_from(table, &from, |key, value| {
+            if to.is_some_and(|to| key.as_ref() >= to) {
+                return ControlFlow::Break(());
+            }
+            last = Some(key.clone());
+            match visit(key, value) {
+                Ok(going) => going,
+                Err(error) => {
+                    outcome = Err(error);
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        outcome?;
+        let Err(error) = read else { return Ok(()) };
+        let stuck = last.map_or_else(|| behind(&from), |last| last.to_vec());
+        unreadable(&stuck, &error);
+        match skip(engine, table, &stuck) {
+            Some(next) => from = Bound::Included(next),
+            None => return Ok(()),
+        }
+    }
 }
 
 /// The key at which nothing could be read.
 fn behind(from: &Bound<Vec<u8>>) -> Vec<u8> {
     match from {
-        Bound::Included(key) | Bound::Excluded(key) => key.clone(),
-        Bound::Unbounded => vec![0; KEY_LEN],
+        Bound::Included(key) | Bound::Excluded(key) if !key.is_empty() => key.clone(),
+        _ => vec![0; KEY_LEN],
     }
 }
 

@@ -1,6 +1,10 @@
 //! A disk that gives back something else than was written: the store starts, and the ledger says what is missing.
 
-use std::{fs, os::unix::fs::FileExt, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
 
 use foreshore_record::DropReason;
 use tempfile::TempDir;
@@ -11,9 +15,9 @@ use crate::{
     StoreError, StoreOptions,
 };
 
-struct Damaged {
+pub(super) struct Damaged {
     home: TempDir,
-    receivers: Vec<ReceiverId>,
+    pub(super) receivers: Vec<ReceiverId>,
 }
 
 fn commit(store: &SharedStore, operations: Vec<Operation>) -> Vec<Applied> {
@@ -38,7 +42,7 @@ fn settle(receiver: ReceiverId, id: EntryId) -> Operation {
 
 impl Damaged {
     /// A store with two receivers that was not closed in order: all of it is in the journal.
-    fn with(work: impl FnOnce(&SharedStore, &[ReceiverId])) -> Self {
+    pub(super) fn with(work: impl FnOnce(&SharedStore, &[ReceiverId])) -> Self {
         let home = tempfile::tempdir().unwrap();
         let (store, _) = crate::open(home.path(), &options()).unwrap();
         let put = |name: &str| Operation::PutReceiver {
@@ -66,17 +70,26 @@ impl Damaged {
         files.pop().unwrap()
     }
 
-    /// Flips a bit in the rows with this payload; tells how many there were.
-    fn flip(&self, payload: &str) -> usize {
+    pub(super) fn path(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Cuts off what fjall allocates beforehand, 64 MB: less of it is quicker to read. Gives back what is left.
+    pub(super) fn shorten(&self) -> (fs::File, Vec<u8>) {
         let journal = self.journal();
         let mut content = fs::read(&journal).unwrap();
         let file = fs::OpenOptions::new().write(true).open(&journal).unwrap();
-        // fjall allocates 64 MB beforehand: less of it is quicker to read.
         let blank = [0; 4096];
         while content.ends_with(&blank) {
             content.truncate(content.len() - blank.len());
         }
         file.set_len(content.len() as u64).unwrap();
+        (file, content)
+    }
+
+    /// Flips a bit in the rows with this payload; tells how many there were.
+    pub(super) fn flip(&self, payload: &str) -> usize {
+        let (file, content) = self.shorten();
         let places: Vec<_> = content
             .windows(payload.len())
             .enumerate()
@@ -89,7 +102,7 @@ impl Damaged {
         places.len()
     }
 
-    fn open(&self) -> (SharedStore, OpenReport) {
+    pub(super) fn open(&self) -> (SharedStore, OpenReport) {
         crate::open(self.home.path(), &options()).unwrap()
     }
 }
@@ -274,16 +287,9 @@ fn a_store_that_can_not_be_opened_is_set_aside() {
     assert!(!damaged.open().1.lost_something());
 }
 
-#[test]
-fn a_block_that_can_not_be_read_costs_what_is_in_it() {
-    // Small memtables, so that most of it is in tables.
-    let options = StoreOptions {
-        memtable_bytes: 64 << 10,
-        ..options()
-    };
-    let home = tempfile::tempdir().unwrap();
-    let open = || crate::open(home.path(), &options).unwrap();
-    let (store, _) = open();
+/// A store with so many messages that most of them are in tables; closed in order.
+pub(super) fn large(home: &Path) {
+    let (store, _) = crate::open(home, &small_memtables()).unwrap();
     let put = |name: &str| Operation::PutReceiver {
         name: name.to_owned(),
         limits: Limits::default(),
@@ -301,10 +307,18 @@ fn a_block_that_can_not_be_read_costs_what_is_in_it() {
     }
     assert_eq!(waiting(&store, 1).len(), 2000);
     store.close().unwrap();
-    drop(store);
+}
 
-    // The largest file of the queue's tables, in the middle of its first blocks.
-    let tables = home.path().join("data/keyspaces/1/tables");
+fn small_memtables() -> StoreOptions {
+    StoreOptions {
+        memtable_bytes: 64 << 10,
+        ..options()
+    }
+}
+
+/// Spoils the largest file of the queue's tables, in the middle of its first blocks.
+pub(super) fn spoil_largest_table(home: &Path) {
+    let tables = home.join("data/keyspaces/1/tables");
     let tables = fs::read_dir(tables).unwrap().map(|file| file.unwrap().path());
     let table = tables
         .max_by_key(|file| fs::metadata(file).unwrap().len())
@@ -316,8 +330,16 @@ fn a_block_that_can_not_be_read_costs_what_is_in_it() {
         .unwrap()
         .write_all_at(&[0xA5; 64], 20_000)
         .unwrap();
+}
+
+#[test]
+fn a_block_that_can_not_be_read_costs_what_is_in_it() {
+    let home = tempfile::tempdir().unwrap();
+    large(home.path());
+    spoil_largest_table(home.path());
 
     // It is met by a read; then nothing more is committed.
+    let open = || crate::open(home.path(), &small_memtables()).unwrap();
     let (store, report) = open();
     assert!(!report.lost_something());
     assert!(store.read(1, everything(), BrokerTime(0)).is_err());
