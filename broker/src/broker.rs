@@ -27,7 +27,10 @@ use crate::{
     message::Message,
     options::{Conduct, Limits, ListenerOptions, Options, Storage},
     path::BrokerPaths,
-    policy::Policies,
+    policy::{
+        Policies,
+        explain::{Explanation, Question},
+    },
     stats::Stats,
     wire::ReasonCode,
 };
@@ -278,6 +281,12 @@ impl Handle {
         self.inner.engine.policies.store(Arc::new(policies));
         self.inner.engine.control_all(&Control::PolicyChanged);
         Ok(())
+    }
+
+    /// Says what the policies that are in force mean for a client.
+    #[must_use]
+    pub fn explain(&self, question: Question) -> Explanation {
+        self.inner.engine.policies.load().explain(question)
     }
 
     /// Puts limits in force. Connections keep what they were told at their beginning.

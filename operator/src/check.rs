@@ -1,7 +1,10 @@
 //! `foreshore check`: judges manifests without running anything.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
+use foreshore_control::{PlanResource, plan::BrokerPolicyPlan};
+use foreshore_crds::v1alpha1::BrokerPolicySpec;
+use foreshore_tls::Role;
 use serde::Serialize;
 
 use crate::{
@@ -9,7 +12,8 @@ use crate::{
     facts::Facts,
     platform::Platform,
     problem::Problem,
-    reconcile::Reconciler,
+    reconcile::{Outcome, Reconciler},
+    role::RoleName,
     source::{
         self,
         directory::{Directory, Options},
@@ -51,15 +55,51 @@ impl fmt::Display for Report {
 /// # Errors
 /// When a path that was given can't be read.
 pub fn check(options: Options, platform: Platform) -> Result<Report, source::Error> {
+    Ok(report(&reconcile(options, platform)?))
+}
+
+/// BrokerPolicies by name.
+pub type PolicySpecs = BTreeMap<String, BrokerPolicySpec>;
+
+/// The policies of each broker that would be in force after a start with these manifests, and what else a check finds:
+/// a policy that is wrong is not among them. Blocks, as [`check`] does.
+///
+/// # Errors
+/// When a path that was given can't be read.
+pub fn policies(
+    options: Options,
+    platform: Platform,
+) -> Result<(BTreeMap<RoleName, PolicySpecs>, Report), source::Error> {
+    let outcome = reconcile(options, platform)?;
+    let brokers = outcome
+        .plans
+        .roles
+        .iter()
+        .filter(|(role, _)| role.role == Role::Broker);
+    let policies = brokers.map(|(role, plan)| {
+        let policies = plan
+            .iter()
+            .filter(|(key, _)| key.kind == BrokerPolicyPlan::KIND)
+            // What was planned right now can be read.
+            .filter_map(|(_, resource)| resource.decode::<BrokerPolicyPlan>().ok())
+            .map(|policy| (policy.object.name, policy.spec));
+        (role.clone(), policies.collect())
+    });
+    Ok((policies.collect(), report(&outcome)))
+}
+
+fn reconcile(options: Options, platform: Platform) -> Result<Outcome, source::Error> {
     let snapshot = Directory::open(Options {
         state: None,
         ..options
     })?
     .read()?;
-    let outcome = Reconciler::new(platform, Accepted::default()).reconcile(&snapshot, &Facts::default());
-    let problems = outcome.all_problems().cloned().collect();
-    Ok(Report {
+    Ok(Reconciler::new(platform, Accepted::default()).reconcile(&snapshot, &Facts::default()))
+}
+
+fn report(outcome: &Outcome) -> Report {
+    Report {
         objects: outcome.verdicts.len(),
-        problems,
-    })
+        problems: outcome.all_problems().cloned().collect(),
+    }
 }

@@ -9,6 +9,7 @@
 //!
 //! [`Policies`] are compiled once; [`Permissions`] are what they come to for one client, with its names filled in.
 
+pub mod explain;
 mod pattern;
 mod permissions;
 
@@ -152,7 +153,7 @@ impl Rule {
                     let template = Template::parse(topic, false)?;
                     template
                         .filter("x", Some("x"))
-                        .ok_or_else(|| InvalidPattern::topic(topic))?;
+                        .map_err(|_| InvalidPattern::topic(topic))?;
                     Ok(template)
                 })
                 .collect::<Result<_, _>>()?,
@@ -187,7 +188,7 @@ impl Rule {
         let username = principal.username.as_deref();
         self.topics
             .iter()
-            .filter_map(|topic| topic.filter(client_id, username))
+            .filter_map(|topic| topic.filter(client_id, username).ok())
             .collect()
     }
 }

@@ -3,7 +3,15 @@
 //! What a client says of itself must never be read as a pattern: in names its value stands for itself, and in topics a
 //! value that holds `/`, `+` or `#` makes the topic match nothing.
 
+use std::fmt;
+
 use foreshore_record::TopicFilter;
+
+/// What stands for the client identifier.
+const CLIENT_ID: &str = "${clientid}";
+
+/// What stands for the user name.
+const USERNAME: &str = "${username}";
 
 /// A parsed pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +35,17 @@ pub(super) enum InvalidPattern {
     Brace { pattern: String },
     #[error("{pattern:?} is not a topic filter: '+' must fill its level, '#' must be the last")]
     Topic { pattern: String },
+}
+
+/// Why a topic matches nothing for a client.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unfilled {
+    #[error("the client has no user name")]
+    NoUser,
+    #[error("for {fact}, found {value:?}: a name without '/', '+' and '#' is allowed")]
+    Unsafe { fact: &'static str, value: String },
+    #[error("it is no topic filter")]
+    NoFilter,
 }
 
 impl InvalidPattern {
@@ -80,19 +99,45 @@ impl Template {
         matches_parts(name, &parts)
     }
 
-    /// The topic filter for one client; `None` when a name can't be filled in safely.
-    pub(super) fn filter(&self, client_id: &str, username: Option<&str>) -> Option<TopicFilter> {
-        let safe = |value: &str| !value.is_empty() && !value.contains(['/', '+', '#', '\0']);
-        let mut filled = String::new();
+    /// The topic filter for one client.
+    ///
+    /// # Errors
+    /// When a name can't be filled in safely.
+    pub(super) fn filter(&self, client_id: &str, username: Option<&str>) -> Result<TopicFilter, Unfilled> {
+        let safe = |fact, value: &str| {
+            if value.is_empty() || value.contains(['/', '+', '#', '\0']) {
+                let value = value.to_owned();
+                Err(Unfilled::Unsafe { fact, value })
+            } else {
+                Ok(())
+            }
+        };
         for piece in &self.0 {
             match piece {
-                Piece::Text(text) => filled.push_str(text),
-                Piece::Any => filled.push('*'),
-                Piece::ClientId => filled.push_str(Some(client_id).filter(|value| safe(value))?),
-                Piece::Username => filled.push_str(username.filter(|value| safe(value))?),
+                Piece::Text(_) | Piece::Any => {}
+                Piece::ClientId => safe(CLIENT_ID, client_id)?,
+                Piece::Username => safe(USERNAME, username.ok_or(Unfilled::NoUser)?)?,
             }
         }
-        TopicFilter::new(&filled).ok()
+        TopicFilter::new(self.filled(client_id, username)).map_err(|_| Unfilled::NoFilter)
+    }
+
+    /// The pattern with the names of one client in it, for people: a name that is missing stays as it is written.
+    pub(super) fn filled(&self, client_id: &str, username: Option<&str>) -> String {
+        let pieces = self.0.iter().map(|piece| match piece {
+            Piece::Text(text) => text.as_str(),
+            Piece::Any => "*",
+            Piece::ClientId => client_id,
+            Piece::Username => username.unwrap_or(USERNAME),
+        });
+        pieces.collect()
+    }
+}
+
+impl fmt::Display for Template {
+    /// The pattern as it was written.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.filled(CLIENT_ID, None))
     }
 }
 
@@ -174,12 +219,12 @@ mod tests {
         let template = Template::parse("devices/${clientid}/#", false).unwrap();
         assert_eq!(template.filter("a", None).unwrap().as_str(), "devices/a/#");
         for name in ["+", "#", "a/#", "a/b", "", "a+b", "a\0b"] {
-            assert_eq!(template.filter(name, None), None, "{name:?}");
+            assert!(template.filter(name, None).is_err(), "{name:?}");
         }
         assert_eq!(template.filter("a*", None).unwrap().as_str(), "devices/a*/#");
         assert_eq!(
             Template::parse("u/${username}", false).unwrap().filter("a", None),
-            None
+            Err(Unfilled::NoUser)
         );
     }
 

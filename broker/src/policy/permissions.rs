@@ -173,7 +173,7 @@ impl Denied {
 }
 
 /// Whether some topic matches both filters.
-fn overlaps(first: &TopicFilter, second: &TopicFilter) -> bool {
+pub(super) fn overlaps(first: &TopicFilter, second: &TopicFilter) -> bool {
     let hidden = |filter: &TopicFilter, other: &TopicFilter| {
         filter.as_str().starts_with(['+', '#']) && other.as_str().starts_with('$')
     };
