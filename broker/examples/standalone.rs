@@ -26,7 +26,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     .await?;
     println!("{:?}", broker.addresses());
     tokio::signal::ctrl_c().await?;
+    println!(
+        "{}",
+        serde_json::to_string_pretty(&broker.sessions(None, 100).await?)?
+    );
     broker.stop(Duration::from_secs(10)).await?;
-    println!("{}", serde_json::to_string_pretty(&broker.sessions(100))?);
     Ok(())
 }

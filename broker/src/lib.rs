@@ -23,6 +23,7 @@
 //! | [`auth`], [`policy`] | who a client is and what it may do |
 //! | [`stats`], [`sys`], [`inspect`] | what can be seen from outside |
 //! | [`role`] | putting a plan in force |
+//! | [`offline`] | what the store holds while no broker runs |
 //!
 //! What makes it safe is in the store (see `foreshore_store`): an acknowledgement leaves after the commit that holds
 //! what it acknowledges. What makes it quick is in the engine: publishing takes no lock, a message is encoded once for
@@ -36,6 +37,7 @@ pub mod error;
 pub mod inspect;
 pub mod listener;
 mod message;
+pub mod offline;
 pub mod options;
 pub mod path;
 pub mod policy;

@@ -149,6 +149,13 @@ impl Group {
             .any(|member| member.session.receiver.is_some())
     }
 
+    /// Whether a client is a member.
+    pub(crate) fn has_member(&self, client: &str) -> bool {
+        let state = self.state.lock();
+        let mut members = state.members.iter();
+        members.any(|member| *member.session.client_id == *client)
+    }
+
     /// Adds a member, or changes its options.
     pub(crate) fn join(&self, session: &Arc<Session>, subscription: Subscription, limit: usize) {
         let mut state = self.state.lock();

@@ -87,6 +87,12 @@ impl<T> Mailbox<T> {
         }
     }
 
+    /// Items that wait, and the bytes of messages that they hold.
+    pub(crate) fn load(&self) -> (usize, usize) {
+        let waiting = self.waiting.lock();
+        (waiting.items.len(), waiting.bytes)
+    }
+
     /// Whether senders are to wait.
     pub(crate) fn pressure(&self) -> &Pressure {
         &self.pressure
@@ -121,5 +127,6 @@ mod tests {
         assert!(!mailbox.pressure().is_congested());
         mailbox.send(2, 1);
         assert!(mailbox.pressure().is_congested());
+        assert_eq!(mailbox.load(), (2, FULL_BYTES + 1));
     }
 }

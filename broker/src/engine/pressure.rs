@@ -16,6 +16,18 @@ const CLEAR: u8 = 0;
 const CONGESTED: u8 = 1;
 const SLOW: u8 = 2;
 
+/// How a receiver keeps up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Keeping {
+    /// With what comes.
+    Up,
+    /// Publishers wait for it.
+    Congested,
+    /// It stayed congested for too long: nobody waits for it any more.
+    Slow,
+}
+
 /// How many are congested in the whole broker: one load tells a publisher that it need not look at each.
 #[derive(Debug, Default)]
 pub(crate) struct Congestion(AtomicUsize);
@@ -47,6 +59,15 @@ impl Pressure {
     /// Whether publishers are to wait.
     pub(crate) fn is_congested(&self) -> bool {
         self.state.load(Ordering::Acquire) == CONGESTED
+    }
+
+    /// How it keeps up.
+    pub(crate) fn keeping(&self) -> Keeping {
+        match self.state.load(Ordering::Acquire) {
+            CLEAR => Keeping::Up,
+            CONGESTED => Keeping::Congested,
+            _ => Keeping::Slow,
+        }
     }
 
     /// Too much to do. Says nothing new once it counts as slow.

@@ -13,6 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use foreshore_record::Qos;
 use parking_lot::Mutex;
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
     trie::{Fate, Trie},
 };
 use crate::{
-    inspect::SubscriptionInfo,
+    inspect::{First, Listing, SubscriptionInfo},
     message::SessionUid,
     path::PathQueue,
     session::{Session, Subscription},
@@ -128,27 +129,38 @@ impl Router {
         Route::new(epoch, &leaves)
     }
 
-    /// Who subscribes to what, at most so many.
-    pub(crate) fn subscriptions(&self, max: usize) -> Vec<SubscriptionInfo> {
-        let mut found = Vec::new();
-        let mut add = |subscriber: String, filter: &str| {
-            if found.len() < max {
-                found.push(SubscriptionInfo {
-                    subscriber,
+    /// Who subscribes to what, in order of filter and subscriber; only what concerns one client, if one is given.
+    pub(crate) fn subscriptions(&self, client: Option<&str>, max: usize) -> Listing<SubscriptionInfo> {
+        let mut first = First::new(max);
+        let mut add = |subscriber: &str, filter: &str, qos: Option<Qos>| {
+            let key = (filter, subscriber);
+            if first
+                .takes(|(filter, subscriber): &(String, String)| key < (filter.as_str(), subscriber.as_str()))
+            {
+                let info = SubscriptionInfo {
+                    subscriber: subscriber.to_owned(),
                     filter: filter.to_owned(),
-                });
+                    qos,
+                };
+                first.add((filter.to_owned(), subscriber.to_owned()), info);
             }
         };
         self.in_use.load().for_each(&mut |filter, leaf| {
-            leaf.sessions
-                .values()
-                .for_each(|(session, _)| add(session.client_id.to_string(), filter));
-            leaf.groups
-                .iter()
-                .for_each(|group| add(group.path_name(), filter));
-            leaf.paths.iter().for_each(|path| add(path.name.clone(), filter));
+            for (session, subscription) in leaf.sessions.values() {
+                if client.is_none_or(|client| *session.client_id == *client) {
+                    add(&session.client_id, filter, Some(subscription.options.qos));
+                }
+            }
+            for group in &leaf.groups {
+                if client.is_none_or(|client| group.has_member(client)) {
+                    add(&group.path_name(), filter, None);
+                }
+            }
+            if client.is_none() {
+                leaf.paths.iter().for_each(|path| add(&path.name, filter, None));
+            }
         });
-        found
+        first.listing()
     }
 
     /// How many durable receivers a filter has.
@@ -200,8 +212,6 @@ impl Leaf {
 
 #[cfg(test)]
 mod tests {
-    use foreshore_record::Qos;
-
     use super::*;
     use crate::wire::packet::SubscribeOptions;
 

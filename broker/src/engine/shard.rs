@@ -17,14 +17,17 @@ use std::{
 use foreshore_record::{Qos, TopicName, topic::InvalidTopic};
 use foreshore_store::EntryId;
 use futures::FutureExt;
+use tokio::sync::oneshot;
 
 use super::{
     Engine,
     delivery::{Delivery, Origin},
+    pressure::Keeping,
     route::{LiveTarget, Route},
 };
 use crate::{
     connection::{Accepted, handshake},
+    inspect::backlog::{Strained, Wanted},
     message::Message,
     session::{Location, MAX_SLOTS, Session},
     wire::ReasonCode,
@@ -33,6 +36,10 @@ use crate::{
 /// Bytes that may wait for a connection in excess while publishers wait for it: what was on its way when they began to
 /// wait, in the mailbox of its shard and in what they had read before.
 const OVERSHOOT: usize = 4 << 20;
+
+/// The part of what may wait for a connection above which it counts as strained, and publishers of what is in no queue
+/// wait for it: one of so many.
+const STRAINED: usize = 4;
 
 /// Topics whose routes a shard remembers.
 const MAX_TOPICS: usize = 4096;
@@ -56,6 +63,8 @@ pub(crate) enum ShardItem {
     Control(Location, Control),
     /// A word to all connections.
     ControlAll(Control),
+    /// Somebody asks which connections can't keep up.
+    Strained(Wanted, oneshot::Sender<Vec<Strained>>),
     /// The shard ends when its last connection has.
     Stop,
 }
@@ -202,6 +211,10 @@ impl Shard {
                     inbox.control(control.clone());
                 }
             }
+            ShardItem::Strained(wanted, answer) => {
+                // Whoever asked may have gone.
+                drop(answer.send(self.strained(&wanted)));
+            }
             ShardItem::Stop => self.stopping.set(true),
         }
     }
@@ -299,6 +312,19 @@ impl Shard {
             .collect()
     }
 
+    /// Connections that can't keep up, those with most bytes first.
+    fn strained(&self, wanted: &Wanted) -> Vec<Strained> {
+        let mut strained: Vec<_> = self
+            .inboxes()
+            .iter()
+            .filter(|inbox| wanted.concerns(&inbox.session.client_id))
+            .filter_map(|inbox| inbox.strain(self.index))
+            .collect();
+        strained.sort_by(|left, right| right.live_bytes.cmp(&left.live_bytes));
+        strained.truncate(wanted.max);
+        strained
+    }
+
     /// Ends connections whose clients have fallen silent.
     fn watch(&self, now: Instant) {
         for inbox in self.inboxes() {
@@ -380,12 +406,27 @@ impl Inbox {
             self.wake();
             return;
         }
-        if waiting > self.max_bytes / 4 && delivery.entry == 0 {
+        if waiting > self.max_bytes / STRAINED && delivery.entry == 0 {
             self.session.pressure.raise();
         }
         self.bytes.set(self.bytes.get() + weight);
         self.deliveries.borrow_mut().push_back(delivery);
         self.wake();
+    }
+
+    /// What is to be told of its connection, if that can't keep up.
+    fn strain(&self, shard: u8) -> Option<Strained> {
+        let live_bytes = self.bytes.get() + self.bytes_ahead.get();
+        let keeping = self.session.pressure.keeping();
+        let strained = keeping != Keeping::Up || live_bytes > self.max_bytes / STRAINED;
+        strained.then(|| Strained {
+            client_id: self.session.client_id.to_string(),
+            shard,
+            keeping,
+            deliveries: self.deliveries.borrow().len(),
+            live_bytes,
+            max_live_bytes: self.max_bytes,
+        })
     }
 
     fn control(&self, control: Control) {

@@ -80,6 +80,11 @@ impl Registry {
         }
     }
 
+    /// The client of that identifier, if anything is known of it.
+    pub(crate) fn find(&self, id: &str) -> Option<Arc<Client>> {
+        self.0.lock().get(id).cloned()
+    }
+
     /// Waits for the right to connect as a client.
     pub(crate) async fn claim(&self, id: &str) -> Claim {
         let client = self.client(id);
@@ -99,9 +104,7 @@ impl Registry {
 
     /// Whether a client has a session.
     pub(crate) fn is_known(&self, id: &str) -> bool {
-        self.0
-            .lock()
-            .get(id)
+        self.find(id)
             .is_some_and(|client| client.known.lock().session.is_some())
     }
 

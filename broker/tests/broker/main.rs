@@ -13,6 +13,7 @@ mod conduct;
 mod conformance;
 mod durable;
 mod fuzz;
+mod inspect;
 mod own;
 mod paths;
 mod peers;

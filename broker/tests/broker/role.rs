@@ -288,7 +288,7 @@ async fn clients_come_in_with_their_own_certificates() {
     client.send(v5::Packet::Connect(Box::new(hello("device")))).await;
     assert_eq!(client.connack().await.reason_code, v5::ConnectAckReason::Success);
     let served = plant.served.borrow().broker.clone().unwrap();
-    let username = served.sessions(10)[0]
+    let username = served.sessions(None, 10).await.unwrap().items[0]
         .connection
         .clone()
         .unwrap()
