@@ -11,7 +11,7 @@ mod admin;
 mod commands;
 mod roles;
 
-use commands::{broker, check, crds, invoke, kubectl, operator, role, sim, status, up};
+use commands::{broker, check, crds, invoke, kubectl, operator, role, sim, status, store, up};
 use foreshore_tls::Role;
 use roles::Work;
 
@@ -46,8 +46,11 @@ enum Command {
     Invoke(invoke::Options),
     /// Run the operator in a cluster.
     Operator(operator::Options),
-    /// Run the MQTT broker alone.
+    /// Run the MQTT broker alone, or look at one that runs.
     Broker(broker::Options),
+    /// Look at the store of a broker that does not run, prove it, or make it smaller.
+    #[command(subcommand)]
+    Store(store::Command),
     /// Run a southbound connector for an operator.
     Connector(role::Connector),
     /// Run the dataflows of a namespace for an operator.
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Command::Cloud(options) => commands::block_on(options.run(Role::Cloud, Work::Cloud)),
         Command::Simulator(options) => commands::block_on(options.run(Role::Simulator, Work::Simulator)),
         Command::Broker(options) => commands::block_on(broker::run(options)),
+        Command::Store(command) => store::run(command),
         Command::Sim(device) => commands::block_on(sim::run(device)),
         Command::Kubectl(options) => commands::block_on(kubectl::run(options)),
         Command::Crds(options) => crds::run(&options),

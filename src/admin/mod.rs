@@ -1,8 +1,9 @@
 //! How a person's tools reach what runs: one request a connection, one line of JSON each way.
 //!
-//! `foreshore up` answers on a socket of its data directory, which only its owner can enter. A pod answers on its own
-//! loopback, where whoever may forward a port to it arrives: the cluster's own rights decide.
+//! `foreshore up` and a broker alone answer on a socket of their data directory, to which only their owner can connect. A
+//! pod answers on its own loopback, where whoever may forward a port to it arrives: the cluster's own rights decide.
 
+mod broker;
 mod invoke;
 mod ledger;
 mod server;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
+pub(crate) use broker::{About, BrokerRequest};
 pub(crate) use invoke::Invocation;
 pub(crate) use ledger::LedgerText;
 pub(crate) use server::Answerer;
@@ -34,6 +36,8 @@ pub(crate) enum Request {
     Ledger,
     /// A command to an asset, through a cloud endpoint that runs here.
     Invoke(Box<Invocation>),
+    /// What a broker that runs here holds, or what its policies say.
+    Broker(Box<BrokerRequest>),
 }
 
 /// An answer, or why there is none.

@@ -1,6 +1,8 @@
 //! Answers requests.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs::Permissions, io, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context, Result};
 use foreshore_operator::Handle;
@@ -57,7 +59,8 @@ impl Listener {
 }
 
 impl Answerer {
-    /// Answers on the socket of a data directory, which this process has locked, until the shutdown begins.
+    /// Answers on the socket of a data directory, which this process has locked, until the shutdown begins. Only its owner
+    /// can connect.
     pub(crate) fn serve_socket(self, data: &Path, shutdown: &Shutdown) -> Result<()> {
         let path = data.join(SOCKET);
         // The lock of the data directory is ours, so whoever left the socket is gone.
@@ -68,6 +71,9 @@ impl Answerer {
         }
         let listener = UnixListener::bind(&path);
         let listener = listener.with_context(|| format!("admin socket {}", path.display()))?;
+        // Until then the umask keeps others out: to connect takes the right to write.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600))
+            .with_context(|| format!("admin socket {}", path.display()))?;
         self.serve(Listener::Socket(listener), shutdown.clone());
         Ok(())
     }
@@ -118,6 +124,12 @@ impl Answerer {
             Err(error) => Err(format!("request is not understood: {error}")),
         };
         let mut line = serde_json::to_vec(&answer)?;
+        if line.len() as u64 >= MAX_LINE {
+            let most = MAX_LINE >> 20;
+            line = serde_json::to_vec(&Answer::Err(format!(
+                "the answer is larger than {most} MB: ask for less"
+            )))?;
+        }
         line.push(b'\n');
         writer.write_all(&line).await?;
         writer.shutdown().await?;
@@ -131,6 +143,7 @@ impl Answerer {
                 serde_json::to_value(self.directory.ledger().await).map_err(|error| error.to_string())
             }
             Request::Invoke(invocation) => invocation.run(&self.directory, user).await,
+            Request::Broker(request) => request.run(&self.directory).await,
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) mod operator;
 pub(crate) mod role;
 pub(crate) mod sim;
 pub(crate) mod status;
+pub(crate) mod store;
+pub(crate) mod table;
 pub(crate) mod up;
 
 /// How long a role may take to end in order.

@@ -162,6 +162,39 @@ impl Directory {
         self.clouds.lock().values().cloned().collect()
     }
 
+    /// A broker that runs, by `NAMESPACE/NAME`; the only one where none is named.
+    ///
+    /// # Errors
+    /// Which ones there are, when that does not tell one.
+    pub(crate) fn broker(&self, wanted: Option<&str>) -> Result<foreshore_broker::Handle, String> {
+        let brokers = self.brokers.lock();
+        let name = |role: &RoleName| format!("{}/{}", role.namespace, role.name);
+        let mut found = brokers
+            .iter()
+            .filter(|(role, _)| wanted.is_none_or(|wanted| name(role) == wanted));
+        match (found.next(), found.next()) {
+            (Some((_, broker)), None) => return Ok(broker.clone()),
+            (None, _) if brokers.is_empty() => return Err("no broker runs here".to_owned()),
+            _ => {}
+        }
+        let names: Vec<_> = brokers.keys().map(name).collect();
+        let wanted = wanted.map_or_else(|| "none".to_owned(), |wanted| format!("{wanted:?}"));
+        Err(format!(
+            "found broker {wanted}, allowed is one of {}",
+            names.join(", ")
+        ))
+    }
+
+    /// Adds a broker that runs without an operator.
+    pub(crate) fn add_broker(&self, name: RoleName, broker: foreshore_broker::Handle) {
+        self.brokers.lock().insert(name, broker);
+    }
+
+    /// Forgets that broker, which ends.
+    pub(crate) fn remove_broker(&self, name: &RoleName) {
+        self.brokers.lock().remove(name);
+    }
+
     /// The ledger of all brokers: of those that run as it is now, of those that ended as it was then.
     pub(crate) async fn ledger(&self) -> Vec<PathLedger> {
         let mut ledgers = self.closing.lock().clone();

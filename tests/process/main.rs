@@ -22,5 +22,6 @@ mod disk;
 mod edits;
 mod handover;
 mod opcua;
+mod operator_tools;
 mod outage;
 mod start;

@@ -1,22 +1,53 @@
-//! `foreshore broker`: the MQTT broker alone; with an operator, which tells it what to do, or without one.
+//! `foreshore broker`: the MQTT broker alone; with an operator, which tells it what to do, or without one. Its
+//! sub-commands look at a broker that runs.
 
+mod explain;
+mod inspect;
 mod settings;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use foreshore_broker::{Broker, Conduct, Limits, ListenerOptions, Method, Options as BrokerOptions, Storage};
+use foreshore_operator::RoleName;
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, serve_http};
 use foreshore_tls::Role;
 use tracing::info;
 
 use self::settings::Settings;
 use super::DRAIN;
-use crate::roles::Work;
+use crate::{
+    admin::Answerer,
+    roles::{Directory, Work},
+};
+
+/// What to do: run a broker, where no sub-command says otherwise.
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    broker: Setup,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Say whether a client may do something, and by which rule of which BrokerPolicy.
+    Explain(explain::Options),
+    /// List sessions of a broker that runs.
+    Sessions(inspect::OfClient),
+    /// List subscriptions of a broker that runs.
+    Subscriptions(inspect::OfClient),
+    /// List retained messages of a broker that runs.
+    Retained(inspect::Retained),
+    /// Show what waits in a broker that runs, for whom, and whether it becomes less.
+    Backlog(inspect::Backlog),
+}
 
 /// How the broker is set up.
 #[derive(clap::Args)]
-pub(crate) struct Options {
+struct Setup {
     /// Address to listen on, for MQTT 3.1, 3.1.1 and 5.0.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:1883")]
     listen: Vec<SocketAddr>,
@@ -44,8 +75,19 @@ enum Store {
     Memory,
 }
 
-/// Runs the broker until it is told to end.
+/// Runs the broker until it is told to end, or looks at one.
 pub(crate) async fn run(options: Options) -> Result<()> {
+    match options.command {
+        None => serve(options.broker).await,
+        Some(Command::Explain(options)) => explain::run(options).await,
+        Some(Command::Sessions(options)) => inspect::sessions(options).await,
+        Some(Command::Subscriptions(options)) => inspect::subscriptions(options).await,
+        Some(Command::Retained(options)) => inspect::retained(options).await,
+        Some(Command::Backlog(options)) => inspect::backlog(options).await,
+    }
+}
+
+async fn serve(options: Setup) -> Result<()> {
     if options.role.has_operator() {
         return options.role.run(Role::Broker, Work::Broker).await;
     }
@@ -69,13 +111,19 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let (health, metrics, shutdown) = (HealthRegistry::new(), Metrics::new(), Shutdown::new());
     shutdown.begin_on_signals(DRAIN).context("listen for signals")?;
     let component = health.component("broker");
+    let data = match &storage {
+        Storage::Directory { path, .. } => Some(path.clone()),
+        Storage::Memory => None,
+    };
+    let names = BrokerOptions::default();
+    let name = RoleName::new(Role::Broker, names.namespace.clone(), names.name.clone());
     let broker = Broker::start(BrokerOptions {
         storage,
         limits: Limits::from(&spec),
         conduct: Conduct::from(&spec),
         sys_interval: spec.sys_interval.map(Into::into),
         metrics: metrics.clone(),
-        ..BrokerOptions::default()
+        ..names
     })
     .await?;
     let named = policies.iter().map(|(name, policy)| (name.as_str(), policy));
@@ -92,6 +140,21 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         let server = serve_http(address, health, metrics, shutdown.clone()).await?;
         info!(address = %server.address, "metrics and health");
     }
+    let directory = Arc::new(Directory::default());
+    directory.add_broker(name.clone(), broker.clone());
+    if let Some(data) = data {
+        // The store has locked the directory for this process.
+        let answerer = Answerer {
+            operator: None,
+            directory: Arc::clone(&directory),
+        };
+        if let Err(error) = answerer.serve_socket(&data, &shutdown) {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "nobody can look at this broker from outside"
+            );
+        }
+    }
     tokio::select! {
         () = shutdown.begun() => {}
         error = broker.failed() => {
@@ -99,5 +162,6 @@ pub(crate) async fn run(options: Options) -> Result<()> {
             return Err(error).context("the broker ends");
         }
     }
+    directory.remove_broker(&name);
     broker.stop(DRAIN).await.context("end the broker")
 }

@@ -1,0 +1,104 @@
+//! What a broker that runs here holds: sessions, subscriptions, retained messages, backlogs, and what its policies say.
+
+use std::time::Duration;
+
+use foreshore_broker::policy::explain::Question;
+use foreshore_record::TopicFilter;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Answer;
+use crate::roles::Directory;
+
+/// Most items of one answer.
+const MOST: usize = 10_000;
+
+/// A question to a broker.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BrokerRequest {
+    /// Which one, as `NAMESPACE/NAME`; may be left out where one runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) broker: Option<String>,
+    /// What is asked.
+    pub(crate) about: About,
+}
+
+/// What is asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub(crate) enum About {
+    /// Sessions, connected or not.
+    Sessions {
+        /// Of this client only.
+        client: Option<String>,
+        /// At most so many.
+        max: usize,
+    },
+    /// Subscriptions.
+    Subscriptions {
+        /// Of this client only.
+        client: Option<String>,
+        /// At most so many.
+        max: usize,
+    },
+    /// Retained messages.
+    Retained {
+        /// Whose topic this matches.
+        filter: TopicFilter,
+        /// At most so many.
+        max: usize,
+    },
+    /// What waits, and whether it becomes less.
+    Backlog {
+        /// Of this client only.
+        client: Option<String>,
+        /// Milliseconds between the two looks.
+        interval_ms: u64,
+        /// At most so many queues, and as many connections.
+        max: usize,
+    },
+    /// What the policies that are in force say to a client.
+    Explain(Question),
+}
+
+impl BrokerRequest {
+    /// Asks the broker.
+    pub(super) async fn run(self, directory: &Directory) -> Answer {
+        let broker = directory.broker(self.broker.as_deref())?;
+        let failed = |error: foreshore_broker::Error| error.to_string();
+        let value = match self.about {
+            About::Sessions { client, max } => {
+                let sessions = broker.sessions(client.as_deref(), max.min(MOST)).await;
+                serde_json::to_value(sessions.map_err(failed)?)
+            }
+            About::Subscriptions { client, max } => {
+                serde_json::to_value(broker.subscriptions(client.as_deref(), max.min(MOST)))
+            }
+            About::Retained { filter, max } => serde_json::to_value(broker.retained(&filter, max.min(MOST))),
+            About::Backlog {
+                client,
+                interval_ms,
+                max,
+            } => {
+                let interval = Duration::from_millis(interval_ms);
+                serde_json::to_value(
+                    broker
+                        .backlog(client.as_deref(), interval, max.min(MOST))
+                        .await
+                        .map_err(failed)?,
+                )
+            }
+            About::Explain(question) => {
+                let explanation = broker.explain(question);
+                let text = explanation.to_string();
+                serde_json::to_value(explanation).map(|mut value| {
+                    // People read the broker's own words, which fit its version.
+                    value["text"] = Value::String(text);
+                    value
+                })
+            }
+        };
+        value.map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,164 @@
+//! What an operator sees and repairs of a broker from the command line.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::{
+    plant::{START, foreshore, signal},
+    site::{Site, wait_until},
+};
+
+fn run(arguments: &[&str], directory: &Path) -> Output {
+    foreshore().args(arguments).arg(directory).output().unwrap()
+}
+
+fn told(output: &Output) -> String {
+    let (out, errors) = (&output.stdout, &output.stderr);
+    String::from_utf8_lossy(out).into_owned() + &String::from_utf8_lossy(errors)
+}
+
+fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", told(output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A broker alone, on a store of its own.
+struct Broker(Child);
+
+impl Broker {
+    fn start(site: &Site, data: &Path) -> Self {
+        let child = foreshore()
+            .args(["broker", "--anonymous", "--listen"])
+            .arg(format!("127.0.0.1:{}", site.ports.mqtt))
+            .arg("--data")
+            .arg(data)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut broker = Self(child);
+        let answers = || run(&["broker", "sessions", "--data"], data).status.success();
+        assert!(wait_until(START, answers), "{:?}", broker.0.try_wait());
+        broker
+    }
+
+    fn end(mut self) {
+        signal(self.0.id(), "TERM");
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // After a failure: nobody else ends it.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn a_broker_alone_is_looked_at_and_its_store_is_proved() {
+    let site = Site::new();
+    let data = site.path("store");
+    let nobody = run(&["broker", "backlog", "--data"], &data);
+    assert!(
+        !nobody.status.success() && told(&nobody).contains("no foreshore runs"),
+        "{nobody:?}"
+    );
+    let broker = Broker::start(&site, &data);
+    let mode = fs::metadata(data.join("admin.sock"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let backlog = json(&run(
+        &["broker", "backlog", "--interval", "10ms", "-o", "json", "--data"],
+        &data,
+    ));
+    assert!(backlog["queues"].as_array().unwrap().is_empty());
+    assert!(
+        backlog["shards"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|shard| shard["answers"] == true)
+    );
+    let connect = run(
+        &["broker", "explain", "--client", "c", "--connect", "--data"],
+        &data,
+    );
+    assert!(
+        told(&connect).contains("allowed: no BrokerPolicy is for this broker"),
+        "{connect:?}"
+    );
+    for command in ["verify", "dump", "compact"] {
+        let refused = run(&["store", command], &data);
+        assert!(
+            !refused.status.success() && told(&refused).contains("in use by another process"),
+            "{refused:?}"
+        );
+    }
+    broker.end();
+
+    let sound = json(&run(&["store", "verify", "-o", "json"], &data));
+    assert_eq!(
+        (&sound["closedInOrder"], &sound["damage"]),
+        (&true.into(), &0.into())
+    );
+    let dump = run(&["store", "dump"], &data);
+    let first: Value = serde_json::from_str(told(&dump).lines().next().unwrap()).unwrap();
+    assert_eq!(first["kind"], "store");
+    let compacted = json(&run(&["store", "compact", "-o", "json"], &data));
+    assert!(compacted["bytesAfter"].is_u64());
+
+    for keyspace in fs::read_dir(data.join("data/keyspaces")).unwrap() {
+        fs::write(keyspace.unwrap().path().join("current"), b"nonsense").unwrap();
+    }
+    let damaged = run(&["store", "verify"], &data);
+    assert_eq!(damaged.status.code(), Some(1));
+    assert!(told(&damaged).contains("DAMAGE  data: "), "{damaged:?}");
+    let elsewhere = run(&["store", "verify"], &site.path("nothing"));
+    assert!(told(&elsewhere).contains("is no store"), "{elsewhere:?}");
+    assert!(!site.path("nothing").exists());
+}
+
+#[test]
+fn manifests_explain_who_may_do_what() {
+    let site = Site::new();
+    let manifests = site.example("manifests");
+    let ask = |more: &[&str]| {
+        let asked = [&["broker", "explain", "--client", "panel-1"], more].concat();
+        run(&asked, &manifests.0)
+    };
+    let operator = ["--user", "operator", "--group", "operators"];
+    let start = [
+        "--publish",
+        "foreshore/commands/bottling/filler/control/set-speed",
+    ];
+    let allowed = ask(&[&operator[..], &start[..]].concat());
+    assert!(
+        told(&allowed).contains("allowed by plant/operators-act (Allow)"),
+        "{allowed:?}"
+    );
+    let refused = json(&ask(&[&start[..], &["-o", "json"]].concat()));
+    assert_eq!(
+        (&refused["allowed"], &refused["nearest"][0]["rule"]),
+        (&false.into(), &"plant/operators-act".into())
+    );
+    let stop = ["--publish", "foreshore/commands/bottling/line/control/stop"];
+    let denied = ask(&[&operator[..], &stop[..]].concat());
+    assert!(
+        told(&denied).contains("refused by plant/nobody-stops-the-line-from-afar (Deny)"),
+        "{denied:?}"
+    );
+    let own = ask(&[&operator[..], &["--subscribe", "foreshore/responses/panel-1/#"]].concat());
+    assert!(
+        told(&own).contains("which is \"foreshore/responses/${clientid}/#\" filled in"),
+        "{own:?}"
+    );
+}
