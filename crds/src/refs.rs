@@ -81,3 +81,5 @@ pub const TLS_CERTIFICATE_KEY: &str = "tls.crt";
 pub const TLS_PRIVATE_KEY_KEY: &str = "tls.key";
 /// Key of a Secret that holds certificates to trust.
 pub const CA_CERTIFICATE_KEY: &str = "ca.crt";
+/// Key of a Secret that holds lists of certificates that those authorities have revoked.
+pub const CA_REVOCATION_KEY: &str = "ca.crl";

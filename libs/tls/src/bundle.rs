@@ -8,10 +8,10 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::Error;
+use crate::{Error, RevocationLists, verify::Verifiers};
 
 /// The largest bundle accepted, in bytes: the public web's roots are a quarter of it.
-const LARGEST_BUNDLE: usize = 1024 * 1024;
+pub(crate) const LARGEST_BUNDLE: usize = 1024 * 1024;
 
 /// A SHA-256 digest that names a key, a certificate or a bundle; shown in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -68,11 +68,12 @@ impl TryFrom<String> for Fingerprint {
 
 /// The root certificates that a process trusts; several while the authority rotates.
 ///
-/// Cheap to clone. Two bundles of the same roots are equal, whatever the order in which they were given.
+/// Cheap to clone. Two bundles of the same roots and revocations are equal, whatever the order in which roots were given.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TrustBundle {
     roots: Arc<[CertificateDer<'static>]>,
     fingerprint: Fingerprint,
+    revoked: RevocationLists,
 }
 
 impl TrustBundle {
@@ -104,6 +105,7 @@ impl TrustBundle {
         let bundle = Self {
             roots: roots.into(),
             fingerprint: Fingerprint(digest.finalize().into()),
+            revoked: RevocationLists::default(),
         };
         bundle.store()?;
         Ok(bundle)
@@ -122,6 +124,27 @@ impl TrustBundle {
             });
         }
         Self::new(certificates_from_pem("trust bundle", text)?)
+    }
+
+    /// The same roots, but certificates of clients that these lists revoke are refused. Of whom no list speaks is trusted
+    /// as before; a list goes on to count when the time of its next update has passed.
+    ///
+    /// # Errors
+    /// [`Error::Revocation`] when a list is not of the authority that it names, or is of a form that can't be verified.
+    pub fn revoking(self, lists: RevocationLists) -> Result<Self, Error> {
+        lists.check(&self.roots)?;
+        let bundle = Self {
+            revoked: lists,
+            ..self
+        };
+        Verifiers::new(&bundle)?;
+        Ok(bundle)
+    }
+
+    /// Certificates of clients that are refused.
+    #[must_use]
+    pub fn revoked(&self) -> &RevocationLists {
+        &self.revoked
     }
 
     /// The roots as PEM.
@@ -156,6 +179,7 @@ impl fmt::Debug for TrustBundle {
         f.debug_struct("TrustBundle")
             .field("roots", &self.roots.len())
             .field("fingerprint", &self.fingerprint)
+            .field("revoked", &self.revoked)
             .finish()
     }
 }

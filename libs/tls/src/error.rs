@@ -53,6 +53,12 @@ pub enum Error {
         /// What the parser says.
         reason: String,
     },
+    /// A list of revoked certificates can't be used (RFC 5280 section 5).
+    #[error("certificate revocation list: {reason}")]
+    Revocation {
+        /// Why.
+        reason: String,
+    },
     /// A certificate signing request was refused (RFC 2986).
     #[error("certificate signing request refused: {reason}")]
     Request {
@@ -102,6 +108,12 @@ pub enum Error {
 impl Error {
     pub(crate) fn certificate(reason: impl ToString) -> Self {
         Self::Certificate {
+            reason: reason.to_string(),
+        }
+    }
+
+    pub(crate) fn revocation(reason: impl ToString) -> Self {
+        Self::Revocation {
             reason: reason.to_string(),
         }
     }

@@ -13,7 +13,7 @@ use rustls::{
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -138,6 +138,13 @@ impl Identity {
     #[must_use]
     pub fn bundle(&self) -> TrustBundle {
         self.present.trust.load().bundle.clone()
+    }
+
+    /// Whether the lists of the present bundle revoke a client's verified chain, leaf first, that was let in before.
+    #[must_use]
+    pub fn revokes(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let trust = self.present.trust.load();
+        trust.bundle.revoked().may_revoke(chain) && trust.verifiers.is_revoked(chain)
     }
 
     /// Counts changes of certificate or bundle.

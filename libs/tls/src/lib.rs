@@ -17,6 +17,7 @@ mod files;
 mod identity;
 mod key;
 mod refusal;
+mod revocation;
 mod role;
 mod verify;
 
@@ -28,6 +29,7 @@ pub use files::{create_private_directory, read_bounded, read_private, write_atom
 pub use identity::{ClientAuth, Identity};
 pub use key::{CertificateRequest, KeyPair};
 pub use refusal::Refusal;
+pub use revocation::RevocationLists;
 pub use role::{Role, RoleIdentity};
 pub use rustls_pki_types::{CertificateDer, ServerName};
 

@@ -19,6 +19,8 @@ pub enum Refusal {
         /// Its last moment, where known.
         not_after: Option<Timestamp>,
     },
+    /// The authority of the peer's certificate has revoked it.
+    Revoked,
     /// The peer's certificate begins in the future: this machine's clock is behind, or the peer's ahead.
     NotYetValid {
         /// Its first moment, where known.
@@ -93,6 +95,7 @@ impl Refusal {
     fn of_certificate(error: &CertificateError) -> Self {
         match error {
             CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::Untrusted,
+            CertificateError::Revoked => Self::Revoked,
             CertificateError::Expired => Self::Expired { not_after: None },
             CertificateError::ExpiredContext { not_after, .. } => Self::Expired {
                 not_after: timestamp(*not_after),
@@ -123,6 +126,7 @@ impl Refusal {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Untrusted => "CertificateUntrusted",
+            Self::Revoked => "CertificateRevoked",
             Self::Expired { .. } => "CertificateExpired",
             Self::NotYetValid { .. } => "CertificateNotYetValid",
             Self::WrongName { .. } => "CertificateWrongName",
@@ -141,6 +145,7 @@ impl fmt::Display for Refusal {
             Self::Untrusted => {
                 f.write_str("the peer's certificate is not issued by an authority of the trust bundle")
             }
+            Self::Revoked => f.write_str("the peer's certificate is revoked"),
             Self::Expired {
                 not_after: Some(moment),
             } => {

@@ -1,22 +1,27 @@
 //! Verification of peers against the bundle of the moment.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::CryptoProvider,
     server::{
-        WebPkiClientVerifier,
+        VerifierBuilderError, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::{Error, Refusal, RoleIdentity, TrustBundle, chain::peer_identity, identity::Present, provider};
+use crate::{
+    Error, Refusal, RoleIdentity, TrustBundle,
+    chain::{parse, peer_identity},
+    identity::Present,
+    provider,
+};
 
 /// The two verifiers of one bundle, built once.
 #[derive(Debug)]
@@ -32,9 +37,31 @@ impl Verifiers {
             .build()
             .map_err(Error::certificate)?;
         let client = WebPkiClientVerifier::builder_with_provider(roots, provider())
+            .with_crls(bundle.revoked().lists().iter().cloned())
+            // An authority without a list has revoked nobody.
+            .allow_unknown_revocation_status()
             .build()
-            .map_err(Error::certificate)?;
+            .map_err(|error| match error {
+                VerifierBuilderError::InvalidCrl(error) => Error::revocation(format!("{error:?}")),
+                other => Error::certificate(other),
+            })?;
         Ok(Self { server, client })
+    }
+
+    /// Whether a client's certificate was good once and is revoked now.
+    pub(crate) fn is_revoked(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return false;
+        };
+        // One that has expired meanwhile may be revoked as well.
+        let now = UnixTime::now().as_secs();
+        let end = parse(leaf).map(|leaf| leaf.validity().not_after.timestamp());
+        let end = end.ok().and_then(|end| u64::try_from(end).ok());
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(end.map_or(now, |end| end.min(now))));
+        matches!(
+            self.client.verify_client_cert(leaf, intermediates, time),
+            Err(rustls::Error::InvalidCertificate(CertificateError::Revoked))
+        )
     }
 }
 
