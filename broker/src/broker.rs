@@ -23,7 +23,7 @@ use crate::{
         shard::{Control, Shard, ShardItem},
     },
     error::Error,
-    listener::{OpenListener, placement::Placement},
+    listener::{Endpoint, OpenListener, placement::Placement},
     message::Message,
     options::{Conduct, Limits, ListenerOptions, Options, Storage},
     path::BrokerPaths,
@@ -228,6 +228,20 @@ impl Handle {
         listeners
             .iter()
             .map(|listener| (listener.options.name.clone(), listener.address))
+            .collect()
+    }
+
+    /// The listeners that are open, by name.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<(String, Endpoint)> {
+        let listeners = self.inner.listeners.lock();
+        let endpoint = |open: &OpenListener| Endpoint {
+            address: open.address,
+            protocol: open.options.protocol.clone(),
+        };
+        listeners
+            .iter()
+            .map(|open| (open.options.name.clone(), endpoint(open)))
             .collect()
     }
 

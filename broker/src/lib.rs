@@ -54,6 +54,7 @@ pub mod wire;
 pub use auth::{Method, PasswordTable};
 pub use broker::{Broker, Handle};
 pub use error::Error;
+pub use listener::Endpoint;
 pub use options::{Conduct, Limits, ListenerOptions, Options, Protocol, Redirect, Storage};
 pub use path::BrokerPaths;
 pub use role::{BrokerRole, RoleOptions, Served};

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use foreshore_crds::v1alpha1::broker::{self as api, BrokerLimits, BrokerSpec};
 use foreshore_store::OverflowPolicy;
+use foreshore_tls::Identity;
 
 use crate::{auth::Method, wire::ReasonCode};
 
@@ -57,6 +58,9 @@ pub struct ListenerOptions {
     pub protocol: Protocol,
     /// Ways to prove who a client is, in order: the first that knows the client decides.
     pub authentication: Vec<Method>,
+    /// What the certificates of clients are verified by, so that whoever is revoked later can be disconnected; none where
+    /// that can't happen.
+    pub clients: Option<Identity>,
     /// Most connections at once; the broker's limit where it is left out.
     pub max_connections: Option<u32>,
 }
@@ -70,6 +74,7 @@ impl ListenerOptions {
             address,
             protocol: Protocol::Tcp,
             authentication,
+            clients: None,
             max_connections: None,
         }
     }
@@ -82,6 +87,61 @@ pub enum Protocol {
     Tcp,
     /// TLS over TCP. The configuration decides which certificates of clients are let in.
     Tls(Arc<rustls::ServerConfig>),
+    /// WebSocket (MQTT 5.0 section 6) over TCP.
+    WebSocket {
+        /// Path that clients have to ask for.
+        path: Arc<str>,
+    },
+    /// WebSocket over TLS over TCP.
+    WebSocketTls {
+        /// Path that clients have to ask for.
+        path: Arc<str>,
+        /// As that of `Tls`.
+        config: Arc<rustls::ServerConfig>,
+    },
+}
+
+impl Protocol {
+    /// A protocol that encrypts where there is a configuration, and is a WebSocket where there is a path.
+    #[must_use]
+    pub fn new(config: Option<Arc<rustls::ServerConfig>>, path: Option<Arc<str>>) -> Self {
+        match (config, path) {
+            (None, None) => Self::Tcp,
+            (Some(config), None) => Self::Tls(config),
+            (None, Some(path)) => Self::WebSocket { path },
+            (Some(config), Some(path)) => Self::WebSocketTls { path, config },
+        }
+    }
+
+    /// How it encrypts; `None` where it does not.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Arc<rustls::ServerConfig>> {
+        match self {
+            Self::Tcp | Self::WebSocket { .. } => None,
+            Self::Tls(config) | Self::WebSocketTls { config, .. } => Some(config),
+        }
+    }
+
+    /// Path of a WebSocket; `None` where it is none.
+    #[must_use]
+    pub fn path(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Tcp | Self::Tls(_) => None,
+            Self::WebSocket { path } | Self::WebSocketTls { path, .. } => Some(path),
+        }
+    }
+
+    /// URL for clients that dial this `host:port`.
+    #[must_use]
+    pub fn url(&self, authority: &str) -> String {
+        let (scheme, path) = match self {
+            Self::Tcp => ("mqtt", ""),
+            Self::Tls(_) => ("mqtts", ""),
+            Self::WebSocket { path } => ("ws", &**path),
+            Self::WebSocketTls { path, .. } => ("wss", &**path),
+        };
+        format!("{scheme}://{authority}{path}")
+    }
 }
 
 /// How the broker treats its clients.

@@ -31,7 +31,10 @@ use tokio::{net::TcpListener, sync::watch};
 use crate::{
     auth::Method,
     broker::{Broker, Handle},
-    listener::manifest::{self, Surroundings},
+    listener::{
+        Endpoint,
+        manifest::{self, Surroundings},
+    },
     options::{Conduct, Limits, ListenerOptions, Options, Protocol, Storage},
 };
 
@@ -71,7 +74,7 @@ pub struct Served {
     /// Where dataflows read their queues.
     pub queues: Option<SocketAddr>,
     /// The manifest's listeners that are open, by name.
-    pub listeners: BTreeMap<String, SocketAddr>,
+    pub listeners: BTreeMap<String, Endpoint>,
 }
 
 /// Puts a plan in force.
@@ -281,7 +284,7 @@ impl BrokerRole {
                 .iter()
                 .any(|listener| listener.name.as_str() == name.as_str())
         };
-        let mut open: BTreeMap<_, _> = broker.addresses().into_iter().collect();
+        let mut open: BTreeMap<_, _> = broker.endpoints().into_iter().collect();
         open.remove(OWN_LISTENER);
         for name in open.keys().filter(|name| !planned(name)) {
             broker.close_listener(name);

@@ -95,11 +95,9 @@ async fn tell(
     while served.changed().await.is_ok() {
         let now = served.borrow_and_update().clone();
         let mut told = RoleFacts::default();
-        for (listener, address) in &now.listeners {
-            told = told.with(
-                facts::listener(listener),
-                format!("mqtt://{}", site.dialled(*address)),
-            );
+        for (listener, endpoint) in &now.listeners {
+            let authority = site.dialled(endpoint.address);
+            told = told.with(facts::listener(listener), endpoint.protocol.url(&authority));
         }
         for (fact, address) in [(facts::MQTT, now.mqtt), (facts::QUEUE, now.queues)] {
             if let Some(address) = address {

@@ -5,7 +5,6 @@ use std::{future::poll_fn, rc::Rc, sync::Arc, time::Duration};
 use bytes::BytesMut;
 use foreshore_store::ReadRange;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 
 use super::{
     Accepted, ClientFacts, Connection, command,
@@ -20,7 +19,7 @@ use crate::{
     engine::shard::Shard,
     listener::{ConnectionPermit, Listener},
     message::Message,
-    options::{Limits, Protocol},
+    options::Limits,
     policy::Denied,
     session::{
         lifecycle::{Attached, NotAttached},
@@ -131,13 +130,10 @@ async fn introduce(
         detail,
     };
     let stream = TcpStream::from_std(stream).map_err(|error| (None, broken(error.to_string())))?;
-    let mut transport = match &listener.settings().protocol {
-        Protocol::Tcp => Transport::Tcp(stream),
-        Protocol::Tls(config) => match TlsAcceptor::from(Arc::clone(config)).accept(stream).await {
-            Ok(stream) => Transport::Tls(Box::new(stream)),
-            Err(error) => return Err((None, broken(format!("no TLS: {error}")))),
-        },
-    };
+    let settings = listener.settings();
+    let mut transport = Transport::accept(stream, &settings.protocol)
+        .await
+        .map_err(|detail| (None, broken(detail)))?;
     let mut input = BytesMut::new();
     loop {
         let start = input.len();
@@ -146,8 +142,8 @@ async fn introduce(
         input.truncate(start + *read.as_ref().unwrap_or(&0));
         match read {
             Ok(1..) => {}
-            Ok(0) => return Err((None, broken("closed before CONNECT".to_owned()))),
-            Err(error) => return Err((None, broken(error.to_string()))),
+            Ok(0) => return Err((Some(transport), broken("closed before CONNECT".to_owned()))),
+            Err(error) => return Err((Some(transport), broken(error.to_string()))),
         }
         match decode(&input) {
             Ok(None) => {}
@@ -203,14 +199,14 @@ fn decode(input: &[u8]) -> Result<Option<(Connect, usize)>, Refused> {
 }
 
 async fn refuse(transport: Option<Transport>, refused: &Refused, max_size: usize) {
-    let (Some(mut transport), Some(version)) = (transport, refused.version) else {
-        return;
-    };
+    let Some(mut transport) = transport else { return };
     // No other reason is told without its code: then the words are for the log alone.
     let concealed = refused.reason == ReasonCode::UnspecifiedError;
     let detail = if concealed { "" } else { &refused.detail };
     let mut out = Outgoing::default();
-    encode::connack_refused(version, refused.reason, detail, max_size, out.tail());
+    if let Some(version) = refused.version {
+        encode::connack_refused(version, refused.reason, detail, max_size, out.tail());
+    }
     let farewell = async {
         poll_fn(|context| out.poll_write(context, &mut transport)).await?;
         poll_fn(|context| transport.poll_shutdown(context)).await
@@ -307,14 +303,10 @@ async fn identify(
     connect: &Connect,
     listener: &Listener,
 ) -> Result<Principal, ReasonCode> {
-    let certificates = match transport {
-        Transport::Tcp(_) => &[][..],
-        Transport::Tls(stream) => stream.get_ref().1.peer_certificates().unwrap_or_default(),
-    };
     let shown = Credentials {
         username: connect.username.as_deref(),
         password: connect.password.as_deref(),
-        certificates,
+        certificates: transport.peer_certificates(),
     };
     auth::authenticate(&listener.settings().authentication, &shown, &shard.engine.checks).await
 }

@@ -17,6 +17,7 @@
 //! | [`drain`] | reading the session's queue, and the switch to live |
 //! | [`ending`] | the end |
 //! | [`outgoing`], [`transport`] | bytes |
+//! | [`websocket`] | bytes in frames |
 
 mod acks;
 mod command;
@@ -30,6 +31,7 @@ mod request;
 mod sending;
 mod subscribe;
 pub(crate) mod transport;
+mod websocket;
 
 use std::{
     future::poll_fn,

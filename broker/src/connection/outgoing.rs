@@ -112,12 +112,13 @@ mod tests {
     };
 
     use super::*;
+    use crate::connection::transport::Socket;
 
     #[tokio::test]
     async fn everything_arrives_in_order() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut transport = Transport::Tcp(client);
+        let mut transport = Transport::Socket(Socket::Tcp(client));
         let (mut server, _) = listener.accept().await.unwrap();
         let mut out = Outgoing::default();
         let mut expected = Vec::new();

@@ -9,10 +9,11 @@ use std::{
 use foreshore_control::{Nack, plan::SecretValue};
 use foreshore_crds::{
     conditions::reasons,
-    refs::{CA_CERTIFICATE_KEY, TLS_CERTIFICATE_KEY, TLS_PRIVATE_KEY_KEY},
-    v1alpha1::broker::{Listener, ListenerAuthentication, ListenerProtocol, TlsVersion},
+    refs::{CA_CERTIFICATE_KEY, CA_REVOCATION_KEY, TLS_CERTIFICATE_KEY, TLS_PRIVATE_KEY_KEY},
+    v1alpha1::broker::{Listener, ListenerAuthentication, TlsVersion},
 };
-use foreshore_tls::{ClientAuth, Credentials, Identity, TrustBundle};
+use foreshore_tls::{ClientAuth, Credentials, Identity, RevocationLists, TrustBundle};
+use tungstenite::http::uri::PathAndQuery;
 
 use crate::{
     auth::{Method, PasswordTable},
@@ -49,21 +50,18 @@ pub(crate) fn options(listener: &Listener, around: &Surroundings<'_>) -> Result<
     for way in &listener.authentication {
         authentication.push(method(way, around).map_err(|(reason, message)| refused(reason, message))?);
     }
-    let protocol = match listener.protocol {
-        ListenerProtocol::Tcp => Protocol::Tcp,
-        ListenerProtocol::Tls => {
-            tls(listener, around).map_err(|(reason, message)| refused(reason, message))?
-        }
-        other => {
-            let message = format!("protocol {other:?} is not built in yet, Tcp and Tls are");
-            return Err(refused(reasons::UNSUPPORTED_HERE, message));
-        }
-    };
+    let in_listener = |(reason, message): Refusal| refused(reason, message);
+    let protocol = listener.protocol;
+    let tls = protocol.is_encrypted().then(|| tls(listener, around));
+    let (config, clients) = tls.transpose().map_err(in_listener)?.unzip();
+    let path = protocol.is_web_socket().then(|| path(listener));
+    let path = path.transpose().map_err(in_listener)?;
     Ok(ListenerOptions {
         name: listener.name.to_string(),
         address: SocketAddr::new(address, listener.port),
-        protocol,
+        protocol: Protocol::new(config, path),
         authentication,
+        clients: clients.flatten(),
         max_connections: listener.max_connections,
     })
 }
@@ -89,7 +87,22 @@ fn method(way: &ListenerAuthentication, around: &Surroundings<'_>) -> Result<Met
     Err((reasons::UNSUPPORTED_HERE, message.to_owned()))
 }
 
-fn tls(listener: &Listener, around: &Surroundings<'_>) -> Result<Protocol, Refusal> {
+/// The path of a WebSocket, if it is one that a client can ask for.
+fn path(listener: &Listener) -> Result<Arc<str>, Refusal> {
+    let path = listener.effective_path();
+    match path.parse::<PathAndQuery>() {
+        Ok(parsed) if parsed.as_str() == path && parsed.query().is_none() => Ok(path.into()),
+        _ => {
+            let message = format!("found path {path:?}, the path of a URL is allowed, without a query");
+            Err((reasons::INVALID, message))
+        }
+    }
+}
+
+/// How it encrypts, and what the certificates of its clients are verified by if they have any.
+type Encryption = (Arc<rustls::ServerConfig>, Option<Identity>);
+
+fn tls(listener: &Listener, around: &Surroundings<'_>) -> Result<Encryption, Refusal> {
     let tls = listener.tls.clone().unwrap_or_default();
     if tls.effective_min_version() == TlsVersion::Tls13 {
         let message = "minVersion Tls13 is not built in yet, Tls12 is";
@@ -106,8 +119,7 @@ fn tls(listener: &Listener, around: &Surroundings<'_>) -> Result<Protocol, Refus
         None => around.identity.bundle(),
         Some(certificate) => {
             let name = certificate.ca_secret_ref.name.as_str();
-            TrustBundle::from_pem(value(around, name, CA_CERTIFICATE_KEY)?)
-                .map_err(|error| invalid(name, error))?
+            authorities(around, name)?
         }
     };
     let identity = match (&tls.secret_ref, authority) {
@@ -127,7 +139,19 @@ fn tls(listener: &Listener, around: &Surroundings<'_>) -> Result<Protocol, Refus
     let config = identity
         .server_config(client_auth)
         .map_err(|error| (reasons::INVALID, error.to_string()))?;
-    Ok(Protocol::Tls(Arc::new(config)))
+    Ok((Arc::new(config), authority.map(|_| identity)))
+}
+
+/// The authorities of clients, and the certificates that they have revoked.
+fn authorities(around: &Surroundings<'_>, name: &str) -> Result<TrustBundle, Refusal> {
+    let bundle = TrustBundle::from_pem(value(around, name, CA_CERTIFICATE_KEY)?);
+    let bundle = bundle.map_err(|error| invalid(name, error))?;
+    match secret(around, name)?.get(CA_REVOCATION_KEY) {
+        None => Ok(bundle),
+        Some(lists) => RevocationLists::from_pem(&lists.0)
+            .and_then(|lists| bundle.revoking(lists))
+            .map_err(|error| invalid(name, format!("key {CA_REVOCATION_KEY:?}: {error}"))),
+    }
 }
 
 fn secret<'a>(around: &Surroundings<'a>, name: &str) -> Result<&'a BTreeMap<String, SecretValue>, Refusal> {

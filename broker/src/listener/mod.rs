@@ -5,6 +5,7 @@ pub(crate) mod placement;
 
 use std::{
     io,
+    mem::discriminant,
     net::SocketAddr,
     sync::{
         Arc,
@@ -158,10 +159,9 @@ impl OpenListener {
     /// Changes what can be changed without closing it; tells whether that is all. Only clients that could not come in
     /// any more have to leave.
     pub(crate) fn change(&mut self, engine: &Engine, options: &ListenerOptions) -> bool {
-        let encrypted = |protocol: &Protocol| matches!(protocol, Protocol::Tls(_));
         let same_place = self.options.name == options.name
             && self.options.address == options.address
-            && encrypted(&self.options.protocol) == encrypted(&options.protocol);
+            && discriminant(&self.options.protocol) == discriminant(&options.protocol);
         if same_place {
             self.listener.settings.store(Arc::new(options.into()));
             self.options = options.clone();

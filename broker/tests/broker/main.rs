@@ -24,6 +24,7 @@ mod role;
 mod sessions;
 mod shared;
 mod state_store;
+mod websocket;
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::{TestBroker, client::GENEROUS};
+use crate::{TestBroker, client::GENEROUS, options, websocket::websocket};
 
 async fn run(mut command: Command) -> String {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
@@ -82,7 +82,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 def client(name, expiry):
     messages = queue.Queue()
     subscribed = queue.Queue()
-    c = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
+    c = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5, transport=sys.argv[2])
     c.on_message = lambda c, u, message: messages.put(message)
     c.on_subscribe = lambda c, u, mid, codes, properties: subscribed.put(codes)
     connected = queue.Queue()
@@ -131,14 +131,16 @@ print("done")
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pahos_client_speaks_version_five_with_it() {
+async fn pahos_client_speaks_version_five_with_it_over_tcp_and_websocket() {
     let python = tokio::task::spawn_blocking(foreshore_peers::python)
         .await
         .unwrap();
-    let broker = TestBroker::start().await;
-    let mut script = Command::new(python);
-    script.args(["-c", SCRIPT, &broker.address.port().to_string()]);
-    assert_eq!(run(script).await, "done\n");
+    for (options, transport) in [(options(), "tcp"), (websocket(), "websockets")] {
+        let broker = TestBroker::start_with(options).await;
+        let mut script = Command::new(&python);
+        script.args(["-c", SCRIPT, &broker.address.port().to_string(), transport]);
+        assert_eq!(run(script).await, "done\n", "{transport}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,7 +29,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::client::{Client, hello};
 
-struct Plant {
+pub(crate) struct Plant {
     role: BrokerRole,
     served: watch::Receiver<Served>,
     reports: Arc<Mutex<Vec<Report>>>,
@@ -55,7 +55,7 @@ fn object(name: &str) -> ObjectRef {
     }
 }
 
-fn broker(spec: serde_json::Value) -> BrokerPlan {
+pub(crate) fn broker(spec: serde_json::Value) -> BrokerPlan {
     BrokerPlan {
         object: object("main"),
         spec: serde_json::from_value(spec).unwrap(),
@@ -74,7 +74,7 @@ fn users(users: &[(&str, &str)]) -> SecretPlan {
 }
 
 impl Plant {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         foreshore_tls::install_provider();
         let authority = CertificateAuthority::create(AuthorityOptions::default(), Timestamp::now()).unwrap();
         let directory = tempfile::tempdir().unwrap();
@@ -100,15 +100,15 @@ impl Plant {
         }
     }
 
-    async fn set<T: PlanResource>(&mut self, plan: &T) -> Result<(), Nack> {
+    pub(crate) async fn set<T: PlanResource>(&mut self, plan: &T) -> Result<(), Nack> {
         self.role.apply(Change::Set(Resource::of(plan).unwrap())).await
     }
 
-    fn address(&self, listener: &str) -> SocketAddr {
-        self.served.borrow().listeners[listener]
+    pub(crate) fn address(&self, listener: &str) -> SocketAddr {
+        self.served.borrow().listeners[listener].address
     }
 
-    fn health(&self, listener: &str) -> (Health, String) {
+    pub(crate) fn health(&self, listener: &str) -> (Health, String) {
         let reports = self.reports.lock();
         let report = reports
             .iter()

@@ -127,6 +127,12 @@ impl ListenerProtocol {
     pub const fn is_encrypted(self) -> bool {
         matches!(self, Self::Tls | Self::WebSocketTls)
     }
+
+    /// Whether it is a WebSocket.
+    #[must_use]
+    pub const fn is_web_socket(self) -> bool {
+        matches!(self, Self::WebSocket | Self::WebSocketTls)
+    }
 }
 
 /// Where clients connect.
@@ -162,6 +168,17 @@ pub struct Listener {
     /// How the listener is reached from outside the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ListenerService>,
+}
+
+impl Listener {
+    /// Path of a WebSocket where none is named.
+    pub const DEFAULT_PATH: &str = "/mqtt";
+
+    /// Path of a WebSocket: what the manifest says, or [`Self::DEFAULT_PATH`].
+    #[must_use]
+    pub fn effective_path(&self) -> &str {
+        self.path.as_deref().unwrap_or(Self::DEFAULT_PATH)
+    }
 }
 
 /// One way to prove who a client is. Exactly one member.

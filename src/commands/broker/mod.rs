@@ -8,7 +8,10 @@ mod settings;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, bail};
-use foreshore_broker::{Broker, Conduct, Limits, ListenerOptions, Method, Options as BrokerOptions, Storage};
+use foreshore_broker::{
+    Broker, Conduct, Limits, ListenerOptions, Method, Options as BrokerOptions, Protocol, Storage,
+};
+use foreshore_crds::v1alpha1::broker::Listener;
 use foreshore_operator::RoleName;
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, serve_http};
 use foreshore_tls::Role;
@@ -51,6 +54,9 @@ struct Setup {
     /// Address to listen on, for MQTT 3.1, 3.1.1 and 5.0.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:1883")]
     listen: Vec<SocketAddr>,
+    /// Address to listen on for MQTT over WebSocket, at the path /mqtt.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen_websocket: Vec<SocketAddr>,
     /// Directory that messages and sessions are kept in.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -105,8 +111,15 @@ async fn serve(options: Setup) -> Result<()> {
         (Store::Fjall, None) => bail!("--data DIR is missing; --store memory needs none"),
     };
     let Settings { spec, policies } = options.settings.read()?;
-    let listeners = options.listen.iter().enumerate().map(|(index, address)| {
+    let tcp = options.listen.iter().enumerate().map(|(index, address)| {
         ListenerOptions::tcp(format!("listener-{index}"), *address, vec![Method::Anonymous])
+    });
+    let websocket = options.listen_websocket.iter().enumerate();
+    let websocket = websocket.map(|(index, address)| ListenerOptions {
+        protocol: Protocol::WebSocket {
+            path: Listener::DEFAULT_PATH.into(),
+        },
+        ..ListenerOptions::tcp(format!("websocket-{index}"), *address, vec![Method::Anonymous])
     });
     let (health, metrics, shutdown) = (HealthRegistry::new(), Metrics::new(), Shutdown::new());
     shutdown.begin_on_signals(DRAIN).context("listen for signals")?;
@@ -129,12 +142,13 @@ async fn serve(options: Setup) -> Result<()> {
     let named = policies.iter().map(|(name, policy)| (name.as_str(), policy));
     broker.set_policies(named).context("--policy")?;
     // Nobody connects before the policies are in force.
-    for listener in listeners {
+    for listener in tcp.chain(websocket) {
         broker.open_listener(listener)?;
     }
     component.ok();
-    for (name, address) in broker.addresses() {
-        info!(name, %address, "listening");
+    for (name, endpoint) in broker.endpoints() {
+        let url = endpoint.protocol.url(&endpoint.address.to_string());
+        info!(name, address = %endpoint.address, url, "listening");
     }
     if let Some(address) = options.http {
         let server = serve_http(address, health, metrics, shutdown.clone()).await?;
