@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     auth::{self, Credentials, Principal},
-    engine::shard::Shard,
-    listener::{ConnectionPermit, Listener},
+    engine::shard::{Control, Shard},
+    listener::{ConnectionPermit, Listener, Settings},
     message::Message,
     options::Limits,
     policy::Denied,
@@ -55,6 +55,8 @@ struct Refused {
 /// A client that said who it is.
 struct Introduced {
     transport: Transport,
+    /// Of the listener, as they were when the connection came.
+    settings: Arc<Settings>,
     connect: Connect,
     /// What arrived behind CONNECT.
     rest: BytesMut,
@@ -108,13 +110,21 @@ async fn let_in(shard: &Rc<Shard>, accepted: Accepted) -> Option<Box<Connection>
     };
     let Introduced {
         mut transport,
+        settings,
         connect,
         rest,
     } = introduced;
     let client_id = connect.client_id.clone();
     let max_size = connect.largest_packet();
     match welcome(shard, &mut transport, connect, &listener, peer).await {
-        Ok(welcomed) => Some(Box::new(welcomed.connection(shard, transport, rest, permit))),
+        Ok(welcomed) => {
+            if !Arc::ptr_eq(&settings, &listener.settings()) {
+                // What it was judged by has changed before it could be told of changes.
+                let changed = Control::ListenerChanged(Arc::clone(&listener));
+                welcomed.attached.inbox.control(changed);
+            }
+            Some(Box::new(welcomed.connection(shard, transport, rest, permit)))
+        }
         Err(refused) => refuse_with(Some(transport), &client_id, max_size, refused).await,
     }
 }
@@ -151,6 +161,7 @@ async fn introduce(
                 let rest = input.split_off(length);
                 return Ok(Introduced {
                     transport,
+                    settings,
                     connect,
                     rest,
                 });

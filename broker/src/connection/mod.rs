@@ -187,10 +187,20 @@ impl Connection {
                 Err(Ending::refused(ReasonCode::AdministrativeAction, "the listener is closed").into())
             }
             Control::ListenerChanged(listener) if Arc::ptr_eq(&listener, &self.client.listener) => {
-                let authentication = &listener.settings().authentication;
-                self.client.principal.renew(authentication).map_err(|reason| {
-                    Box::new(Ending::refused(reason, "the client has to prove anew who it is"))
-                })?;
+                let settings = listener.settings();
+                let clients = settings.clients.as_ref();
+                if clients.is_some_and(|clients| clients.revokes(self.transport.peer_certificates())) {
+                    // What the client shows to be let in does not count any more: its user, not an administrator, has to
+                    // do something about it.
+                    let detail = "the client's certificate is revoked";
+                    return Err(Ending::refused(ReasonCode::NotAuthorized, detail).into());
+                }
+                self.client
+                    .principal
+                    .renew(&settings.authentication)
+                    .map_err(|reason| {
+                        Box::new(Ending::refused(reason, "the client has to prove anew who it is"))
+                    })?;
                 self.apply_policies()
             }
             Control::ListenerClosed(_) | Control::ListenerChanged(_) => Ok(()),

@@ -429,7 +429,8 @@ impl Inbox {
         })
     }
 
-    fn control(&self, control: Control) {
+    /// Leaves a word for the connection.
+    pub(crate) fn control(&self, control: Control) {
         self.controls.borrow_mut().push_back(control);
         self.wake();
     }

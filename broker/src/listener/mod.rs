@@ -16,6 +16,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use foreshore_runtime::Task;
+use foreshore_tls::Identity;
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::net::TcpListener;
 
@@ -52,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) protocol: Protocol,
     /// Ways to prove who a client is.
     pub(crate) authentication: Vec<Method>,
+    /// What the certificates of clients are verified by.
+    pub(crate) clients: Option<Identity>,
     max_connections: Option<u32>,
 }
 
@@ -67,6 +70,7 @@ impl From<&ListenerOptions> for Settings {
         Self {
             protocol: options.protocol.clone(),
             authentication: options.authentication.clone(),
+            clients: options.clients.clone(),
             max_connections: options.max_connections,
         }
     }
@@ -83,6 +87,15 @@ pub struct ListenError {
     /// Why not; `AddrInUse` when the port is taken.
     #[source]
     pub source: io::Error,
+}
+
+/// A listener as clients find it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where it really listens.
+    pub address: SocketAddr,
+    /// What it speaks below MQTT.
+    pub protocol: Protocol,
 }
 
 /// A connection's place among all connections, given back when it is dropped.

@@ -20,6 +20,7 @@ mod peers;
 mod policy;
 mod pressure;
 mod protocol;
+mod revocation;
 mod role;
 mod sessions;
 mod shared;

@@ -108,6 +108,12 @@ impl Plant {
         self.served.borrow().listeners[listener].address
     }
 
+    pub(crate) fn url(&self, listener: &str) -> String {
+        let served = self.served.borrow();
+        let endpoint = &served.listeners[listener];
+        endpoint.protocol.url(&endpoint.address.to_string())
+    }
+
     pub(crate) fn health(&self, listener: &str) -> (Health, String) {
         let reports = self.reports.lock();
         let report = reports

@@ -18,6 +18,7 @@ use crate::{
     TestBroker,
     client::{GENEROUS, Stream, hello, publish},
     options,
+    role::{Plant, broker},
 };
 
 /// First bytes of frames that stand for themselves.
@@ -470,6 +471,39 @@ async fn pings_without_end_cost_one_answer() {
         if payload == "last" {
             break;
         }
+    }
+    client.ping().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_opens_a_websocket_whose_path_can_change() {
+    let mut plant = Plant::new();
+    let port = foreshore_peers::free_port();
+    let plan = |path: Option<&str>| {
+        let mut listener = serde_json::json!({
+            "name": "web", "port": port, "protocol": "WebSocket", "authentication": [{ "anonymous": {} }],
+        });
+        if let Some(path) = path {
+            listener["path"] = path.into();
+        }
+        broker(serde_json::json!({ "listeners": [listener] }))
+    };
+    plant.set(&plan(None)).await.unwrap();
+    let address = plant.address("web");
+    assert_eq!(plant.url("web"), format!("ws://{address}/mqtt"));
+    let mut client = Raw::connected(address, "c").await;
+    plant.set(&plan(Some("/plant/line"))).await.unwrap();
+    assert_eq!(plant.url("web"), format!("ws://{address}/plant/line"));
+    client.ping().await;
+    let late = request("GET /mqtt HTTP/1.1", "Sec-WebSocket-Protocol: mqtt");
+    let (_, head) = Raw::asking(address, &late).await;
+    assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+    let stream = TcpStream::connect(address).await.unwrap();
+    Raw::over(stream, "/plant/line").await.connect("d").await;
+    for wrong in ["/plant?line=1", "/plant#line", "/plant line"] {
+        let nack = plant.set(&plan(Some(wrong))).await.unwrap_err();
+        assert_eq!(nack.reason, "Invalid");
+        assert!(nack.message.contains(wrong), "{}", nack.message);
     }
     client.ping().await;
 }

@@ -248,7 +248,8 @@ pub enum CertificateUserName {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct CertificateAuthentication {
-    /// Secret with the authorities whose clients are believed; key `ca.crt`.
+    /// Secret with the authorities whose clients are believed, key `ca.crt`, and the certificates that they have revoked,
+    /// key `ca.crl` (PEM, lists of any of them; may be left out). Clients that are revoked later are disconnected.
     pub ca_secret_ref: SecretRef,
     /// What becomes the user name; CommonName where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]

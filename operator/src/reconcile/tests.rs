@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use foreshore_crds::v1alpha1::Protocol;
-use foreshore_tls::Role;
+use foreshore_tls::{AuthorityOptions, CertificateAuthority, Role};
 use serde_json::{Value, json};
 
 use super::*;
@@ -408,6 +408,38 @@ fn what_can_not_be_done_here_is_refused() {
     assert!(
         texts(&outcome)[0].contains("spec.protocol: no connector for the protocol is built in: found opcua")
     );
+}
+
+#[test]
+fn a_list_of_revoked_certificates_that_can_not_be_read_is_told() {
+    let authority = CertificateAuthority::create(AuthorityOptions::default(), Timestamp::now()).unwrap();
+    let problems = |list: Option<&str>| {
+        let mut data = json!({ "ca.crt": authority.bundle().to_pem() });
+        if let Some(list) = list {
+            data["ca.crl"] = list.into();
+        }
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "clients" }, "stringData": data,
+        });
+        let way = json!({ "x509": { "caSecretRef": { "name": "clients" } } });
+        let listener = json!({ "name": "tls", "port": 8883, "protocol": "Tls", "authentication": [way] });
+        let broker = json!({
+            "apiVersion": "foreshore.dev/v1alpha1", "kind": "Broker", "metadata": { "name": "main" },
+            "spec": { "listeners": [listener] },
+        });
+        let manifests = snapshot(&format!("{secret}\n---\n{broker}\n"));
+        texts(&reconciler().reconcile(&manifests, &Facts::default()))
+    };
+    assert_eq!(problems(None), [""; 0]);
+    let told = problems(Some("no list"));
+    let [problem] = &told[..] else { panic!("{told:?}") };
+    for expected in [
+        "spec.listeners[0].authentication[0].x509.caSecretRef",
+        "Secret clients: key ca.crl",
+        "found no X509 CRL section",
+    ] {
+        assert!(problem.contains(expected), "{problem} lacks {expected}");
+    }
 }
 
 #[test]

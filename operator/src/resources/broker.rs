@@ -87,7 +87,7 @@ fn dereference_listener(secrets: &mut Secrets<'_, '_>, listener: &Listener, fiel
             username_from: _,
         }) = x509
         {
-            secrets.authorities(Some(ca_secret_ref), &format!("{field}.x509.caSecretRef"));
+            secrets.client_authorities(ca_secret_ref, &format!("{field}.x509.caSecretRef"));
         }
         if let Some(JwtAuthentication { ca_secret_ref, .. }) = jwt {
             secrets.authorities(ca_secret_ref.as_ref(), &format!("{field}.jwt.caSecretRef"));

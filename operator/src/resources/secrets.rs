@@ -4,12 +4,12 @@ use foreshore_control::plan::SecretValue;
 use foreshore_crds::{
     conditions::reasons,
     refs::{
-        CA_CERTIFICATE_KEY, CredentialsSecretRef, SecretKeyRef, SecretRef, TLS_CERTIFICATE_KEY,
-        TLS_PRIVATE_KEY_KEY,
+        CA_CERTIFICATE_KEY, CA_REVOCATION_KEY, CredentialsSecretRef, SecretKeyRef, SecretRef,
+        TLS_CERTIFICATE_KEY, TLS_PRIVATE_KEY_KEY,
     },
     v1alpha1::common::{Authentication, Trust, UsernamePassword, X509},
 };
-use foreshore_tls::{Credentials, TrustBundle};
+use foreshore_tls::{Credentials, RevocationLists, TrustBundle};
 
 use crate::{judged::Secret, object::Kind, problem::Problem};
 
@@ -125,6 +125,32 @@ impl<'s> Secrets<'s, '_> {
             && let Some(authorities) = self.bytes(secret, &reference.name, CA_CERTIFICATE_KEY, field)
         {
             self.check_certificates(authorities, &reference.name, CA_CERTIFICATE_KEY, field);
+        }
+    }
+
+    /// Authorities of clients, under the key `ca.crt`, and the certificates that they have revoked, under `ca.crl`.
+    pub(crate) fn client_authorities(&mut self, reference: &SecretRef, field: &str) {
+        self.authorities(Some(reference), field);
+        let data = self
+            .scope
+            .valid
+            .secrets
+            .get(&Name::new(self.namespace, &reference.name));
+        let Some((authorities, revoked)) = data.map(|secret| &secret.data).and_then(|data| {
+            let authorities = data.get(CA_CERTIFICATE_KEY)?;
+            Some((authorities, data.get(CA_REVOCATION_KEY)?))
+        }) else {
+            return;
+        };
+        // Authorities that are none were told of above.
+        let Ok(authorities) = TrustBundle::from_pem(&authorities.0) else {
+            return;
+        };
+        let lists = RevocationLists::from_pem(&revoked.0);
+        if let Err(error) = lists.and_then(|lists| authorities.revoking(lists)) {
+            let what =
+                format!("key {CA_REVOCATION_KEY} holds no list of revoked certificates that can be used");
+            self.invalid(&reference.name, &what, error.to_string(), field);
         }
     }
 
