@@ -5,14 +5,14 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use foreshore_record::Record;
 use foreshore_store::{
-    Blob, BrokerTime, Limits, StoreError,
-    offline::{ClosedStore, Row, Verification},
+    Blob, BrokerTime, Limits, StateEntry, StoreError,
+    offline::{ClosedStore, Judges, Row, Verification},
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
     session::rows::{self, Row as SessionRow},
-    will,
+    state_store, will,
 };
 
 /// Reads everything that a store holds and says what is wrong with it.
@@ -22,10 +22,18 @@ use crate::{
 pub fn verify(store: &ClosedStore) -> Result<Verification, StoreError> {
     let session = |blob: &Blob| match rows::read(blob) {
         SessionRow::Damaged(_, cause) => Err(cause),
-        SessionRow::Session(..) | SessionRow::Subscription(..) | SessionRow::Path(..) => Ok(()),
+        SessionRow::Session(..)
+        | SessionRow::Subscription(..)
+        | SessionRow::Watch(..)
+        | SessionRow::Path(..) => Ok(()),
     };
     let will = |blob: &Blob| will::read(blob).map(drop).map_err(|error| error.to_string());
-    store.verify(&session, &will)
+    let state = |row: &StateEntry| state_store::describe(row, BrokerTime(0), false).map(drop);
+    store.verify(Judges {
+        session: &session,
+        will: &will,
+        state: &state,
+    })
 }
 
 /// A row as an object of JSON, whose `kind` says what it is. `now` is where the broker's clock stood. Payloads are part
@@ -80,6 +88,8 @@ pub fn describe(row: &Row, now: BrokerTime, payload: bool) -> Value {
             "fenced": source.fenced,
             "gaps": source.gaps,
         }),
+        Row::State(row) => state_store::describe(row, now, payload)
+            .unwrap_or_else(|cause| damaged("state", &row.key.escape_ascii().to_string(), &cause)),
         Row::Ended(ended) => json!({
             "kind": "ended",
             "paths": ended.paths,
@@ -111,6 +121,11 @@ fn session(blob: &Blob) -> Value {
             "client": client,
             "filter": filter,
             "subscription": subscription,
+        }),
+        SessionRow::Watch(client, key) => json!({
+            "kind": "watch",
+            "client": client,
+            "key": key.escape_ascii().to_string(),
         }),
         SessionRow::Path(path, topics) => json!({ "kind": "path", "path": path, "topics": topics }),
         SessionRow::Damaged(client, cause) => damaged("session", &client, &cause),

@@ -27,7 +27,7 @@ pub(crate) enum Command {
     /// start, or `compact --repair`, mends it.
     Verify(Verify),
     /// Print what the store holds as lines of JSON: sessions, subscriptions, wills, retained messages, receivers with
-    /// their ledger, sources. The store is not changed; what can't be read becomes a line of the kind `damaged`.
+    /// their ledger, sources, the state store. The store is not changed; what can't be read becomes a line of the kind `damaged`.
     Dump(Dump),
     /// Write the store anew without what was deleted. Needs room for the largest keyspace beside what is there.
     Compact(Compact),
@@ -260,6 +260,7 @@ fn print(store: &ClosedStore, options: &Dump, out: &mut impl Write) -> Result<()
         Contents::Retained,
         Contents::Receivers,
         Contents::Sources,
+        Contents::State,
         Contents::Ended,
     ] {
         each(contents, out)?;

@@ -37,6 +37,7 @@ mod watches;
 pub(crate) use self::{
     keys::Bounds,
     request::{NoRequest, Request},
+    rows::describe,
     service::{Answered, StateStore},
     topics::{is_request, is_reserved, may_ask},
 };

@@ -6,6 +6,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use foreshore_store::{BrokerTime, Operation, StateEntry};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::{
     clock::{Timestamp, Version},
@@ -120,6 +121,28 @@ pub(super) fn read(row: &StateEntry) -> Result<Row, DamagedRow> {
         }
         _ => Err(DamagedRow::Key),
     }
+}
+
+/// A row for people, as an object of JSON; its value is part of it only if that is asked for. `now` is where the
+/// broker's clock stands.
+///
+/// # Errors
+/// What is wrong with a damaged row.
+pub(crate) fn describe(row: &StateEntry, now: BrokerTime, payload: bool) -> Result<Value, String> {
+    let text = |bytes: &Bytes| bytes.escape_ascii().to_string();
+    let described = match read(row).map_err(|error| error.to_string())? {
+        Row::Clock(version) => json!({ "kind": "stateClock", "version": version.to_string() }),
+        Row::Key(key, entry) => json!({
+            "kind": "state",
+            "key": text(&key),
+            "version": entry.version.to_string(),
+            "fence": entry.fence.map(|fence| fence.to_string()),
+            "expiresInSeconds": entry.expires_at.map(|at| at.since(now).as_secs()),
+            "valueBytes": entry.value.len(),
+            "value": payload.then(|| text(&entry.value)),
+        }),
+    };
+    Ok(described)
 }
 
 fn timestamp(text: &str) -> Result<Timestamp, DamagedRow> {

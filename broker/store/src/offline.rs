@@ -16,7 +16,7 @@ pub use self::{
     compact::{Compacted, compact},
     findings::{Finding, Severity},
     rows::{Contents, Row},
-    verify::{JournalState, JudgeBlob, KeyspaceState, LedgerSum, Verification},
+    verify::{JournalState, JudgeBlob, Judges, KeyspaceState, LedgerSum, Verification},
 };
 use crate::{
     clock::BrokerTime,

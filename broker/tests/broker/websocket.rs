@@ -400,7 +400,7 @@ async fn whoever_falls_silent_is_given_up() {
     let mut gone = Raw::connected(broker.address, "gone").await;
     gone.stream.shutdown().await.unwrap();
     gone.expect_end().await;
-    let sessions = broker.handle.sessions(10);
+    let sessions = broker.handle.sessions(None, 10).await.unwrap().items;
     assert!(
         sessions.iter().all(|session| session.connection.is_none()),
         "{sessions:?}"

@@ -135,7 +135,7 @@ impl<'s> Secrets<'s, '_> {
             .scope
             .valid
             .secrets
-            .get(&Name::new(self.namespace, &reference.name));
+            .get(&Name::new(self.namespace, reference.name.as_str()));
         let Some((authorities, revoked)) = data.map(|secret| &secret.data).and_then(|data| {
             let authorities = data.get(CA_CERTIFICATE_KEY)?;
             Some((authorities, data.get(CA_REVOCATION_KEY)?))

@@ -85,7 +85,7 @@ pub(super) fn describe(table: Table, key: &[u8]) -> String {
             let number = keys::split_number(key.strip_prefix(*prefix)?)?;
             Some(format!("{}{number}", String::from_utf8_lossy(prefix)))
         }),
-        Table::Name | Table::Session | Table::Retained | Table::Will | Table::Source => None,
+        Table::Name | Table::Session | Table::Retained | Table::Will | Table::Source | Table::State => None,
     };
     known.unwrap_or_else(|| match std::str::from_utf8(key) {
         Ok(text) => text.escape_debug().to_string(),

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     engine::{Engine, View},
-    entry::{Blob, Entry, EntryId, ReceiverId, Retained, StoreEpoch},
+    entry::{Blob, Entry, EntryId, ReceiverId, Retained, StateEntry, StoreEpoch},
     error::StoreError,
     fjall_store::{engine::FjallView, salvage::read_range},
     keys::{self, Bytes, Table},
@@ -32,6 +32,8 @@ pub enum Contents {
     Receivers,
     /// Sources with their totals, in order of name.
     Sources,
+    /// Entries of the state store, in order of key.
+    State,
     /// Totals of paths that ended, by kind.
     Ended,
     /// Entries of the queue of a receiver, in order of id.
@@ -51,6 +53,8 @@ pub enum Row {
     Receiver(Receiver, PathTotals),
     /// A source with its totals.
     Source(SourceTotals),
+    /// An entry of the state store.
+    State(StateEntry),
     /// Totals of the paths of a kind that ended.
     Ended(EndedTotals),
     /// An entry of a queue.
@@ -87,6 +91,7 @@ impl ClosedStore {
             Contents::Retained => Ok(Row::Retained(record::decode_retained(row)?)),
             Contents::Receivers => receiver(&view, key, row),
             Contents::Sources => Ok(Row::Source(rows::decode_source(&name(key)?, row)?)),
+            Contents::State => Ok(Row::State(rows::decode_state(key, row)?)),
             Contents::Ended => {
                 let kind = name(key.strip_prefix(keys::ENDED).unwrap_or(key))?;
                 Ok(Row::Ended(rows::decode_ended(&kind, row)?))
@@ -140,6 +145,7 @@ fn range(contents: Contents) -> (Table, Vec<u8>, Option<Vec<u8>>) {
         Contents::Retained => all(Table::Retained),
         Contents::Receivers => all(Table::Receiver),
         Contents::Sources => all(Table::Source),
+        Contents::State => all(Table::State),
         Contents::Ended => (
             Table::Meta,
             keys::ENDED.to_vec(),

@@ -12,7 +12,7 @@ use super::{
     findings::{Finding, Findings, MAX_FINDINGS, describe},
 };
 use crate::{
-    entry::{Blob, EntryId, Inflight, ReceiverId},
+    entry::{Blob, EntryId, Inflight, ReceiverId, StateEntry},
     error::StoreError,
     fjall_store::{engine::FjallEngine, salvage::read_range},
     keys::{self, Table},
@@ -23,6 +23,23 @@ use crate::{
 
 /// Judges the state of a session or a will, which the store does not understand; an error says what is wrong with it.
 pub type JudgeBlob<'j> = &'j dyn Fn(&Blob) -> Result<(), String>;
+
+/// Judges what the store keeps for the broker and does not understand.
+#[derive(Clone, Copy)]
+pub struct Judges<'j> {
+    /// Judges the state of a session.
+    pub session: JudgeBlob<'j>,
+    /// Judges a will.
+    pub will: JudgeBlob<'j>,
+    /// Judges an entry of the state store.
+    pub state: &'j dyn Fn(&StateEntry) -> Result<(), String>,
+}
+
+impl std::fmt::Debug for Judges<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Judges").finish_non_exhaustive()
+    }
+}
 
 /// What a proof found.
 #[derive(Clone, Debug, Serialize)]
@@ -108,7 +125,7 @@ impl ClosedStore {
     ///
     /// # Errors
     /// None for damage, which is what is reported.
-    pub fn verify(&self, session: JudgeBlob<'_>, will: JudgeBlob<'_>) -> Result<Verification, StoreError> {
+    pub fn verify(&self, judges: Judges<'_>) -> Result<Verification, StoreError> {
         let mut findings = Findings::default();
         let journals = self.judge_journals(&mut findings);
         if self.is_suspect {
@@ -116,7 +133,7 @@ impl ClosedStore {
             findings.minor("suspect", String::new(), found.to_owned());
         }
         let mut proof = match &self.engine {
-            Ok(engine) => Proof::new(engine, findings).run(session, will)?,
+            Ok(engine) => Proof::new(engine, findings).run(judges)?,
             Err(error) => {
                 findings.damage("data", String::new(), error.to_string());
                 Found {
@@ -233,7 +250,7 @@ impl<'e> Proof<'e> {
         }
     }
 
-    fn run(mut self, session: JudgeBlob<'_>, will: JudgeBlob<'_>) -> Result<Found, StoreError> {
+    fn run(mut self, judges: Judges<'_>) -> Result<Found, StoreError> {
         self.meta()?;
         self.paths()?;
         self.names()?;
@@ -251,8 +268,11 @@ impl<'e> Proof<'e> {
         let sharing: Vec<_> = sharing.map(|(receiver, _)| *receiver).collect();
         bodies::check(self.engine, &sharing, &mut self.found.findings)?;
         self.inflight()?;
-        self.blobs(Table::Session, session)?;
-        self.blobs(Table::Will, will)?;
+        self.blobs(Table::Session, judges.session)?;
+        self.blobs(Table::Will, judges.will)?;
+        self.rows(Table::State, |key, row| {
+            (judges.state)(&rows::decode_state(key, row).map_err(|error| text(&error))?)
+        })?;
         self.retained()?;
         self.rows(Table::Source, |key, row| {
             let source = std::str::from_utf8(key).map_err(|error| error.to_string())?;
