@@ -5,6 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    cmp::Reverse,
     collections::{HashMap, VecDeque},
     future::poll_fn,
     panic::AssertUnwindSafe,
@@ -320,7 +321,7 @@ impl Shard {
             .filter(|inbox| wanted.concerns(&inbox.session.client_id))
             .filter_map(|inbox| inbox.strain(self.index))
             .collect();
-        strained.sort_by(|left, right| right.live_bytes.cmp(&left.live_bytes));
+        strained.sort_by_key(|strained| Reverse(strained.live_bytes));
         strained.truncate(wanted.max);
         strained
     }

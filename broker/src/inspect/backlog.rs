@@ -5,7 +5,7 @@
 //! apart.
 
 use std::{
-    cmp::Ordering,
+    cmp::{Ordering, Reverse},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -198,7 +198,7 @@ impl Handle {
         let asked = shards.map(|(shard, mailbox)| ask_shard(shard, mailbox, wanted.clone()));
         let (slow, shards): (Vec<_>, Vec<_>) = join_all(asked).await.into_iter().unzip();
         let mut slow: Vec<_> = slow.into_iter().flatten().collect();
-        slow.sort_by(|left, right| right.live_bytes.cmp(&left.live_bytes));
+        slow.sort_by_key(|slow| Reverse(slow.live_bytes));
         slow.truncate(wanted.max);
         (slow, shards)
     }
@@ -243,7 +243,7 @@ fn look(store: &dyn Store, receiver: &Receiver) -> Result<Option<Look>, StoreErr
 fn waiting_queues(store: &dyn Store) -> Result<(Vec<Look>, usize), StoreError> {
     let (mut looks, mut passed_over): (Vec<Look>, usize) = (Vec::new(), 0);
     let mut keep_largest = |looks: &mut Vec<Look>| {
-        looks.sort_by(|left, right| right.totals.waiting_bytes.cmp(&left.totals.waiting_bytes));
+        looks.sort_by_key(|look| Reverse(look.totals.waiting_bytes));
         passed_over += looks.len().saturating_sub(MAX_MEASURED);
         looks.truncate(MAX_MEASURED);
     };

@@ -204,10 +204,8 @@ fn journals(data: &Path) -> Result<Vec<PathBuf>, StoreError> {
         let number = path
             .file_stem()
             .and_then(|stem| stem.to_str()?.parse::<u64>().ok());
-        match (path.extension().and_then(|extension| extension.to_str()), number) {
-            (Some("jnl"), Some(number)) => journals.push((number, path)),
-            _ => {}
-        }
+        let is_journal = path.extension().is_some_and(|extension| extension == "jnl");
+        journals.extend(number.filter(|_| is_journal).map(|number| (number, path)));
     }
     journals.sort();
     Ok(journals.into_iter().map(|(_, path)| path).collect())

@@ -26,6 +26,9 @@ const CHUNK: usize = 5_000;
 /// Length of the first key behind an unreadable place at the beginning of a keyspace.
 const KEY_LEN: usize = 16;
 
+/// Looks at a row, and says whether to go on.
+type VisitRow<'v> = dyn FnMut(&Bytes, &Bytes) -> Result<ControlFlow<()>, StoreError> + 'v;
+
 /// Reads everything; if something can't be read, leaves a database of the rest. Tells how many places that were.
 pub(super) fn salvage(directory: &Directory, options: &StoreOptions) -> Result<u64, StoreError> {
     let old = FjallEngine::start_idle(directory, options)?;
@@ -101,7 +104,7 @@ pub(crate) fn read_range(
     table: Table,
     from: &[u8],
     to: Option<&[u8]>,
-    visit: &mut dyn FnMut(&Bytes, &Bytes) -> Result<ControlFlow<()>, StoreError>,
+    visit: &mut VisitRow<'_>,
     unreadable: &mut dyn FnMut(&[u8], &fjall::Error),
 ) -> Result<(), StoreError> {
     let mut from = Bound::Included(from.to_vec());
