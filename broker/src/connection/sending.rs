@@ -319,7 +319,9 @@ impl Connection {
             }) = self.sending.resend.pop_front()
         {
             // The client may have acknowledged it meanwhile.
-            if self.state.outbound.contains_key(&packet_id) {
+            if let Some(in_flight) = self.state.outbound.get_mut(&packet_id) {
+                // Its packet identifier was stored before the connection began.
+                in_flight.phase = Phase::Sent;
                 self.write(&delivery, packet_id, dup);
             }
             progress = true;

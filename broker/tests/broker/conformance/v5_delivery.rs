@@ -14,6 +14,7 @@ use super::raw::{PUBREL, Raw, packet, value};
 use crate::{
     TestBroker,
     client::{Client, back, hello, id, publish},
+    options_in,
 };
 
 /// A CONNECT that takes so many messages at once.
@@ -150,6 +151,46 @@ async fn a_release_is_sent_again_and_its_message_is_not() {
             assert_eq!(release.reason_code, v5::PublishAck2Reason::PacketIdNotFound);
         }
         other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn quality_of_service_two_is_exactly_once_however_often_the_connection_breaks() {
+    const COUNT: usize = 200;
+    let directory = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start_with(options_in(directory.path())).await;
+    let (mut reader, _) = Client::connect(broker.address, window(back("reader"), 20)).await;
+    reader.subscribe("t", QoS::ExactlyOnce).await;
+    publish_all(&broker, QoS::ExactlyOnce, COUNT).await;
+    // What the client keeps of its session: messages that it has, and identifiers that are not released.
+    let (mut seen, mut unreleased) = (BTreeSet::new(), BTreeSet::new());
+    let mut round = 0;
+    while seen.len() < COUNT || !unreleased.is_empty() {
+        round += 1;
+        assert!(round < 2000, "it does not get on: {} of {COUNT}", seen.len());
+        for _ in 0..round % 9 {
+            match reader.receive().await {
+                v5::Packet::Publish(message) => {
+                    let id = packet_id(&message);
+                    if unreleased.insert(id) {
+                        assert!(seen.insert(number(&message)), "{} came twice", number(&message));
+                    }
+                    reader.received(id).await;
+                }
+                v5::Packet::PublishRelease(release) => {
+                    unreleased.remove(&release.packet_id.get());
+                    reader.complete(release.packet_id.get()).await;
+                }
+                other => panic!("{other:?}"),
+            }
+            if seen.len() == COUNT && unreleased.is_empty() {
+                break;
+            }
+        }
+        drop(reader);
+        let (again, ack) = Client::connect(broker.address, window(back("reader"), 20)).await;
+        assert!(ack.session_present);
+        reader = again;
     }
 }
 
