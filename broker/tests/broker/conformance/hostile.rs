@@ -267,6 +267,7 @@ async fn half_open_peers_are_shown_out_at_every_stage() {
     );
     assert_eq!(slow.rest().await, []);
     // Connected, and silent in the middle of a packet.
+    let broker = TestBroker::start().await;
     let connect = v5::Connect {
         keep_alive: 1,
         ..hello("half")

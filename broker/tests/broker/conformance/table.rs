@@ -131,10 +131,10 @@ fn is_test(reference: &str) -> bool {
         declared.is_some_and(|rest| rest.split('(').next() == Some(name))
     };
     lines.iter().position(|line| is_it(line)).is_some_and(|at| {
-        let attributes = lines[..at].iter().rev().take_while(|line| line.starts_with('#'));
-        attributes
-            .into_iter()
-            .any(|line| line.starts_with("#[test") || line.starts_with("#[tokio::test"))
+        let attributes = lines[..at].iter().rev().take_while(|line| line.starts_with("#["));
+        let runs = |line: &str| line.starts_with("#[test") || line.starts_with("#[tokio::test");
+        attributes.clone().any(|line| runs(line))
+            && !attributes.clone().any(|line| line.starts_with("#[ignore"))
     })
 }
 
