@@ -244,7 +244,8 @@ pub struct Limits {
     pub max_publish_rate: Option<u32>,
     /// Keys of the state store.
     pub max_state_keys: usize,
-    /// Bytes of keys and values of the state store, with 256 for each key; all of them are in memory.
+    /// Bytes of keys and values of the state store, with 256 for each key, and as many of registrations; all of them are in
+    /// memory.
     pub max_state_bytes: usize,
 }
 

@@ -149,9 +149,8 @@ impl Engine {
             self.load_subscription(&mut state, &text, subscription, changes)?;
         }
         for key in stored.watches {
-            if self.state_store.restore_watch(&key, &session) {
-                state.watches.insert(key);
-            }
+            self.state_store.restore_watch(&key, &session);
+            state.watches.insert(key);
         }
         self.hold_for_groups(&state)?;
         let ends_at = row.ends_at(now);

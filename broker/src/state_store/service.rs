@@ -16,7 +16,7 @@ use super::{
     keys::{Bounds, Change, Circumstances, Keys, Outcome},
     request::{self, Asked, Request, Unanswerable},
     rows::{self, Row},
-    watches::Watches,
+    watches::{WatchBounds, Watches},
 };
 use crate::{
     engine::{Engine, publish::Outbound, route::Route},
@@ -102,9 +102,9 @@ impl StateStore {
         operations
     }
 
-    /// Takes over a registration that was stored; whether there was room.
-    pub(crate) fn restore_watch(&self, key: &Bytes, session: &Arc<Session>) -> bool {
-        self.state.lock().watches.add(key, session)
+    /// Takes over a registration that was stored.
+    pub(crate) fn restore_watch(&self, key: &Bytes, session: &Arc<Session>) {
+        self.state.lock().watches.restore(key, session);
     }
 
     /// Says whether the disk has room for new keys.
@@ -140,7 +140,7 @@ impl State {
         asked: &Asked,
         given: &Circumstances<'_>,
         session: &mut SessionState,
-        max_watches: usize,
+        bounds: WatchBounds,
         operations: &mut Vec<Operation>,
     ) -> Result<Outcome, CommandError> {
         if given
@@ -165,7 +165,7 @@ impl State {
             } => self.keys.set(key, value, *condition, *expires_after, given),
             Command::Delete { key } => self.keys.delete(key, None, given),
             Command::DeleteIfEqual { key, value } => self.keys.delete(key, Some(value), given),
-            Command::Watch { key } => self.watch(key, session, max_watches, operations),
+            Command::Watch { key } => self.watch(key, session, bounds, operations),
             Command::Unwatch { key } => Ok(self.unwatch(key, session, operations)),
         }
     }
@@ -174,11 +174,12 @@ impl State {
         &mut self,
         key: &Bytes,
         session: &mut SessionState,
-        max_watches: usize,
+        bounds: WatchBounds,
         operations: &mut Vec<Operation>,
     ) -> Result<Outcome, CommandError> {
         if !session.watches.contains(key) {
-            if session.watches.len() >= max_watches || !self.watches.add(key, &session.session) {
+            let has = session.watches.len();
+            if !self.watches.add(key, &session.session, has, bounds) {
                 return Err(CommandError::QuotaExceeded);
             }
             session.watches.insert(key.clone());
@@ -293,9 +294,12 @@ impl Engine {
                     fence: asked.fence.as_ref(),
                     bounds,
                 };
-                let max_watches = limits.max_subscriptions;
+                let watch_bounds = WatchBounds {
+                    of_session: limits.max_subscriptions,
+                    bytes: limits.max_state_bytes,
+                };
                 let outcome = state
-                    .execute(asked, &given, session, max_watches, &mut effects.operations)
+                    .execute(asked, &given, session, watch_bounds, &mut effects.operations)
                     .unwrap_or_else(|error| Outcome::unchanged(Reply::Error(error), None));
                 effects.add_changes(self, &state, &outcome.changes);
                 request.answer(&outcome.reply, outcome.version)

@@ -553,7 +553,11 @@ async fn a_watch_survives_a_disconnect_and_a_restart_and_ends_with_its_session()
 
     // A new session watches nothing.
     watcher.client.disconnect().await;
-    let mut watcher = Asker::clean(&broker, "watcher").await;
+    let anew = v5::Connect {
+        clean_start: true,
+        ..back("watcher")
+    };
+    let mut watcher = Asker::connect(&broker, anew).await;
     writer.tell(&["SET", "k", "nobody watches"]).await;
     watcher.tell(&["GET", "k"]).await;
     assert!(watcher.notified.is_empty());
@@ -851,9 +855,7 @@ async fn whoever_may_ask_no_more_is_told_no_more() {
     broker.handle.set_policies([("p", &closed)]).unwrap();
     let (mut watcher, _) = Client::connect(broker.address, back("watcher")).await;
     watcher.subscribe("mark", QoS::AtLeastOnce).await;
-    // Somebody else's: of its own, the acknowledgement may come later than the message.
-    let mut marker = Client::clean(broker.address, "marker").await;
-    marker.publish("mark", "mark").await;
+    writer.client.publish("mark", "mark").await;
     assert_eq!(watcher.take().await, "mark");
 }
 
