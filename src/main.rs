@@ -47,7 +47,7 @@ enum Command {
     /// Run the operator in a cluster.
     Operator(operator::Options),
     /// Run the MQTT broker alone, or look at one that runs.
-    Broker(broker::Options),
+    Broker(Box<broker::Options>),
     /// Look at the store of a broker that does not run, prove it, or make it smaller.
     #[command(subcommand)]
     Store(store::Command),
@@ -84,7 +84,7 @@ fn main() -> ExitCode {
         Command::Dataflow(options) => commands::block_on(options.run(Role::Dataflow, Work::Dataflow)),
         Command::Cloud(options) => commands::block_on(options.run(Role::Cloud, Work::Cloud)),
         Command::Simulator(options) => commands::block_on(options.run(Role::Simulator, Work::Simulator)),
-        Command::Broker(options) => commands::block_on(broker::run(options)),
+        Command::Broker(options) => commands::block_on(broker::run(*options)),
         Command::Store(command) => store::run(command),
         Command::Sim(device) => commands::block_on(sim::run(device)),
         Command::Kubectl(options) => commands::block_on(kubectl::run(options)),
