@@ -3,10 +3,12 @@
 //! | module | what |
 //! |---|---|
 //! | `edge` | OPC UA value changes to the cloud endpoint's commit: rate and latency |
-//! | `brokers` | fan-in and fan-out of our broker and of mosquitto, in turns |
+//! | `broker` | our broker and those of others, in turns |
 //! | `memory` | memory of an idle `foreshore up` |
+//! | `soak` | `cargo xtask soak`: our broker under everything at once, for a long time |
 //! | `mqtt` | the load generator |
-//! | `report` | the table, and the generated part of `docs/bench.md` |
+//! | `cores` | which processors brokers and generator get |
+//! | `report` | tables, and the generated parts of `docs/bench.md` |
 
 use std::{
     env, fs,
@@ -18,8 +20,10 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use cores::Cores;
 
-mod brokers;
+mod broker;
+mod cores;
 mod edge;
 mod host;
 mod memory;
@@ -29,12 +33,13 @@ mod plant;
 mod process;
 mod program;
 mod report;
+mod soak;
 
 /// Measures the release binary that was built beside this program.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
-    command: Option<Generator>,
+    command: Option<Command>,
     #[command(flatten)]
     options: Options,
 }
@@ -44,27 +49,43 @@ struct Options {
     /// Short and rough, to see whether it works; nothing is written.
     #[arg(long)]
     quick: bool,
-    /// Measure only these, and write nothing.
+    /// Measure only these; without it, all but the brokers.
     #[arg(long, value_enum)]
     only: Vec<Part>,
+    /// Folder of the programs that embed brokers of others; without it, these are left out, and said.
+    #[arg(long, value_name = "FOLDER")]
+    peers: Option<PathBuf>,
 }
 
 /// What can be measured alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
     Edge,
-    Brokers,
+    Broker,
     Memory,
 }
 
-/// The load generator's sides, which are processes of their own.
+/// What else this program does: the load generator's sides are processes of their own.
 #[derive(Subcommand)]
-enum Generator {
+enum Command {
     /// Publish over MQTT.
     Publish(mqtt::publish::Options),
     /// Take what is published over MQTT.
     Subscribe(mqtt::subscribe::Options),
+    /// Subscribe over MQTT, and leave.
+    Leave(mqtt::away::Leave),
+    /// Come back, and take what waits.
+    Take(mqtt::away::Return),
+    /// Connect many clients that say nothing.
+    Hold(mqtt::hold::Options),
+    /// Publish everything that a soak publishes.
+    SoakPublish(soak::publish::Options),
+    /// Load our broker for a long time, and judge it.
+    Soak(soak::Options),
 }
+
+/// Files that brokers and generator may have open, where the system allows it: twice the idle connections.
+const OPEN_FILES: u64 = 20_000;
 
 /// How long and how often to measure, and what with.
 pub(crate) struct Plan {
@@ -74,6 +95,12 @@ pub(crate) struct Plan {
     pub(crate) foreshore: PathBuf,
     pub(crate) generator: PathBuf,
     pub(crate) mosquitto: PathBuf,
+    /// Folder of the programs that embed brokers of others.
+    pub(crate) peers: Option<PathBuf>,
+    pub(crate) cores: Cores,
+    /// Files that a broker and the generator may have open.
+    pub(crate) open_files: u64,
+    pub(crate) idle_connections: usize,
     pub(crate) rounds: usize,
     pub(crate) warmup: Duration,
     pub(crate) measured: Duration,
@@ -83,7 +110,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    fn new(quick: bool) -> Result<Self> {
+    fn new(options: &Options) -> Result<Self> {
+        let quick = options.quick;
         let generator = env::current_exe()?;
         let folder = generator.with_file_name("bench");
         fs::create_dir_all(&folder)?;
@@ -101,6 +129,10 @@ impl Plan {
             folder,
             generator,
             mosquitto: mosquitto.context("mosquitto is not installed")?,
+            peers: options.peers.clone(),
+            cores: Cores::divide()?,
+            open_files: cores::raise_open_files(OPEN_FILES),
+            idle_connections: if quick { 1_000 } else { 10_000 },
             rounds: if quick { 1 } else { 3 },
             warmup: seconds(1, 1),
             measured: seconds(3, 1),
@@ -111,21 +143,17 @@ impl Plan {
     }
 }
 
-/// Everything that was measured.
-pub(crate) struct Figures {
-    pub(crate) edge: Option<Vec<edge::Step>>,
-    pub(crate) brokers: Option<Vec<brokers::Compared>>,
-    pub(crate) memory: Option<[memory::Idle; 2]>,
-    pub(crate) load_before: f64,
-    pub(crate) took: Duration,
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         None => measure(&arguments.options),
-        Some(Generator::Publish(options)) => generate(mqtt::publish::run(options)),
-        Some(Generator::Subscribe(options)) => generate(mqtt::subscribe::run(options)),
+        Some(Command::Publish(options)) => generate(mqtt::publish::run(options)),
+        Some(Command::Subscribe(options)) => generate(mqtt::subscribe::run(options)),
+        Some(Command::Leave(options)) => generate(mqtt::away::leave(options)),
+        Some(Command::Take(options)) => generate(mqtt::away::take(options)),
+        Some(Command::Hold(options)) => generate(mqtt::hold::run(options)),
+        Some(Command::SoakPublish(options)) => generate(soak::publish::run(options)),
+        Some(Command::Soak(options)) => soak::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -148,33 +176,39 @@ fn generate<T: serde::Serialize>(side: impl Future<Output = Result<T>>) -> Resul
 }
 
 fn measure(options: &Options) -> Result<()> {
-    let plan = Plan::new(options.quick)?;
-    let wanted = |part| options.only.is_empty() || options.only.contains(&part);
+    let plan = Plan::new(options)?;
+    let named = |part| options.only.contains(&part);
+    let wanted = |part| options.only.is_empty() || named(part);
+    let file = plan.checkout.join("docs/bench.md");
     let (began, load_before) = (Instant::now(), host::load());
-    let mut figures = Figures {
-        edge: None,
-        brokers: None,
-        memory: None,
-        load_before,
-        took: Duration::ZERO,
-    };
+    let mut tables = Vec::new();
     if wanted(Part::Memory) {
         eprintln!("==> memory of an idle plant");
-        figures.memory = Some(memory::measure(&plan)?);
+        tables.push(report::idle(&plan, &memory::measure(&plan)?));
     }
     if wanted(Part::Edge) {
         eprintln!("==> OPC UA to the cloud endpoint");
-        figures.edge = Some(edge::measure(&plan)?);
+        tables.push(report::edge(&edge::measure(&plan)?));
     }
-    if wanted(Part::Brokers) {
+    if !tables.is_empty() {
+        let head = report::head(load_before, began.elapsed());
+        let text = format!("{head}\n{}", tables.join("\n"));
+        println!("{text}");
+        // One of the two alone would leave the other's table without the head that it was measured under.
+        if !options.quick && tables.len() == 2 {
+            report::write(&file, report::Part::Edge, &text)?;
+        }
+    }
+    if named(Part::Broker) {
         eprintln!("==> brokers");
-        figures.brokers = Some(brokers::measure(&plan)?);
+        let (began, load_before) = (Instant::now(), host::load());
+        let figures = broker::measure(&plan)?;
+        let head = report::head(load_before, began.elapsed());
+        let text = format!("{head}\n{}", broker::text(&plan, &figures));
+        println!("{text}");
+        if !options.quick {
+            report::write(&file, report::Part::Broker, &text)?;
+        }
     }
-    figures.took = began.elapsed();
-    let text = report::text(&plan, &figures);
-    println!("{text}");
-    if options.quick || !options.only.is_empty() {
-        return Ok(());
-    }
-    report::write(&plan.checkout.join("docs/bench.md"), &text)
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! What a role tells under `/metrics`.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// A cumulative histogram: how many values were at most so much, by that much.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,9 +66,37 @@ impl Histogram {
     }
 }
 
+/// Reads a counter from OpenMetrics' text form; series that differ in labels are added up.
+pub(crate) fn counter(text: &str, name: &str) -> Result<u64> {
+    let values = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let rest = match rest.strip_prefix('{') {
+            Some(labels) => labels.rsplit_once('}')?.1,
+            None => rest,
+        };
+        rest.strip_prefix(' ')
+    });
+    let values: Vec<u64> = values
+        .map(|value| value.parse().with_context(|| format!("{name} {value}")))
+        .collect::<Result<_>>()?;
+    if values.is_empty() {
+        bail!("there is no metric {name}");
+    }
+    Ok(values.iter().sum())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_counter_is_read_with_labels_and_without() {
+        let text =
+            "# TYPE a counter\na_total 3\na_total_more 7\nb_total{task=\"x y\"} 1\nb_total{task=\"}\"} 2\n";
+        assert_eq!(counter(text, "a_total").unwrap(), 3);
+        assert_eq!(counter(text, "b_total").unwrap(), 3);
+        assert!(counter(text, "c_total").is_err());
+    }
 
     #[test]
     fn a_histogram_is_read_and_subtracted() {

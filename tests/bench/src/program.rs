@@ -2,10 +2,10 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -60,7 +60,7 @@ impl Program {
     }
 
     /// What it prints, line by line.
-    pub(crate) fn output(&mut self) -> Result<impl BufRead + use<>> {
+    pub(crate) fn output(&mut self) -> Result<BufReader<ChildStdout>> {
         let output = self.child.stdout.take();
         Ok(BufReader::new(output.context("the output is not piped")?))
     }

@@ -9,8 +9,8 @@ use tokio::{
 };
 
 use super::{
-    Common, Published, READY,
-    wire::{Client, Inbox, PUBACK, Publish, now},
+    Common, Published, READY, topic,
+    wire::{Client, Hello, Inbox, Message, PUBACK, Publish, now},
 };
 use crate::process;
 
@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// Messages a second of each client; as many as go through where it is left out.
     #[arg(long)]
     rate: Option<f64>,
+    /// Topics that each client publishes to in turns, below its own; only its own where it is left out.
+    #[arg(long, default_value_t = 0)]
+    topics: usize,
 }
 
 /// Publishes for the time asked for.
@@ -38,31 +41,40 @@ pub(crate) async fn run(options: Options) -> Result<Published> {
     let mut clients = Vec::new();
     for index in 0..options.common.clients {
         let name = format!("bench-publisher-{index}");
-        clients.push(Client::connect(&options.common.address, &name, false, u16::MAX).await?);
+        clients.push(Client::connect(&options.common.address, &Hello::clean(&name)).await?);
     }
     println!("{READY}");
-    let sent = Rc::new(Cell::new(0_u64));
+    let broker = options.common.broker;
+    let sent: Rc<[Cell<u64>]> = clients.iter().map(|_| Cell::new(0)).collect();
+    let all = || sent.iter().map(Cell::get).sum::<u64>();
     let local = tokio::task::LocalSet::new();
     let mut tasks = Vec::new();
     for (index, client) in clients.into_iter().enumerate() {
-        let message = Publish::new(&format!("bench/{index}"), options.common.qos, options.payload);
         let (options, sent) = (options.clone(), Rc::clone(&sent));
-        tasks.push(local.spawn_local(async move { publish(client, &message, &options, &sent).await }));
+        tasks.push(local.spawn_local(async move {
+            let messages = Messages::new(index, &options);
+            publish(client, messages, &options, &sent[index]).await
+        }));
     }
     let measured = async {
         sleep(options.common.warmup()).await;
-        let (began, before, cpu) = (Instant::now(), sent.get(), process::own_cpu_seconds()?);
+        let (began, before) = (Instant::now(), all());
+        let (cpu, own) = (process::cpu_seconds(broker)?, process::own_cpu_seconds()?);
         sleep(options.common.measured()).await;
-        let seconds = began.elapsed().as_secs_f64();
+        let (seconds, count) = (began.elapsed().as_secs_f64(), all() - before);
+        let cpu = process::cpu_seconds(broker)? - cpu;
         let published = Published {
-            rate: (sent.get() - before) as f64 / seconds,
-            load: (process::own_cpu_seconds()? - cpu) / seconds,
+            rate: count as f64 / seconds,
+            acknowledged: Vec::new(),
+            load: (process::own_cpu_seconds()? - own) / seconds,
+            broker_cpu: cpu * 1e6 / count.max(1) as f64,
+            broker_rss: process::memory(broker)?.resident,
         };
         // The subscribers' window ends a little later.
         sleep(Duration::from_millis(500)).await;
         Ok(published)
     };
-    local
+    let published = local
         .run_until(async {
             tokio::select! {
                 published = measured => published,
@@ -70,26 +82,71 @@ pub(crate) async fn run(options: Options) -> Result<Published> {
                 failed = first(tasks) => failed,
             }
         })
-        .await
+        .await?;
+    Ok(Published {
+        acknowledged: sent.iter().map(Cell::get).collect(),
+        ..published
+    })
 }
 
 /// The first failure among tasks that never end well.
 async fn first(tasks: Vec<tokio::task::JoinHandle<Result<()>>>) -> Result<Published> {
-    for task in tasks {
-        task.await??;
-    }
+    let (failed, ..) = futures::future::select_all(tasks).await;
+    failed??;
     bail!("publishers ended")
 }
 
-async fn publish(mut client: Client, message: &Publish, options: &Options, sent: &Cell<u64>) -> Result<()> {
+/// The messages of a client, one topic after the other.
+struct Messages {
+    packets: Vec<Publish>,
+    next: usize,
+    number: u64,
+}
+
+impl Messages {
+    fn new(client: usize, options: &Options) -> Self {
+        let own = topic(client);
+        let topics = match options.topics {
+            0 => vec![own],
+            many => (0..many).map(|index| format!("{own}/{index}")).collect(),
+        };
+        let packet = |topic: &String| {
+            Publish::new(&Message {
+                topic,
+                qos: options.common.qos,
+                retain: false,
+                expiry: None,
+                payload: options.payload,
+            })
+        };
+        Self {
+            packets: topics.iter().map(packet).collect(),
+            next: 0,
+            number: 0,
+        }
+    }
+
+    fn write(&mut self, out: &mut Vec<u8>, id: u16, time: u64) {
+        self.number += 1;
+        self.packets[self.next].write(out, id, time, self.number);
+        self.next = (self.next + 1) % self.packets.len();
+    }
+}
+
+async fn publish(
+    mut client: Client,
+    mut messages: Messages,
+    options: &Options,
+    sent: &Cell<u64>,
+) -> Result<()> {
     match (options.rate, options.common.qos) {
-        (Some(rate), _) => paced(client, message, options, rate, sent).await,
+        (Some(rate), _) => paced(client, messages, options, rate, sent).await,
         (None, 0) => {
             let mut out = Vec::new();
             loop {
                 out.clear();
                 let time = now();
-                (0..BURST).for_each(|_| message.write(&mut out, 0, time));
+                (0..BURST).for_each(|_| messages.write(&mut out, 0, time));
                 client.stream.write_all(&out).await?;
                 sent.set(sent.get() + u64::from(BURST));
                 // Sockets that take everything at once would keep the others from their turn.
@@ -103,7 +160,7 @@ async fn publish(mut client: Client, message: &Publish, options: &Options, sent:
                 let time = now();
                 while unacknowledged < options.window {
                     id = next(id);
-                    message.write(&mut out, id, time);
+                    messages.write(&mut out, id, time);
                     unacknowledged += 1;
                 }
                 client.stream.write_all(&out).await?;
@@ -119,12 +176,14 @@ async fn publish(mut client: Client, message: &Publish, options: &Options, sent:
 /// Publishes in even steps, whether or not acknowledgements keep up.
 async fn paced(
     client: Client,
-    message: &Publish,
+    mut messages: Messages,
     options: &Options,
     rate: f64,
     sent: &Cell<u64>,
 ) -> Result<()> {
-    let Client { stream, mut inbox } = client;
+    let Client {
+        stream, mut inbox, ..
+    } = client;
     let (mut reader, mut writer) = stream.into_split();
     let acknowledging = async {
         loop {
@@ -144,7 +203,7 @@ async fn paced(
             steps.tick().await;
             id = next(id);
             out.clear();
-            message.write(&mut out, id, now());
+            messages.write(&mut out, id, now());
             writer.write_all(&out).await?;
             if options.common.qos == 0 {
                 sent.set(sent.get() + 1);
@@ -157,7 +216,8 @@ async fn paced(
     }
 }
 
-fn next(id: u16) -> u16 {
+/// The packet identifier after another one.
+pub(crate) fn next(id: u16) -> u16 {
     if id == u16::MAX { 1 } else { id + 1 }
 }
 

@@ -3,17 +3,25 @@
 use std::{cell::RefCell, rc::Rc};
 
 use anyhow::{Context, Result};
-use tokio::{io::AsyncWriteExt, sync::Notify, time::Instant, time::sleep};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     Common, Delivered, READY,
     latencies::Latencies,
-    wire::{Client, PUBLISH, now},
+    topic,
+    wire::{ANSWER, Client, Hello, PUBACK, PUBLISH, acknowledge, now},
 };
 use crate::process;
 
 /// Deliveries that a client takes unacknowledged.
-const RECEIVE_MAXIMUM: u16 = 1_000;
+pub(crate) const RECEIVE_MAXIMUM: u16 = 1_000;
+
+/// Seconds that a persistent session outlives its connection.
+pub(crate) const EXPIRY: u32 = 3_600;
 
 /// What subscribers are told.
 #[derive(Clone, Debug, clap::Args)]
@@ -23,9 +31,9 @@ pub(crate) struct Options {
     /// Whether sessions outlive their connections, so that a broker has to keep what is published at QoS 1.
     #[arg(long)]
     persistent: bool,
-    /// Process of the broker, whose processor time and memory are measured.
+    /// Let each client take the messages of the publisher with the same number only, instead of all.
     #[arg(long)]
-    broker: u32,
+    pairs: bool,
 }
 
 /// What has arrived.
@@ -41,13 +49,24 @@ pub(crate) async fn run(options: Options) -> Result<Delivered> {
     let Options {
         common,
         persistent,
-        broker,
+        pairs,
     } = options;
+    let broker = common.broker;
     let mut clients = Vec::new();
     for index in 0..common.clients {
         let name = format!("bench-subscriber-{index}");
-        let mut client = Client::connect(&common.address, &name, persistent, RECEIVE_MAXIMUM).await?;
-        client.subscribe("bench/#", common.qos).await?;
+        let hello = Hello {
+            expiry: if persistent { EXPIRY } else { 0 },
+            receive_maximum: RECEIVE_MAXIMUM,
+            ..Hello::clean(&name)
+        };
+        let mut client = Client::connect(&common.address, &hello).await?;
+        let filter = if pairs {
+            format!("{}/#", topic(index))
+        } else {
+            "bench/#".to_owned()
+        };
+        client.subscribe(&[filter], common.qos).await?;
         clients.push(client);
     }
     println!("{READY}");
@@ -70,7 +89,8 @@ pub(crate) async fn run(options: Options) -> Result<Delivered> {
         });
     }
     let measured = async {
-        first.notified().await;
+        let begun = timeout(ANSWER, first.notified());
+        begun.await.context("no message arrived in time")?;
         sleep(common.warmup()).await;
         arrived.borrow_mut().measuring = true;
         let (began, cpu, own) = (
@@ -112,10 +132,10 @@ async fn take(mut client: Client, arrived: &RefCell<Arrived>, first: &Notify) ->
                 if packet.kind() != PUBLISH {
                     return Err(packet.unexpected());
                 }
-                let (id, sent) = packet.published()?;
-                if let Some(id) = id {
-                    acknowledgements.extend([0x40, 2]);
-                    acknowledgements.extend(id.to_be_bytes());
+                let delivery = packet.delivery()?;
+                let (sent, _) = delivery.stamp()?;
+                if delivery.qos > 0 {
+                    acknowledge(&mut acknowledgements, PUBACK, delivery.id);
                 }
                 if arrived.measuring {
                     arrived.count += 1;

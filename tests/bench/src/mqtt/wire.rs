@@ -1,26 +1,46 @@
 //! As much of MQTT 5 as a load generator needs: packets are written by hand and read by their headers only, so that the
 //! generator costs less than any broker that it measures, and shares no code with ours.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 
 /// Type of a packet: the upper half of its first byte.
 pub(crate) const CONNACK: u8 = 2;
 pub(crate) const PUBLISH: u8 = 3;
 pub(crate) const PUBACK: u8 = 4;
+pub(crate) const PUBREC: u8 = 5;
+pub(crate) const PUBREL: u8 = 6;
+pub(crate) const PUBCOMP: u8 = 7;
 pub(crate) const SUBACK: u8 = 9;
+pub(crate) const PINGRESP: u8 = 13;
 const DISCONNECT: u8 = 14;
+
+/// A question for an answer: PINGREQ.
+pub(crate) const PING: [u8; 2] = [0xc0, 0];
+
+/// The end of a connection that keeps its session: DISCONNECT.
+pub(crate) const GOODBYE: [u8; 2] = [0xe0, 0];
 
 /// First reason code that is an error.
 const ERROR: u8 = 0x80;
 
 /// Room for what is read at once.
 const READ: usize = 64 << 10;
+
+/// Longest wait for an answer to CONNECT or SUBSCRIBE, on a machine that has much else to do.
+pub(crate) const ANSWER: Duration = Duration::from_secs(60);
+
+/// Filters that one SUBSCRIBE asks for.
+const FILTERS: usize = 100;
+
+/// Bytes of a payload that tell when and as which of its publisher's messages it was sent.
+const STAMP: usize = 16;
 
 /// Nanoseconds since 1970. Publisher and subscriber are processes of one machine, so that they share it.
 pub(crate) fn now() -> u64 {
@@ -52,64 +72,130 @@ fn string(text: &str) -> Vec<u8> {
     bytes
 }
 
-fn connect(client: &str, persistent: bool, receive_maximum: u16) -> Vec<u8> {
-    let mut body = string("MQTT");
-    // Version 5, clean start, a keep-alive of a minute; a persistent session is one that lives for an hour.
-    body.extend([5, 2, 0, 60]);
-    let mut properties = vec![0x21];
-    properties.extend(receive_maximum.to_be_bytes());
-    if persistent {
-        properties.push(0x11);
-        properties.extend(3_600_u32.to_be_bytes());
-    }
-    body.push(properties.len() as u8);
-    body.extend(properties);
-    body.extend(string(client));
-    packet(0x10, &body)
+/// What a client says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hello<'a> {
+    pub(crate) client: &'a str,
+    /// Whether a session of an earlier connection is taken up.
+    pub(crate) resume: bool,
+    /// Seconds that the session outlives its connection.
+    pub(crate) expiry: u32,
+    /// Deliveries that it takes unacknowledged.
+    pub(crate) receive_maximum: u16,
+    /// Seconds without a word from it after which it is given up.
+    pub(crate) keep_alive: u16,
 }
 
-fn subscribe(filter: &str, qos: u8) -> Vec<u8> {
+impl<'a> Hello<'a> {
+    /// A client whose session ends with its connection.
+    pub(crate) fn clean(client: &'a str) -> Self {
+        Self {
+            client,
+            resume: false,
+            expiry: 0,
+            receive_maximum: u16::MAX,
+            keep_alive: 60,
+        }
+    }
+
+    fn packet(&self) -> Vec<u8> {
+        let mut body = string("MQTT");
+        body.extend([5, if self.resume { 0 } else { 2 }]);
+        body.extend(self.keep_alive.to_be_bytes());
+        let mut properties = vec![0x21];
+        properties.extend(self.receive_maximum.to_be_bytes());
+        if self.expiry > 0 {
+            properties.push(0x11);
+            properties.extend(self.expiry.to_be_bytes());
+        }
+        body.push(properties.len() as u8);
+        body.extend(properties);
+        body.extend(string(self.client));
+        packet(0x10, &body)
+    }
+}
+
+fn subscribe(filters: &[String], qos: u8) -> Vec<u8> {
     let mut body = vec![0, 1, 0];
-    body.extend(string(filter));
-    body.push(qos);
+    for filter in filters {
+        body.extend(string(filter));
+        body.push(qos);
+    }
     packet(0x82, &body)
+}
+
+/// An acknowledgement that succeeds: PUBACK, PUBREC, PUBREL or PUBCOMP.
+pub(crate) fn acknowledge(out: &mut Vec<u8>, kind: u8, id: u16) {
+    // MQTT 5.0 section 3.6.1: PUBREL has a reserved bit that is set.
+    let reserved = if kind == PUBREL { 2 } else { 0 };
+    out.extend([kind << 4 | reserved, 2]);
+    out.extend(id.to_be_bytes());
+}
+
+/// What messages that are published again and again have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Message<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) qos: u8,
+    pub(crate) retain: bool,
+    /// Seconds after which it is worthless.
+    pub(crate) expiry: Option<u32>,
+    /// Bytes of the payload; 0 for one without, which removes a retained message.
+    pub(crate) payload: usize,
 }
 
 /// A PUBLISH packet to send again and again, with the places of what differs from one to the next.
 pub(crate) struct Publish {
     bytes: Vec<u8>,
     id_at: Option<usize>,
-    time_at: usize,
+    stamp_at: Option<usize>,
 }
 
 impl Publish {
-    /// A message whose payload begins with the time at which it is sent.
-    pub(crate) fn new(topic: &str, qos: u8, payload: usize) -> Self {
-        let payload = payload.max(8);
+    /// A message whose payload, if it has one, begins with the time at which it is sent and its number.
+    pub(crate) fn new(message: &Message<'_>) -> Self {
+        let Message {
+            topic,
+            qos,
+            retain,
+            expiry,
+            payload,
+        } = *message;
+        let payload = if payload == 0 { 0 } else { payload.max(STAMP) };
         let mut body = string(topic);
+        let id_in_body = body.len();
         if qos > 0 {
             body.extend([0, 0]);
         }
-        body.push(0);
+        match expiry {
+            Some(seconds) => {
+                body.extend([5, 0x02]);
+                body.extend(seconds.to_be_bytes());
+            }
+            None => body.push(0),
+        }
         body.resize(body.len() + payload, b'.');
-        let bytes = packet(0x30 | qos << 1, &body);
-        let time_at = bytes.len() - payload;
-        let id_at = (qos > 0).then(|| time_at - 3);
+        let bytes = packet(0x30 | qos << 1 | u8::from(retain), &body);
+        let head = bytes.len() - body.len();
         Self {
+            id_at: (qos > 0).then_some(head + id_in_body),
+            stamp_at: (payload > 0).then(|| bytes.len() - payload),
             bytes,
-            id_at,
-            time_at,
         }
     }
 
     /// Appends the packet.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, id: u16, time: u64) {
+    pub(crate) fn write(&self, out: &mut Vec<u8>, id: u16, time: u64, number: u64) {
         let begin = out.len();
         out.extend_from_slice(&self.bytes);
         if let Some(at) = self.id_at {
             out[begin + at..begin + at + 2].copy_from_slice(&id.to_be_bytes());
         }
-        out[begin + self.time_at..begin + self.time_at + 8].copy_from_slice(&time.to_be_bytes());
+        if let Some(at) = self.stamp_at {
+            let at = begin + at;
+            out[at..at + 8].copy_from_slice(&time.to_be_bytes());
+            out[at + 8..at + STAMP].copy_from_slice(&number.to_be_bytes());
+        }
     }
 }
 
@@ -124,34 +210,83 @@ impl<'a> Packet<'a> {
         self.first >> 4
     }
 
-    /// The packet identifier and the time of sending in a PUBLISH.
-    pub(crate) fn published(&self) -> Result<(Option<u16>, u64)> {
+    /// What a PUBLISH holds.
+    pub(crate) fn delivery(&self) -> Result<Delivery<'a>> {
         let mut body = self.body;
         let length = usize::from(number(&mut body)?);
-        body = body.get(length..).context("a topic is longer than its packet")?;
-        let id = if self.first & 0x06 == 0 {
-            None
-        } else {
-            Some(number(&mut body)?)
-        };
+        let (topic, rest) = body
+            .split_at_checked(length)
+            .context("a topic is longer than its packet")?;
+        body = rest;
+        let qos = self.first >> 1 & 3;
+        let id = if qos == 0 { 0 } else { number(&mut body)? };
         let (properties, rest) = varint(body)?.context("a packet ends within its properties")?;
-        let payload = rest.get(properties..properties + 8);
-        let time = payload.context("a payload is shorter than the time in it")?;
-        Ok((id, u64::from_be_bytes(time.try_into()?)))
+        let payload = rest.get(properties..);
+        Ok(Delivery {
+            topic,
+            qos,
+            id,
+            payload: payload.context("a packet ends within its properties")?,
+        })
+    }
+
+    /// The packet identifier of an acknowledgement.
+    pub(crate) fn id(&self) -> Result<u16> {
+        number(&mut &*self.body)
     }
 
     /// An error that tells what this is.
     pub(crate) fn unexpected(&self) -> anyhow::Error {
         match (self.kind(), self.body.first()) {
-            (DISCONNECT, Some(reason)) => anyhow::anyhow!("the broker disconnected this client: {reason:#x}"),
+            (DISCONNECT, reason) => Disconnected(reason.copied().unwrap_or(0)).into(),
             (kind, _) => anyhow::anyhow!("packet {kind} was not expected"),
         }
     }
 
-    /// The reason code of a PUBACK; one without has succeeded.
+    /// The reason code of an acknowledgement that refuses; one without has succeeded.
     pub(crate) fn refused(&self) -> Option<u8> {
         self.body.get(2).copied().filter(|code| *code >= ERROR)
     }
+}
+
+/// The broker ended the connection with a DISCONNECT, for this reason code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Disconnected(pub(crate) u8);
+
+impl std::fmt::Display for Disconnected {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "the broker disconnected this client: {:#x}", self.0)
+    }
+}
+
+impl std::error::Error for Disconnected {}
+
+/// A message that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Delivery<'a> {
+    pub(crate) topic: &'a [u8],
+    pub(crate) qos: u8,
+    /// Packet identifier; 0 at QoS 0.
+    pub(crate) id: u16,
+    pub(crate) payload: &'a [u8],
+}
+
+impl Delivery<'_> {
+    /// When it was sent, and its number.
+    pub(crate) fn stamp(&self) -> Result<(u64, u64)> {
+        stamp(self.payload)
+    }
+}
+
+/// When a payload was sent, and its number.
+pub(crate) fn stamp(payload: &[u8]) -> Result<(u64, u64)> {
+    let stamp = payload.first_chunk::<STAMP>();
+    let stamp = stamp.context("a payload is shorter than the time and number in it")?;
+    let (time, number) = stamp.split_at(8);
+    Ok((
+        u64::from_be_bytes(time.try_into()?),
+        u64::from_be_bytes(number.try_into()?),
+    ))
 }
 
 fn number(bytes: &mut &[u8]) -> Result<u16> {
@@ -227,51 +362,72 @@ impl Inbox {
 }
 
 /// A client that is connected.
-pub(crate) struct Client {
-    pub(crate) stream: TcpStream,
+pub(crate) struct Client<S = TcpStream> {
+    pub(crate) stream: S,
     pub(crate) inbox: Inbox,
+    /// Whether the broker had a session of an earlier connection.
+    pub(crate) resumed: bool,
 }
 
 impl Client {
-    pub(crate) async fn connect(
-        address: &str,
-        name: &str,
-        persistent: bool,
-        receive_maximum: u16,
-    ) -> Result<Self> {
+    pub(crate) async fn connect(address: &str, hello: &Hello<'_>) -> Result<Self> {
         let stream = TcpStream::connect(address).await.context("connect")?;
         stream.set_nodelay(true)?;
+        Self::over(stream, hello).await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    /// Connects over a stream that is open.
+    pub(crate) async fn over(stream: S, hello: &Hello<'_>) -> Result<Self> {
         let mut client = Self {
             stream,
             inbox: Inbox::new(),
+            resumed: false,
         };
-        client.send(&connect(name, persistent, receive_maximum)).await?;
-        client.expect(CONNACK, 1).await?;
-        Ok(client)
-    }
-
-    pub(crate) async fn subscribe(&mut self, filter: &str, qos: u8) -> Result<()> {
-        self.send(&subscribe(filter, qos)).await?;
-        // The code stands last: packet identifier, properties, one code for each filter.
-        self.expect(SUBACK, usize::MAX).await
-    }
-
-    async fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        Ok(self.stream.write_all(bytes).await?)
-    }
-
-    /// Reads one packet and fails when it is another, or its reason code, at that place or at the end, is an error.
-    async fn expect(&mut self, kind: u8, code_at: usize) -> Result<()> {
-        loop {
-            if let Some(packet) = self.inbox.next()? {
-                let code = packet.body.get(code_at.min(packet.body.len().saturating_sub(1)));
-                if packet.kind() != kind || code.is_none_or(|code| *code >= ERROR) {
-                    bail!("refused: packet {} {:?}", packet.kind(), packet.body);
-                }
-                return Ok(());
-            }
-            self.read().await?;
+        let flags_and_code = |body: &[u8]| body.get(..2).map(<[u8]>::to_vec);
+        let answer = client.ask(&hello.packet(), CONNACK, flags_and_code).await;
+        let answer = answer.context("connect")?;
+        client.resumed = answer[0] & 1 == 1;
+        match answer[1] {
+            0 => Ok(client),
+            code => bail!("connect: refused: {code:#x}"),
         }
+    }
+
+    pub(crate) async fn subscribe(&mut self, filters: &[String], qos: u8) -> Result<()> {
+        for some in filters.chunks(FILTERS) {
+            // The codes stand last: packet identifier, properties, one code for each filter.
+            let codes = |body: &[u8]| body.len().checked_sub(some.len()).map(|at| body[at..].to_vec());
+            let codes = self.ask(&subscribe(some, qos), SUBACK, codes).await;
+            let codes = codes.context("subscribe")?;
+            if let Some((filter, code)) = some.iter().zip(codes).find(|(_, code)| *code >= ERROR) {
+                bail!("subscribe {filter:?}: refused: {code:#x}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a packet and returns a part of the answer, which has to be the next packet.
+    async fn ask(
+        &mut self,
+        question: &[u8],
+        kind: u8,
+        part: impl Fn(&[u8]) -> Option<Vec<u8>>,
+    ) -> Result<Vec<u8>> {
+        self.stream.write_all(question).await?;
+        let answer = async {
+            loop {
+                if let Some(packet) = self.inbox.next()? {
+                    if packet.kind() != kind {
+                        return Err(packet.unexpected());
+                    }
+                    return part(packet.body).context("an answer is too short");
+                }
+                self.read().await?;
+            }
+        };
+        timeout(ANSWER, answer).await.context("no answer in time")?
     }
 
     pub(crate) async fn read(&mut self) -> Result<()> {
@@ -289,13 +445,26 @@ impl Client {
 mod tests {
     use super::*;
 
+    fn message(qos: u8) -> Message<'static> {
+        Message {
+            topic: "bench/1",
+            qos,
+            retain: false,
+            expiry: None,
+            payload: 300,
+        }
+    }
+
     #[test]
     fn what_is_written_is_read_back_whatever_the_cuts() {
-        for qos in [0, 1] {
-            let message = Publish::new("bench/1", qos, 300);
+        for (qos, expiry) in [(0, None), (1, None), (1, Some(5)), (2, Some(5))] {
+            let message = Publish::new(&Message {
+                expiry,
+                ..message(qos)
+            });
             let mut bytes = Vec::new();
             for id in 1..=3 {
-                message.write(&mut bytes, id, 1_000 + u64::from(id));
+                message.write(&mut bytes, id, 1_000 + u64::from(id), 7 * u64::from(id));
             }
             for step in [1, 7, bytes.len()] {
                 let (mut inbox, mut found) = (Inbox::new(), Vec::new());
@@ -304,13 +473,37 @@ mod tests {
                     inbox.filled(part.len());
                     while let Some(packet) = inbox.next().unwrap() {
                         assert_eq!(packet.kind(), PUBLISH);
-                        found.push(packet.published().unwrap());
+                        let delivery = packet.delivery().unwrap();
+                        assert_eq!((delivery.topic, delivery.qos), (&b"bench/1"[..], qos));
+                        assert_eq!(delivery.payload.len(), 300);
+                        found.push((delivery.id, delivery.stamp().unwrap()));
                     }
                 }
-                let id = |id| (qos > 0).then_some(id);
-                assert_eq!(found, [(id(1), 1_001), (id(2), 1_002), (id(3), 1_003)]);
+                let id = |id| if qos > 0 { id } else { 0 };
+                assert_eq!(
+                    found,
+                    [(id(1), (1_001, 7)), (id(2), (1_002, 14)), (id(3), (1_003, 21))]
+                );
             }
         }
+    }
+
+    #[test]
+    fn a_message_without_payload_removes_a_retained_one() {
+        let (mut bytes, mut inbox) = (Vec::new(), Inbox::new());
+        let message = Message {
+            retain: true,
+            payload: 0,
+            ..message(1)
+        };
+        Publish::new(&message).write(&mut bytes, 9, 1, 1);
+        inbox.room()[..bytes.len()].copy_from_slice(&bytes);
+        inbox.filled(bytes.len());
+        let packet = inbox.next().unwrap().unwrap();
+        assert_eq!(packet.first, 0x33);
+        let delivery = packet.delivery().unwrap();
+        assert_eq!((delivery.id, delivery.payload), (9, &[][..]));
+        assert!(delivery.stamp().is_err());
     }
 
     #[test]
@@ -323,6 +516,6 @@ mod tests {
             first: 0x30,
             body: &[0, 9, b'a'],
         };
-        assert!(short.published().is_err());
+        assert!(short.delivery().is_err());
     }
 }
