@@ -33,7 +33,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     test(options, |scenarios| shell::run(WHAT, scenarios))
 }
 
-/// Builds the product and its scenarios.
+/// Builds the product, its scenarios and what soaks it.
 ///
 /// `cargo test` alone builds no program of a package that has no test which starts it.
 pub(crate) fn build() -> Result<()> {
@@ -43,11 +43,13 @@ pub(crate) fn build() -> Result<()> {
         "--bin",
         "foreshore",
         "--bin",
+        "foreshore-bench",
+        "--bin",
         "foreshore-e2e",
         "--test",
         "process",
     ];
-    shell::run("build for end-to-end tests", build.args(what))
+    shell::run("build for tests of the whole", build.args(what))
 }
 
 /// Tests what was built, by a command that `run` runs.

@@ -20,6 +20,7 @@ mod image;
 mod monitoring;
 mod results;
 mod shell;
+mod soak;
 mod test;
 mod tools;
 
@@ -43,6 +44,8 @@ enum Task {
     Bundle(bundle::Options),
     /// Measure the release build, beside a peer where there is one, and write the figures into docs/bench.md.
     Bench(bench::Options),
+    /// Load the broker with everything at once for a long time, and judge what it made of it.
+    Soak(soak::Options),
     /// Build the container image, as an archive.
     Image(image::Options),
     /// Test an installation in a real Kubernetes, from its first command to its last.
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Charts(options) => charts::run(&options),
         Task::Bundle(options) => bundle::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::Image(options) => image::run(&options),
         Task::E2e(options) => e2e::run(&options),
         Task::Cluster(options) => cluster::run(&options),

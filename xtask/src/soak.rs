@@ -1,0 +1,41 @@
+//! `cargo xtask soak`: the broker under everything at once, for a long time.
+
+use anyhow::Result;
+
+use crate::{bench, e2e, shell};
+
+/// Time of the soak among all other tests.
+const OF_TESTS: &str = "2m";
+
+/// How long, and what.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Time under load, such as 2m or 20m.
+    #[arg(long = "for", value_name = "TIME", default_value = "20m")]
+    duration: String,
+    /// The debug build, as the tests have it, instead of the release build.
+    #[arg(long)]
+    debug: bool,
+}
+
+/// Builds the broker and what loads it, and runs that.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.debug {
+        e2e::build()?;
+        soak("debug", &options.duration)
+    } else {
+        bench::build()?;
+        soak("release", &options.duration)
+    }
+}
+
+/// Runs what [`e2e::build`] built, for a short time.
+pub(crate) fn test() -> Result<()> {
+    soak("debug", OF_TESTS)
+}
+
+fn soak(profile: &str, duration: &str) -> Result<()> {
+    let program = shell::built(profile)?.join("foreshore-bench");
+    let mut command = shell::command(&program.to_string_lossy(), &["soak", "--for", duration]);
+    shell::run("soak", &mut command)
+}
