@@ -17,6 +17,7 @@ const ELSEWHERE: [&str; 4] = ["listeners", "replicas", "storage", "pod"];
 
 /// Settings of a broker.
 #[derive(clap::Args)]
+#[group(skip)]
 pub(super) struct Options {
     /// Set a field of the Broker's spec, named and written as in a manifest: limits.maxKeepAlive=60s,
     /// limits.receiveMaximum=20, sysInterval=10s, refusals=Concealed.
