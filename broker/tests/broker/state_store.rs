@@ -562,6 +562,8 @@ async fn a_watch_survives_a_disconnect_and_a_restart_and_ends_with_its_session()
     watcher.tell(&["GET", "k"]).await;
     assert!(watcher.notified.is_empty());
     assert_eq!(watcher.tell(&["KEYNOTIFY", "k", "STOP"]).await, ":0\r\n");
+    // So that the answer is acknowledged for good.
+    watcher.client.disconnect().await;
     broker.stop().await;
     let broker = TestBroker::start_with(options_in(directory.path())).await;
     let mut watcher = Asker::connect(&broker, back("watcher")).await;
