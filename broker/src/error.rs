@@ -2,7 +2,11 @@
 
 use foreshore_store::StoreError;
 
-pub use crate::{auth::WrongHash, listener::ListenError, policy::InvalidPolicy};
+pub use crate::{
+    auth::{InvalidIssuer, WrongHash},
+    listener::ListenError,
+    policy::InvalidPolicy,
+};
 
 /// Why a broker does not start, or ends.
 #[derive(Debug, thiserror::Error)]

@@ -29,7 +29,7 @@ use parking_lot::RwLock;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    auth::Method,
+    auth::{Issuers, Method},
     broker::{Broker, Handle},
     listener::{
         Endpoint,
@@ -85,6 +85,7 @@ pub struct BrokerRole {
     paths: BTreeMap<String, PathPlan>,
     plan: Option<BrokerPlan>,
     readers: Readers,
+    issuers: Issuers,
     served: watch::Sender<Served>,
 }
 
@@ -131,6 +132,7 @@ impl BrokerRole {
             paths: BTreeMap::new(),
             plan: None,
             readers: Readers::default(),
+            issuers: Issuers::default(),
             served,
         };
         (role, watching)
@@ -299,6 +301,7 @@ impl BrokerRole {
             secrets: &self.secrets,
             identity: &self.options.identity,
             default_address: self.options.default_address,
+            issuers: &self.issuers,
         };
         let options = manifest::options(listener, &around)?;
         broker

@@ -14,7 +14,7 @@ use x509_parser::{
 const SUBJECT: &str = "subject";
 
 /// Facts of a certificate: `CN`, `O`, `OU`, `C`, `L`, `ST`, `dns`, `uri`, `email`, `serial`, `issuer`.
-pub(super) fn facts(certificates: &[CertificateDer<'_>]) -> BTreeMap<String, Vec<String>> {
+pub(crate) fn facts(certificates: &[CertificateDer<'_>]) -> BTreeMap<String, Vec<String>> {
     let mut facts = BTreeMap::new();
     if let Some((_, certificate)) = certificates
         .first()

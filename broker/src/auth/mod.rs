@@ -1,16 +1,40 @@
 //! Who a client is.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`password`] | user names with passwords, hashes or SCRAM records |
+//! | [`certificate`] | what a verified certificate says |
+//! | [`token`] | JSON Web Tokens |
+//! | [`exchange`], [`scram`] | enhanced authentication, in several steps |
+//! | [`https`] | asking services of others |
 
 mod certificate;
+mod exchange;
+mod https;
 mod password;
+mod scram;
+mod token;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use foreshore_crds::v1alpha1::broker::CertificateUserName;
 use foreshore_tls::{CertificateDer, Role, RoleIdentity};
 
 use self::password::User;
-pub use self::password::{PasswordTable, WrongHash};
+pub(crate) use self::{
+    certificate::facts as certificate_facts,
+    exchange::{Exchange, Step},
+    password::Checks,
+    token::Issuers,
+};
+pub use self::{
+    password::{PasswordTable, WrongHash},
+    token::{InvalidIssuer, TokenIssuer, TokenOptions},
+};
 use crate::wire::ReasonCode;
+
+/// What everybody is told who knows no password of a user: whether there is such a user is not told.
+const WRONG_LOGIN: &str = "the client could not prove who it is";
 
 /// A way to prove who a client is.
 #[derive(Clone, Debug)]
@@ -23,6 +47,51 @@ pub enum Method {
     Certificate(CertificateUserName),
     /// A certificate of our own authority, which names a role; for our own listener only.
     Role,
+    /// JSON Web Tokens, as the password or by enhanced authentication.
+    Jwt(Arc<TokenIssuer>),
+}
+
+/// What let a client in. It stays only as long as that would let it in again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// Nothing was asked for.
+    #[default]
+    Nothing,
+    /// The password of a user.
+    Password(User),
+    /// A certificate.
+    Certificate,
+    /// A certificate of a role of ours.
+    Role,
+    /// A token of an issuer.
+    Token(Arc<TokenIssuer>),
+}
+
+/// When a client has to prove anew who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Expiry {
+    /// When.
+    pub(crate) at: SystemTime,
+    /// What it is told then.
+    pub(crate) detail: &'static str,
+}
+
+/// Why a client is not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rejected {
+    /// What the client is told.
+    pub(crate) reason: ReasonCode,
+    /// Why, for the log and the reason string.
+    pub(crate) detail: Cow<'static, str>,
+}
+
+impl Rejected {
+    fn new(reason: ReasonCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+        }
+    }
 }
 
 /// Who a client is, as its listener found out.
@@ -36,8 +105,10 @@ pub(crate) struct Principal {
     pub(crate) certificate: BTreeMap<String, Vec<String>>,
     /// The role of ours that its certificate names, on our own listener only.
     pub(crate) role: Option<RoleIdentity>,
-    /// The entry of the password table that let it in.
-    pub(crate) user: Option<User>,
+    /// What let it in.
+    pub(crate) proof: Proof,
+    /// When it has to prove anew who it is; never where there is none.
+    pub(crate) expiry: Option<Expiry>,
 }
 
 /// What a client shows.
@@ -67,30 +138,36 @@ impl Principal {
     /// # Errors
     /// When the client has to leave.
     pub(crate) fn renew(&mut self, methods: &[Method]) -> Result<(), ReasonCode> {
-        let tables = || {
-            methods.iter().filter_map(|method| match method {
-                Method::Passwords(table) => Some(table),
-                _ => None,
-            })
-        };
         let has = |wanted: fn(&Method) -> bool| methods.iter().any(wanted);
-        let still = match (&self.username, &self.user) {
-            (Some(name), Some(known)) => match tables().find_map(|table| table.unchanged(name, known)) {
-                Some(user) => {
+        let still = match &self.proof {
+            Proof::Nothing => has(|method| matches!(method, Method::Anonymous)),
+            Proof::Certificate => has(|method| matches!(method, Method::Certificate(_))),
+            Proof::Role => has(|method| matches!(method, Method::Role)),
+            Proof::Token(issuer) => methods
+                .iter()
+                .any(|method| matches!(method, Method::Jwt(other) if other == issuer)),
+            Proof::Password(known) => {
+                let name = self.username.as_deref().unwrap_or_default();
+                let user = methods.iter().find_map(|method| match method {
+                    Method::Passwords(table) => table.unchanged(name, known),
+                    _ => None,
+                });
+                if let Some(user) = user {
                     self.groups.clone_from(&user.groups);
-                    true
                 }
-                None => false,
-            },
-            (Some(_), None) => has(|method| matches!(method, Method::Certificate(_))),
-            (None, _) if self.role.is_some() => has(|method| matches!(method, Method::Role)),
-            (None, _) => has(|method| matches!(method, Method::Anonymous)),
+                user.is_some()
+            }
         };
         if still {
             Ok(())
         } else {
             Err(ReasonCode::NotAuthorized)
         }
+    }
+
+    /// Whether two are the same user or role: who proves anew who it is can't become somebody else.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        (&self.username, &self.role) == (&other.username, &other.role)
     }
 
     /// Values of a fact of the certificate.
@@ -111,7 +188,8 @@ pub(crate) async fn authenticate(
     methods: &[Method],
     shown: &Credentials<'_>,
     checks: &password::Checks,
-) -> Result<Principal, ReasonCode> {
+) -> Result<Principal, Rejected> {
+    let wrong_login = || Rejected::new(ReasonCode::BadUserNameOrPassword, WRONG_LOGIN);
     let certificate = certificate::facts(shown.certificates);
     for method in methods {
         let known = match method {
@@ -119,12 +197,12 @@ pub(crate) async fn authenticate(
             Method::Passwords(table) => match (shown.username, table.user(shown.username)) {
                 (Some(username), Some(user)) => {
                     if !checks.verify(user, shown.password.unwrap_or_default()).await {
-                        return Err(ReasonCode::BadUserNameOrPassword);
+                        return Err(wrong_login());
                     }
                     Some(Principal {
                         username: Some(username.to_owned()),
                         groups: user.groups.clone(),
-                        user: Some(user.clone()),
+                        proof: Proof::Password(user.clone()),
                         ..Principal::default()
                     })
                 }
@@ -133,13 +211,19 @@ pub(crate) async fn authenticate(
             Method::Certificate(name) => {
                 certificate::username(&certificate, *name).map(|username| Principal {
                     username: Some(username),
+                    proof: Proof::Certificate,
                     ..Principal::default()
                 })
             }
             Method::Role => foreshore_tls::peer_identity(shown.certificates).map(|role| Principal {
                 role: Some(role),
+                proof: Proof::Role,
                 ..Principal::default()
             }),
+            Method::Jwt(issuer) => match shown.password {
+                Some(token) if issuer.is_named_by(token) => Some(issuer.verify(token, checks).await?),
+                _ => None,
+            },
         };
         if let Some(principal) = known {
             return Ok(Principal {
@@ -151,12 +235,10 @@ pub(crate) async fn authenticate(
     // An unknown user is told what a wrong password is told, after as much work.
     if let (Some(_), Some(password)) = (shown.username, shown.password) {
         checks.pretend(password).await;
-        return Err(ReasonCode::BadUserNameOrPassword);
+        return Err(wrong_login());
     }
-    Err(ReasonCode::NotAuthorized)
+    Err(Rejected::new(ReasonCode::NotAuthorized, WRONG_LOGIN))
 }
-
-pub(crate) use self::password::Checks;
 
 #[cfg(test)]
 mod tests {
@@ -175,8 +257,10 @@ mod tests {
         let table = PasswordTable::new([("alice".to_owned(), b"secret".to_vec())], &[]).unwrap();
         let methods = [Method::Passwords(Arc::new(table)), Method::Anonymous];
         let checks = Checks::default();
-        let try_with =
-            async |username, password| authenticate(&methods, &shown(username, password), &checks).await;
+        let try_with = async |username, password| {
+            let tried = authenticate(&methods, &shown(username, password), &checks).await;
+            tried.map_err(|rejected| rejected.reason)
+        };
         let alice = try_with(Some("alice"), Some("secret")).await.unwrap();
         assert_eq!(alice.username.as_deref(), Some("alice"));
         let refused = Err(ReasonCode::BadUserNameOrPassword);
@@ -199,11 +283,8 @@ mod tests {
 
         let strict = &methods[..1];
         let bob = shown(Some("bob"), Some("x"));
-        assert_eq!(authenticate(strict, &bob, &checks).await, refused);
-        let nobody = shown(None, None);
-        assert_eq!(
-            authenticate(strict, &nobody, &checks).await,
-            Err(ReasonCode::NotAuthorized)
-        );
+        let reason = async |shown| authenticate(strict, &shown, &checks).await.unwrap_err().reason;
+        assert_eq!(reason(bob).await, ReasonCode::BadUserNameOrPassword);
+        assert_eq!(reason(shown(None, None)).await, ReasonCode::NotAuthorized);
     }
 }

@@ -1,11 +1,18 @@
-//! User names and passwords.
+//! User names and passwords, and what the broker keeps of passwords.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeSet, HashMap},
+    num::NonZeroU32,
+    sync::{Arc, LazyLock},
+};
 
 use argon2::{Argon2, PasswordHash, PasswordVerifier};
 use foreshore_crds::v1alpha1::broker::UserGroup;
+use ring::hmac::{self, HMAC_SHA512};
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
+
+use super::scram::{self, Keys, Salting};
 
 /// Hashes that are worked out at a time: each takes memory and a processor, so that a storm of logins must not take all.
 const AT_A_TIME: usize = 2;
@@ -17,9 +24,27 @@ const MAX_MEMORY_KIB: u32 = 256 << 10;
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$Ok4hSwFi4zI1Q2+DLCpqbhdMlvT9uMDkhvcKVF2nCoE";
 
-/// User names with their passwords or the passwords' hashes.
+/// Length of a salt that we make, in bytes.
+const SALT: usize = 16;
+
+/// What salts are made of where there is none: of a name always the same, and nobody else can make it. `None` when the
+/// system gives no random numbers.
+static SALTS: LazyLock<Option<hmac::Key>> =
+    LazyLock::new(|| hmac::Key::generate(HMAC_SHA512, &ring::rand::SystemRandom::new()).ok());
+
+/// User names with their passwords, the passwords' hashes or their SCRAM records.
 #[derive(Default)]
-pub struct PasswordTable(HashMap<String, User>);
+pub struct PasswordTable {
+    users: HashMap<String, Entry>,
+    /// Iterations and lengths of salts by which passwords are salted: users that are made up must not stand out.
+    salted: BTreeSet<(NonZeroU32, usize)>,
+}
+
+struct Entry {
+    user: User,
+    /// What SCRAM needs of a password that is kept as it is, once it was needed.
+    keys: OnceCell<Arc<Keys>>,
+}
 
 /// A user.
 #[derive(Clone, PartialEq, Eq)]
@@ -42,12 +67,14 @@ impl std::fmt::Debug for User {
 enum Secret {
     Plain(Vec<u8>),
     Hash(String),
+    Scram(Arc<Keys>),
 }
 
-/// A password's hash that can't be used.
+/// A password's hash or record that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "hash of user {user:?} can't be used: {cause}; $argon2id$ with at most {MAX_MEMORY_KIB} KiB is allowed"
+    "value of user {user:?} can't be used: {cause}; a password is allowed, $argon2id$ with at most {MAX_MEMORY_KIB} KiB, \
+     and a SCRAM-SHA-256 record"
 )]
 pub struct WrongHash {
     /// The user.
@@ -57,45 +84,116 @@ pub struct WrongHash {
 }
 
 impl PasswordTable {
-    /// Makes a table of users, whose values are hashes (`$argon2id$…`) or passwords.
+    /// Makes a table of users, whose values are hashes (`$argon2id$…`), SCRAM records
+    /// (`SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey`, as PostgreSQL writes what RFC 5803 describes) or passwords.
     ///
     /// # Errors
-    /// When a hash is malformed, or asks for too much memory.
+    /// When a hash or a record is malformed, or asks for too much.
     pub fn new(
         users: impl IntoIterator<Item = (String, Vec<u8>)>,
         groups: &[UserGroup],
     ) -> Result<Self, WrongHash> {
-        let mut table = HashMap::new();
+        let mut table = Self::default();
         for (name, value) in users {
             let value = value.strip_suffix(b"\n").unwrap_or(&value);
-            let secret = match std::str::from_utf8(value) {
-                Ok(text) if text.starts_with("$argon2") => {
-                    check_hash(text).map_err(|cause| WrongHash {
-                        user: name.clone(),
-                        cause,
-                    })?;
-                    Secret::Hash(text.to_owned())
+            let secret = Secret::read(value).map_err(|cause| WrongHash {
+                user: name.clone(),
+                cause,
+            })?;
+            match &secret {
+                Secret::Plain(_) => drop(table.salted.insert((scram::MIN_ITERATIONS, SALT))),
+                Secret::Scram(keys) => {
+                    let Salting { salt, iterations } = &keys.salting;
+                    table.salted.insert((*iterations, salt.len()));
                 }
-                _ => Secret::Plain(value.to_owned()),
-            };
+                Secret::Hash(_) => {}
+            }
             let is_in = |group: &&UserGroup| group.users.iter().any(|user| user.as_str() == name);
             let groups = groups
                 .iter()
                 .filter(is_in)
                 .map(|group| group.name.to_string())
                 .collect();
-            table.insert(name, User { secret, groups });
+            let user = User { secret, groups };
+            let keys = OnceCell::new();
+            table.users.insert(name, Entry { user, keys });
         }
-        Ok(Self(table))
+        Ok(table)
     }
 
     pub(crate) fn user(&self, name: Option<&str>) -> Option<&User> {
-        self.0.get(name?)
+        self.users.get(name?).map(|entry| &entry.user)
     }
 
     /// The user of that name, if its password is still the one that `known` was let in with.
     pub(crate) fn unchanged(&self, name: &str, known: &User) -> Option<&User> {
-        self.0.get(name).filter(|user| user.secret == known.secret)
+        self.user(Some(name)).filter(|user| user.secret == known.secret)
+    }
+
+    /// How a user's password is salted, for SCRAM. A name that nobody has, or whose password is not known well enough,
+    /// gets what somebody could have, and the same each time; `None` when the system gives no random numbers.
+    pub(super) fn salting(&self, name: &str) -> Option<Salting> {
+        let made_up = |iterations, length| {
+            let tag = tag(b"salt", name)?;
+            Some(Salting {
+                salt: tag.as_ref().get(..length)?.to_owned(),
+                iterations,
+            })
+        };
+        match self.user(Some(name)).map(|user| &user.secret) {
+            Some(Secret::Scram(keys)) => Some(keys.salting.clone()),
+            Some(Secret::Plain(_)) => made_up(scram::MIN_ITERATIONS, SALT),
+            Some(Secret::Hash(_)) | None => {
+                let choice = tag(b"like", name)?;
+                let choice = usize::from(*choice.as_ref().first()?);
+                let like = self.salted.iter().nth(choice % self.salted.len().max(1));
+                let (iterations, length) = like.copied().unwrap_or((scram::MIN_ITERATIONS, SALT));
+                made_up(iterations, length)
+            }
+        }
+    }
+
+    /// What SCRAM needs of a user's password; nobody's keys where there is no such user, or no such password.
+    pub(super) async fn keys(&self, name: &str, salting: Salting, checks: &Checks) -> Arc<Keys> {
+        let Some(Entry { user, keys }) = self.users.get(name) else {
+            return Arc::new(Keys::of_nobody(salting));
+        };
+        match &user.secret {
+            Secret::Scram(keys) => Arc::clone(keys),
+            Secret::Hash(_) => Arc::new(Keys::of_nobody(salting)),
+            Secret::Plain(password) => {
+                let derive = async || {
+                    let (password, salting) = (password.clone(), salting.clone());
+                    let derived = checks.work(move || Keys::derive(&password, salting)).await;
+                    derived.map(Arc::new).ok_or(())
+                };
+                match keys.get_or_try_init(derive).await {
+                    Ok(keys) => Arc::clone(keys),
+                    Err(()) => Arc::new(Keys::of_nobody(salting)),
+                }
+            }
+        }
+    }
+}
+
+/// A number of 64 bytes that belongs to a name.
+fn tag(purpose: &[u8], name: &str) -> Option<hmac::Tag> {
+    let mut context = hmac::Context::with_key(SALTS.as_ref()?);
+    context.update(purpose);
+    context.update(name.as_bytes());
+    Some(context.sign())
+}
+
+impl Secret {
+    fn read(value: &[u8]) -> Result<Self, String> {
+        Ok(match std::str::from_utf8(value) {
+            Ok(text) if text.starts_with("$argon2") => {
+                check_hash(text)?;
+                Self::Hash(text.to_owned())
+            }
+            Ok(text) if Keys::is_record(text) => Self::Scram(Arc::new(Keys::parse(text)?)),
+            _ => Self::Plain(value.to_owned()),
+        })
     }
 }
 
@@ -115,11 +213,11 @@ fn check_hash(text: &str) -> Result<(), String> {
 
 impl std::fmt::Debug for PasswordTable {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "PasswordTable({} users)", self.0.len())
+        write!(formatter, "PasswordTable({} users)", self.users.len())
     }
 }
 
-/// Checks passwords, few at a time.
+/// Checks what clients show, few at a time.
 #[derive(Debug)]
 pub(crate) struct Checks(Semaphore);
 
@@ -135,6 +233,10 @@ impl Checks {
         match &user.secret {
             Secret::Plain(expected) => expected.ct_eq(password).into(),
             Secret::Hash(hash) => self.verify_hash(hash.clone(), password).await,
+            Secret::Scram(keys) => {
+                let (keys, password) = (Arc::clone(keys), password.to_owned());
+                self.work(move || keys.are_of(&password)).await.unwrap_or(false)
+            }
         }
     }
 
@@ -144,15 +246,21 @@ impl Checks {
     }
 
     async fn verify_hash(&self, hash: String, password: &[u8]) -> bool {
-        let Ok(_permit) = self.0.acquire().await else {
-            return false;
-        };
         let password = password.to_owned();
         let verify = move || {
             let hash = PasswordHash::new(&hash);
             hash.is_ok_and(|hash| Argon2::default().verify_password(&password, &hash).is_ok())
         };
-        tokio::task::spawn_blocking(verify).await.unwrap_or(false)
+        self.work(verify).await.unwrap_or(false)
+    }
+
+    /// Works something out that takes a while, on a thread that carries no connections.
+    pub(super) async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let _permit = self.0.acquire().await.ok()?;
+        tokio::task::spawn_blocking(work).await.ok()
     }
 }
 
@@ -185,6 +293,51 @@ mod tests {
         assert_eq!(table.user(Some("plain")).unwrap().groups, ["ops"]);
         assert!(PasswordHash::new(NOBODY).is_ok());
         checks.pretend(b"x").await;
+    }
+
+    /// The password is "pencil"; worked out by Python's hashlib.
+    const RECORD: &str = "SCRAM-SHA-256$5000:c2FsdHNhbHRzYWx0c2FsdHNhbHQ=$\
+                          F4xVxTzv4azdhEnX2fLJ/6iga8mcl/tnw6tFM8taqg8=:aBzF7RZ39i9nuhCwlE2/g614Hs8kKoxVWyl1AZc69hY=";
+
+    #[tokio::test]
+    async fn records_check_passwords_and_nobody_stands_out() {
+        let users = [("record", RECORD), ("hashed", NOBODY)];
+        let table = |users: &[(&str, &str)]| {
+            let users = users
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
+            PasswordTable::new(users, &[]).unwrap()
+        };
+        let records = table(&users);
+        let checks = Checks::default();
+        let user = records.user(Some("record")).unwrap();
+        assert!(checks.verify(user, b"pencil").await && !checks.verify(user, b"pencils").await);
+
+        let salting = |table: &PasswordTable, name: &str| {
+            let Salting { salt, iterations } = table.salting(name).unwrap();
+            (salt, iterations.get())
+        };
+        assert_eq!(salting(&records, "record").0, b"saltsaltsaltsaltsalt");
+        for name in ["hashed", "nobody"] {
+            let (salt, iterations) = salting(&records, name);
+            assert_eq!((salt.len(), iterations), (20, 5000), "{name}");
+            assert_eq!(salting(&records, name).0, salt);
+        }
+        assert_ne!(salting(&records, "nobody").0, salting(&records, "anybody").0);
+        // With both kinds of users, made-up ones are of both kinds.
+        let mixed = table(&[("record", RECORD), ("plain", "pencil")]);
+        let kinds: BTreeSet<_> = (0..64)
+            .map(|number| salting(&mixed, &format!("u{number}")).1)
+            .collect();
+        assert_eq!(kinds, [4096, 5000].into());
+        // Of a password the keys are worked out once.
+        let of = async |name: &str| {
+            let salting = mixed.salting(name).unwrap();
+            mixed.keys(name, salting, &checks).await
+        };
+        assert!(Arc::ptr_eq(&of("plain").await, &of("plain").await));
+        assert!(of("plain").await.are_of(b"pencil"));
+        assert!(!of("nobody").await.are_of(b"pencil"));
     }
 
     #[test]

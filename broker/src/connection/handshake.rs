@@ -1,13 +1,13 @@
 //! From the socket to a session: TLS, CONNECT, who it is, what it may, and CONNACK (MQTT 5.0 section 3.1.4).
 
-use std::{future::poll_fn, rc::Rc, sync::Arc, time::Duration};
+use std::{borrow::Cow, future::poll_fn, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use foreshore_store::ReadRange;
 use tokio::net::TcpStream;
 
 use super::{
-    Accepted, ClientFacts, Connection, command,
+    Accepted, ClientFacts, Connection, authentication, command,
     drain::{self, Drain, Resend},
     inbound::Receiving,
     outgoing::Outgoing,
@@ -29,6 +29,7 @@ use crate::{
     state_store,
     wire::{
         ReasonCode, Version, WireError,
+        auth::Authentication,
         connect::Connect,
         encode::{self, ConnAck},
         frame,
@@ -45,11 +46,30 @@ const READ_PART: usize = 1024;
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Why a client is not let in.
-struct Refused {
+pub(super) struct Refused {
     /// Version in which it is told; `None` when it is not told at all.
     version: Option<Version>,
     reason: ReasonCode,
-    detail: String,
+    detail: Cow<'static, str>,
+}
+
+impl Refused {
+    pub(super) fn new(version: Version, reason: ReasonCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            version: Some(version),
+            reason,
+            detail: detail.into(),
+        }
+    }
+
+    /// Without a word to the client.
+    pub(super) fn silently(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            version: None,
+            reason: ReasonCode::UnspecifiedError,
+            detail: detail.into(),
+        }
+    }
 }
 
 /// A client that said who it is.
@@ -94,7 +114,7 @@ async fn let_in(shard: &Rc<Shard>, accepted: Accepted) -> Option<Box<Connection>
             %peer,
             client,
             reason = refused.reason.text(),
-            detail = refused.detail,
+            detail = %refused.detail,
             "connection refused"
         );
         refuse(transport, &refused, max_size).await;
@@ -112,11 +132,11 @@ async fn let_in(shard: &Rc<Shard>, accepted: Accepted) -> Option<Box<Connection>
         mut transport,
         settings,
         connect,
-        rest,
+        mut rest,
     } = introduced;
     let client_id = connect.client_id.clone();
     let max_size = connect.largest_packet();
-    match welcome(shard, &mut transport, connect, &listener, peer).await {
+    match welcome(shard, &mut transport, &mut rest, connect, &listener, peer).await {
         Ok(welcomed) => {
             if !Arc::ptr_eq(&settings, &listener.settings()) {
                 // What it was judged by has changed before it could be told of changes.
@@ -134,26 +154,15 @@ async fn introduce(
     stream: std::net::TcpStream,
     listener: &Listener,
 ) -> Result<Introduced, (Option<Transport>, Refused)> {
-    let broken = |detail: String| Refused {
-        version: None,
-        reason: ReasonCode::UnspecifiedError,
-        detail,
-    };
-    let stream = TcpStream::from_std(stream).map_err(|error| (None, broken(error.to_string())))?;
+    let stream = TcpStream::from_std(stream).map_err(|error| (None, Refused::silently(error.to_string())))?;
     let settings = listener.settings();
     let mut transport = Transport::accept(stream, &settings.protocol)
         .await
-        .map_err(|detail| (None, broken(detail)))?;
+        .map_err(|detail| (None, Refused::silently(detail)))?;
     let mut input = BytesMut::new();
     loop {
-        let start = input.len();
-        input.resize(start + READ_PART, 0);
-        let read = poll_fn(|context| transport.poll_read(context, &mut input[start..])).await;
-        input.truncate(start + *read.as_ref().unwrap_or(&0));
-        match read {
-            Ok(1..) => {}
-            Ok(0) => return Err((Some(transport), broken("closed before CONNECT".to_owned()))),
-            Err(error) => return Err((Some(transport), broken(error.to_string()))),
+        if let Err(refused) = read(&mut transport, &mut input).await {
+            return Err((Some(transport), refused));
         }
         match decode(&input) {
             Ok(None) => {}
@@ -171,11 +180,32 @@ async fn introduce(
     }
 }
 
+/// Reads what has arrived, or waits for it.
+pub(super) async fn read(transport: &mut Transport, input: &mut BytesMut) -> Result<(), Refused> {
+    let start = input.len();
+    input.resize(start + READ_PART, 0);
+    let read = poll_fn(|context| transport.poll_read(context, &mut input[start..])).await;
+    input.truncate(start + *read.as_ref().unwrap_or(&0));
+    match read {
+        Ok(1..) => Ok(()),
+        Ok(0) => Err(Refused::silently("closed before CONNACK")),
+        Err(error) => Err(Refused::silently(error.to_string())),
+    }
+}
+
+/// Sends a packet before CONNACK.
+pub(super) async fn send(transport: &mut Transport, packet: BytesMut) -> Result<(), Refused> {
+    let mut out = Outgoing::default();
+    out.append(packet.freeze());
+    let sent = poll_fn(|context| out.poll_write(context, transport)).await;
+    sent.map_err(|error| Refused::silently(error.to_string()))
+}
+
 fn decode(input: &[u8]) -> Result<Option<(Connect, usize)>, Refused> {
     let refused = |version, WireError { reason, detail }| Refused {
         version,
         reason,
-        detail: detail.into_owned(),
+        detail,
     };
     // Whatever does not begin as CONNECT is not listened to any further.
     if input.first().is_some_and(|first| *first != 0x10) {
@@ -240,17 +270,14 @@ struct Welcomed {
 async fn welcome(
     shard: &Rc<Shard>,
     transport: &mut Transport,
+    rest: &mut BytesMut,
     mut connect: Connect,
     listener: &Arc<Listener>,
     peer: std::net::SocketAddr,
 ) -> Result<Welcomed, Refused> {
     let engine = &shard.engine;
     let version = connect.version;
-    let refused = |reason, detail: String| Refused {
-        version: Some(version),
-        reason,
-        detail,
-    };
+    let refused = |reason, detail: String| Refused::new(version, reason, detail);
     let limits = engine.limits.load_full();
     let mut ack = ConnAck {
         receive_maximum: limits.receive_maximum,
@@ -258,10 +285,6 @@ async fn welcome(
         topic_alias_maximum: limits.max_topic_aliases,
         ..ConnAck::default()
     };
-    if connect.authentication_method.is_some() {
-        let detail = "enhanced authentication is not offered".to_owned();
-        return Err(refused(ReasonCode::BadAuthenticationMethod, detail));
-    }
     if connect.client_id.len() > rows::MAX_CLIENT_ID {
         let detail = format!(
             "client identifier has {} bytes, {} are allowed",
@@ -274,9 +297,8 @@ async fn welcome(
         connect.client_id = format!("auto-{}", uuid::Uuid::new_v4().simple());
         ack.assigned_client_id = Some(connect.client_id.clone());
     }
-    let principal = identify(shard, transport, &connect, listener)
-        .await
-        .map_err(|reason| refused(reason, "the client could not prove who it is".to_owned()))?;
+    let (principal, authentication) = identify(shard, transport, rest, &connect, listener).await?;
+    ack.authentication = authentication;
     if let Some(redirect) = &engine.conduct.load().redirect
         && !principal.is_own_role()
     {
@@ -308,18 +330,33 @@ async fn welcome(
     })
 }
 
+/// Finds out who the client is; with enhanced authentication, also what CONNACK says of it.
 async fn identify(
     shard: &Rc<Shard>,
-    transport: &Transport,
+    transport: &mut Transport,
+    rest: &mut BytesMut,
     connect: &Connect,
     listener: &Listener,
-) -> Result<Principal, ReasonCode> {
+) -> Result<(Principal, Option<Authentication>), Refused> {
+    let engine = &shard.engine;
+    if let Some(first) = &connect.authentication {
+        let authenticate = authentication::authenticate(shard, transport, rest, connect, first, listener);
+        let timeout = engine.limits.load().connect_timeout;
+        let Ok(proved) = tokio::time::timeout(timeout, authenticate).await else {
+            let detail = "the client did not prove in time who it is";
+            return Err(Refused::new(connect.version, ReasonCode::NotAuthorized, detail));
+        };
+        return proved.map(|(principal, authentication)| (principal, Some(authentication)));
+    }
     let shown = Credentials {
         username: connect.username.as_deref(),
         password: connect.password.as_deref(),
         certificates: transport.peer_certificates(),
     };
-    auth::authenticate(&listener.settings().authentication, &shown, &shard.engine.checks).await
+    auth::authenticate(&listener.settings().authentication, &shown, &engine.checks)
+        .await
+        .map(|principal| (principal, None))
+        .map_err(|rejected| Refused::new(connect.version, rejected.reason, rejected.detail))
 }
 
 /// Judges what the client asks for by its permissions and the limits.
@@ -369,6 +406,10 @@ fn facts(
         version: connect.version,
         principal,
         permissions,
+        authentication_method: connect
+            .authentication
+            .as_ref()
+            .map(|known| known.method.as_str().into()),
         // [MQTT-3.1.2-22]: one and a half times the keep alive.
         silence: (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500)),
         maximum_packet_size: connect.largest_packet(),
@@ -454,10 +495,12 @@ impl Welcomed {
             state,
             receiving: Receiving::new(rest),
             sending,
+            reauthentication: None,
             _permit: permit,
         };
         connection.receiving.unacknowledged = unacknowledged;
         connection.heard();
+        connection.inbox.expiry.set(connection.client.principal.expiry);
         connection.resume(resend);
         for group in groups {
             connection.serve_group(&group);

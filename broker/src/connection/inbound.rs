@@ -212,11 +212,7 @@ impl Connection {
                 Ok(())
             }
             Packet::Disconnect(disconnect) => Err(self.on_disconnect(&disconnect).into()),
-            Packet::Auth => Err(Ending::refused(
-                ReasonCode::ProtocolError,
-                "AUTH is sent without enhanced authentication",
-            )
-            .into()),
+            Packet::Auth(auth) => self.on_auth(auth),
         }
     }
 

@@ -7,6 +7,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`handshake`] | from the socket to a session |
+//! | [`authentication`] | AUTH, before CONNACK and later |
 //! | [`inbound`] | packets from the client |
 //! | [`publish`] | PUBLISH from the client |
 //! | [`command`] | commands to assets, which tell who asks |
@@ -20,6 +21,7 @@
 //! | [`websocket`] | bytes in frames |
 
 mod acks;
+mod authentication;
 mod command;
 mod drain;
 pub(crate) mod ending;
@@ -44,7 +46,10 @@ use std::{
 
 use foreshore_record::TopicName;
 
-use self::{ending::Ending, inbound::Receiving, outgoing::Outgoing, sending::Sending, transport::Transport};
+use self::{
+    authentication::Reauthentication, ending::Ending, inbound::Receiving, outgoing::Outgoing,
+    sending::Sending, transport::Transport,
+};
 use crate::{
     auth::Principal,
     engine::{
@@ -86,6 +91,8 @@ pub(crate) struct ClientFacts {
     pub(crate) version: Version,
     /// Who it is.
     pub(crate) principal: Principal,
+    /// How it proved that, by enhanced authentication.
+    pub(crate) authentication_method: Option<Box<str>>,
     /// What it may do.
     pub(crate) permissions: Permissions,
     /// Silence after which it counts as gone.
@@ -125,6 +132,7 @@ pub(crate) struct Connection {
     state: Box<SessionState>,
     receiving: Receiving,
     sending: Sending,
+    reauthentication: Option<Box<Reauthentication>>,
     _permit: ConnectionPermit,
 }
 
@@ -151,6 +159,7 @@ impl Connection {
             while let Some(control) = self.inbox.next_control() {
                 self.obey(control)?;
             }
+            progress |= self.poll_reauthentication(context)?;
             progress |= self.poll_acks(context)?;
             progress |= self.poll_sending(context)?;
             progress |= self.poll_receiving(context)?;

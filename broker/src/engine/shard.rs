@@ -12,7 +12,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::Waker,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use foreshore_record::{Qos, TopicName, topic::InvalidTopic};
@@ -27,6 +27,7 @@ use super::{
     route::{LiveTarget, Route},
 };
 use crate::{
+    auth::Expiry,
     connection::{Accepted, handshake},
     inspect::backlog::{Strained, Wanted},
     message::Message,
@@ -142,6 +143,8 @@ pub(crate) struct Inbox {
     waker: RefCell<Option<Waker>>,
     /// When silence means that the client is gone.
     pub(crate) deadline: Cell<Option<Instant>>,
+    /// When what let the client in expires.
+    pub(crate) expiry: Cell<Option<Expiry>>,
     /// The highest entry that found no room; it is to be read from the queue.
     missed: Cell<EntryId>,
     /// Whether something found no room that is in no queue and should not be lost in silence.
@@ -326,9 +329,14 @@ impl Shard {
         strained
     }
 
-    /// Ends connections whose clients have fallen silent.
+    /// Ends connections whose clients have fallen silent, or were let in by what has expired.
     fn watch(&self, now: Instant) {
+        let wall_clock = SystemTime::now();
         for inbox in self.inboxes() {
+            if let Some(Expiry { detail, .. }) = inbox.expiry.get().filter(|expiry| expiry.at <= wall_clock) {
+                inbox.expiry.set(None);
+                inbox.control(Control::Disconnect(ReasonCode::NotAuthorized, detail));
+            }
             if inbox.deadline.get().is_some_and(|deadline| deadline <= now) {
                 inbox.deadline.set(None);
                 inbox.control(Control::Disconnect(
@@ -379,6 +387,7 @@ impl Inbox {
             controls: RefCell::default(),
             waker: RefCell::default(),
             deadline: Cell::new(None),
+            expiry: Cell::new(None),
             missed: Cell::new(0),
             overrun: Cell::new(false),
         }

@@ -10,13 +10,13 @@ use foreshore_control::{Nack, plan::SecretValue};
 use foreshore_crds::{
     conditions::reasons,
     refs::{CA_CERTIFICATE_KEY, CA_REVOCATION_KEY, TLS_CERTIFICATE_KEY, TLS_PRIVATE_KEY_KEY},
-    v1alpha1::broker::{Listener, ListenerAuthentication, TlsVersion},
+    v1alpha1::broker::{JwtAuthentication, Listener, ListenerAuthentication, TlsVersion},
 };
 use foreshore_tls::{ClientAuth, Credentials, Identity, RevocationLists, TrustBundle};
 use tungstenite::http::uri::PathAndQuery;
 
 use crate::{
-    auth::{Method, PasswordTable},
+    auth::{Issuers, Method, PasswordTable, TokenOptions},
     options::{ListenerOptions, Protocol},
 };
 
@@ -28,6 +28,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) identity: &'a Identity,
     /// Address to bind where the manifest names none.
     pub(crate) default_address: IpAddr,
+    /// Issuers of tokens that are asked already.
+    pub(crate) issuers: &'a Issuers,
 }
 
 /// Makes options of a manifest's listener.
@@ -83,8 +85,38 @@ fn method(way: &ListenerAuthentication, around: &Surroundings<'_>) -> Result<Met
     if let Some(certificate) = &way.x509 {
         return Ok(Method::Certificate(certificate.effective_username_from()));
     }
-    let message = "only anonymous, usernamePassword and x509 are built in yet";
+    if let Some(tokens) = &way.jwt {
+        return jwt(tokens, around);
+    }
+    let message = "only anonymous, usernamePassword, x509 and jwt are built in yet";
     Err((reasons::UNSUPPORTED_HERE, message.to_owned()))
+}
+
+fn jwt(tokens: &JwtAuthentication, around: &Surroundings<'_>) -> Result<Method, Refusal> {
+    let JwtAuthentication {
+        issuer,
+        jwks_uri,
+        audiences,
+        username_claim,
+        groups_claim,
+        ca_secret_ref,
+    } = tokens;
+    let options = TokenOptions {
+        issuer: issuer.to_string(),
+        jwks_uri: jwks_uri.as_ref().map(ToString::to_string),
+        audiences: audiences.iter().map(ToString::to_string).collect(),
+        username_claim: username_claim
+            .as_ref()
+            .map_or_else(|| "sub".to_owned(), ToString::to_string),
+        groups_claim: groups_claim.as_ref().map(ToString::to_string),
+        authorities: ca_secret_ref
+            .as_ref()
+            .map(|secret| authorities(around, secret.name.as_str()))
+            .transpose()?,
+    };
+    let issuer = around.issuers.get(options);
+    let issuer = issuer.map_err(|error| (reasons::INVALID, error.to_string()))?;
+    Ok(Method::Jwt(issuer))
 }
 
 /// The path of a WebSocket, if it is one that a client can ask for.
@@ -117,10 +149,7 @@ fn tls(listener: &Listener, around: &Surroundings<'_>) -> Result<Encryption, Ref
     };
     let bundle = match authority {
         None => around.identity.bundle(),
-        Some(certificate) => {
-            let name = certificate.ca_secret_ref.name.as_str();
-            authorities(around, name)?
-        }
+        Some(certificate) => authorities(around, certificate.ca_secret_ref.name.as_str())?,
     };
     let identity = match (&tls.secret_ref, authority) {
         (Some(secret), _) => {

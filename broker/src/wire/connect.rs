@@ -5,7 +5,7 @@ use foreshore_record::{Qos, record::Properties};
 use rmqtt_codec::{v3, v5};
 use tokio_util::codec::Decoder;
 
-use super::{ReasonCode, Version, WireError, check, frame::Frame, packet::qos_from};
+use super::{ReasonCode, Version, WireError, auth::Authentication, check, frame::Frame, packet::qos_from};
 
 /// What a client says first.
 #[derive(Clone, Debug)]
@@ -32,8 +32,8 @@ pub(crate) struct Connect {
     pub(crate) maximum_packet_size: Option<u32>,
     /// Highest topic alias that it takes.
     pub(crate) topic_alias_maximum: u16,
-    /// Method of enhanced authentication.
-    pub(crate) authentication_method: Option<String>,
+    /// Enhanced authentication, with the first word of the method.
+    pub(crate) authentication: Option<Authentication>,
 }
 
 /// A will (section 3.1.3.2).
@@ -178,7 +178,10 @@ fn decode_v5(frame: &Frame<'_>, head: &Head) -> Result<Connect, WireError> {
         receive_maximum: connect.receive_max.map_or(u16::MAX, std::num::NonZeroU16::get),
         maximum_packet_size: connect.max_packet_size.map(std::num::NonZeroU32::get),
         topic_alias_maximum: connect.topic_alias_max,
-        authentication_method: connect.auth_method.map(|method| method.to_string()),
+        authentication: connect.auth_method.map(|method| Authentication {
+            method: method.to_string(),
+            data: connect.auth_data.map(|data| Bytes::copy_from_slice(&data)),
+        }),
     })
 }
 
@@ -239,7 +242,7 @@ fn decode_v3(frame: &Frame<'_>, head: &Head) -> Result<Connect, WireError> {
         receive_maximum: u16::MAX,
         maximum_packet_size: None,
         topic_alias_maximum: 0,
-        authentication_method: None,
+        authentication: None,
     })
 }
 

@@ -8,7 +8,7 @@ use bytes::{BufMut, BytesMut};
 use rmqtt_codec::v5;
 use tokio_util::codec::Encoder;
 
-use super::{ReasonCode, Version, packet::AckKind};
+use super::{ReasonCode, Version, auth::Authentication, packet::AckKind};
 
 /// Longest reason string, in bytes: it must never be what makes a packet too large.
 const MAX_REASON_STRING: usize = 200;
@@ -33,6 +33,8 @@ pub(crate) struct ConnAck {
     pub(crate) maximum_packet_size: u32,
     /// Highest topic alias that the server takes.
     pub(crate) topic_alias_maximum: u16,
+    /// How the client proved who it is, by enhanced authentication, with the last word of the method.
+    pub(crate) authentication: Option<Authentication>,
 }
 
 /// Writes a CONNACK that accepts.
@@ -43,6 +45,7 @@ pub(crate) fn connack(version: Version, ack: &ConnAck, out: &mut BytesMut) {
         out.put_slice(&[0x20, 2, flags, 0]);
         return;
     }
+    let authentication = ack.authentication.as_ref();
     let packet = v5::ConnectAck {
         session_present: ack.session_present,
         session_expiry_interval_secs: ack.session_expiry,
@@ -51,6 +54,8 @@ pub(crate) fn connack(version: Version, ack: &ConnAck, out: &mut BytesMut) {
         assigned_client_id: ack.assigned_client_id.as_deref().map(Into::into),
         topic_alias_max: ack.topic_alias_maximum,
         server_keepalive_sec: ack.server_keep_alive,
+        auth_method: authentication.map(|known| known.method.as_str().into()),
+        auth_data: authentication.and_then(|known| known.data.clone()),
         ..v5::ConnectAck::default()
     };
     put(v5::Packet::ConnectAck(Box::new(packet)), out);
@@ -223,7 +228,7 @@ fn reason_string(detail: &str) -> Option<&str> {
     detail.get(..end).filter(|text| !text.is_empty())
 }
 
-fn put(packet: v5::Packet, out: &mut BytesMut) {
+pub(super) fn put(packet: v5::Packet, out: &mut BytesMut) {
     if let Err(error) = v5::Codec::new(0, 0).encode(packet, out) {
         // All lengths are bounded by us, so that this is a fault of ours; the client sees a closed connection.
         tracing::error!(%error, "packet can't be encoded");

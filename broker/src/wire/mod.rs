@@ -4,6 +4,7 @@
 //! the broker's speed is theirs: a PUBLISH is read without an allocation, and written by copying what all receivers
 //! share and patching what they do not. What the codec does not check is checked here.
 
+pub(crate) mod auth;
 mod check;
 pub(crate) mod connect;
 pub(crate) mod encode;

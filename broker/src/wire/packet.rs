@@ -7,7 +7,7 @@ use foreshore_record::Qos;
 use rmqtt_codec::{types::QoS, v3, v5};
 use tokio_util::codec::Decoder;
 
-use super::{ReasonCode, Version, WireError, check, frame::Frame, publish::Publish};
+use super::{ReasonCode, Version, WireError, auth::Auth, check, frame::Frame, publish::Publish};
 
 /// A packet from a client.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) enum Packet<'a> {
     /// The client leaves.
     Disconnect(Disconnect),
     /// Enhanced authentication.
-    Auth,
+    Auth(Auth),
 }
 
 /// PUBACK, PUBREC, PUBREL or PUBCOMP.
@@ -164,7 +164,7 @@ impl<'a> Packet<'a> {
                 with_will: disconnect.reason_code != v5::DisconnectReasonCode::NormalDisconnection,
                 session_expiry: disconnect.session_expiry_interval_secs,
             })),
-            Some(v5::Packet::Auth(_)) => Ok(Self::Auth),
+            Some(v5::Packet::Auth(auth)) => auth.try_into().map(Self::Auth),
             _ => Err(WireError::new(
                 ReasonCode::MalformedPacket,
                 "packet can't be decoded",

@@ -1,6 +1,9 @@
 //! Packets that nobody should send. Whatever they are, the broker goes on, and another client notices nothing.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
+use foreshore_broker::{Method, PasswordTable};
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 use rmqtt_codec::{
     types::QoS,
@@ -73,7 +76,21 @@ fn good_packets() -> Vec<Vec<u8>> {
         })),
         encoded(v5::Packet::PingRequest),
         encoded(v5::Packet::Auth(v5::Auth::default())),
+        encoded(v5::Packet::Auth(scram(
+            v5::AuthReasonCode::ContinueAuth,
+            "c=biws,r=x,p=AAAA",
+        ))),
+        encoded(v5::Packet::Auth(scram(v5::AuthReasonCode::ReAuth, "n,,n=s,r=x"))),
     ]
+}
+
+fn scram(reason_code: v5::AuthReasonCode, message: &'static str) -> v5::Auth {
+    v5::Auth {
+        reason_code,
+        auth_method: Some("SCRAM-SHA-256".into()),
+        auth_data: Some(message.into()),
+        ..v5::Auth::default()
+    }
 }
 
 fn connects() -> Vec<Vec<u8>> {
@@ -83,8 +100,14 @@ fn connects() -> Vec<Vec<u8>> {
         username: Some("u".into()),
         ..hello("fuzz")
     };
+    let stepwise = v5::Connect {
+        auth_method: Some("SCRAM-SHA-256".into()),
+        auth_data: Some("n,,n=s,r=x".into()),
+        ..hello("fuzz")
+    };
     vec![
         encoded(v5::Packet::Connect(Box::new(five))),
+        encoded(v5::Packet::Connect(Box::new(stepwise))),
         b"\x10\x10\x00\x04MQTT\x04\x02\x00\x3c\x00\x04fuzz".to_vec(),
         b"\x10\x12\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x04fuzz".to_vec(),
     ]
@@ -121,7 +144,10 @@ fn mutate(packet: &mut Vec<u8>, random: &mut impl RngCore) {
 #[tokio::test(flavor = "multi_thread")]
 async fn faulty_packets_harm_nobody_else() {
     let mut random = StdRng::seed_from_u64(7);
-    let options = crate::options();
+    let mut options = crate::options();
+    let users = PasswordTable::new([("s".to_owned(), b"password".to_vec())], &[]).unwrap();
+    let ways = [Method::Passwords(Arc::new(users)), Method::Anonymous];
+    options.listeners[0].authentication = ways.into();
     let metrics = options.metrics.clone();
     let broker = TestBroker::start_with(options).await;
     let mut witness = Client::clean(broker.address, "witness").await;

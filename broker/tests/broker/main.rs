@@ -7,6 +7,7 @@
     reason = "a failure ends the test"
 )]
 
+mod auth;
 mod basics;
 mod client;
 mod conduct;

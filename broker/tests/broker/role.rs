@@ -27,7 +27,10 @@ use rmqtt_codec::{
 use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::TlsConnector;
 
-use crate::client::{Client, hello};
+use crate::{
+    auth::Issuer,
+    client::{Client, hello},
+};
 
 pub(crate) struct Plant {
     role: BrokerRole,
@@ -310,4 +313,61 @@ async fn clients_come_in_with_their_own_certificates() {
     if let Ok(stream) = connect(&outside, &own).await {
         Client::over(stream).expect_end().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_believed_as_the_manifest_says() {
+    let (mut plant, issuer) = (Plant::new(), Issuer::start().await);
+    let port = free_port();
+    let listener = |audience: &str| {
+        let jwt = serde_json::json!({
+            "issuer": issuer.url, "audiences": [audience], "usernameClaim": "name", "caSecretRef": { "name": "issuer" },
+        });
+        broker(serde_json::json!({ "listeners": [{
+            "name": "mqtt", "port": port, "protocol": "Tcp", "authentication": [{ "jwt": jwt }],
+        }]}))
+    };
+    assert_eq!(
+        plant.set(&listener("plant")).await.unwrap_err().reason,
+        "SecretNotFound"
+    );
+    let authority = SecretPlan {
+        namespace: "plant".into(),
+        name: "issuer".into(),
+        data: [(
+            "ca.crt".to_owned(),
+            SecretValue(issuer.authority.bundle().to_pem().into_bytes()),
+        )]
+        .into(),
+    };
+    plant.set(&authority).await.unwrap();
+    let token = issuer.token("subject", 600, &serde_json::json!({ "name": "alice" }));
+    let connect = v5::Connect {
+        auth_method: Some("JWT".into()),
+        auth_data: Some(token),
+        ..hello("c")
+    };
+    let (mut alice, _) = Client::connect(plant.address("mqtt"), connect).await;
+    let served = plant.served.borrow().broker.clone().unwrap();
+    let sessions = served.sessions(None, 10).await.unwrap().items;
+    let username = sessions[0].connection.clone().unwrap().username;
+    assert_eq!(username.as_deref(), Some("alice"));
+    // Something else changes: the issuer is not asked anew, and nobody leaves.
+    plant.set(&users(&[("bob", "two")])).await.unwrap();
+    plant.set(&listener("plant")).await.unwrap();
+    alice.ping().await;
+    assert_eq!(issuer.asked(), 1);
+    plant.set(&listener("other")).await.unwrap();
+    assert_eq!(
+        alice.expect_disconnect().await,
+        DisconnectReasonCode::NotAuthorized
+    );
+
+    // What is still missing is refused by name.
+    let way = serde_json::json!({ "serviceAccount": { "audiences": ["plant"] } });
+    let missing = broker(serde_json::json!({ "listeners": [{
+        "name": "mqtt", "port": port, "protocol": "Tcp", "authentication": [way],
+    }]}));
+    let nack = plant.set(&missing).await.unwrap_err();
+    assert_eq!(nack.reason, "UnsupportedHere");
 }

@@ -198,7 +198,7 @@ pub struct ListenerAuthentication {
     /// Tokens of Kubernetes service accounts, as the password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<ServiceAccountAuthentication>,
-    /// JSON Web Tokens, as the password.
+    /// JSON Web Tokens, as the password or by enhanced authentication of MQTT 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwt: Option<JwtAuthentication>,
     /// A service of your own that is asked over HTTPS.
@@ -210,7 +210,8 @@ pub struct ListenerAuthentication {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PasswordAuthentication {
-    /// Secret whose keys are user names; each value is the password's hash (`$argon2id$…`) or the password.
+    /// Secret whose keys are user names; each value is the password, its hash (`$argon2id$…`) or its SCRAM-SHA-256 record,
+    /// as PostgreSQL keeps it.
     pub secret_ref: SecretRef,
     /// Groups of users, by name of the group, for BrokerPolicies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
