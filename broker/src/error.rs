@@ -3,7 +3,7 @@
 use foreshore_store::StoreError;
 
 pub use crate::{
-    auth::{InvalidIssuer, WrongHash},
+    auth::{InvalidIssuer, InvalidWebhook, WrongHash},
     listener::ListenError,
     policy::InvalidPolicy,
 };

@@ -51,7 +51,7 @@ mod sys;
 mod will;
 pub mod wire;
 
-pub use auth::{Method, PasswordTable, TokenIssuer, TokenOptions};
+pub use auth::{Method, PasswordTable, TokenIssuer, TokenOptions, Webhook, WebhookOptions};
 pub use broker::{Broker, Handle};
 pub use error::Error;
 pub use listener::Endpoint;

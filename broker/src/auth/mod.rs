@@ -6,6 +6,7 @@
 //! | [`certificate`] | what a verified certificate says |
 //! | [`token`] | JSON Web Tokens |
 //! | [`exchange`], [`scram`] | enhanced authentication, in several steps |
+//! | [`webhook`] | asking a service of the user |
 //! | [`https`] | asking services of others |
 
 mod certificate;
@@ -14,22 +15,24 @@ mod https;
 mod password;
 mod scram;
 mod token;
+mod webhook;
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use foreshore_crds::v1alpha1::broker::CertificateUserName;
 use foreshore_tls::{CertificateDer, Role, RoleIdentity};
 
-use self::password::User;
 pub(crate) use self::{
     certificate::facts as certificate_facts,
     exchange::{Exchange, Step},
     password::Checks,
     token::Issuers,
 };
+use self::{password::User, webhook::Verdict};
 pub use self::{
     password::{PasswordTable, WrongHash},
     token::{InvalidIssuer, TokenIssuer, TokenOptions},
+    webhook::{InvalidWebhook, Webhook, WebhookOptions},
 };
 use crate::wire::ReasonCode;
 
@@ -49,6 +52,8 @@ pub enum Method {
     Role,
     /// JSON Web Tokens, as the password or by enhanced authentication.
     Jwt(Arc<TokenIssuer>),
+    /// A service of the user, which is asked.
+    Webhook(Arc<Webhook>),
 }
 
 /// What let a client in. It stays only as long as that would let it in again.
@@ -65,6 +70,8 @@ pub(crate) enum Proof {
     Role,
     /// A token of an issuer.
     Token(Arc<TokenIssuer>),
+    /// The word of a service.
+    Webhook(Arc<Webhook>),
 }
 
 /// When a client has to prove anew who it is.
@@ -114,6 +121,10 @@ pub(crate) struct Principal {
 /// What a client shows.
 #[derive(Debug)]
 pub(crate) struct Credentials<'a> {
+    /// Client identifier.
+    pub(crate) client_id: &'a str,
+    /// Name of the listener that it shows them to.
+    pub(crate) listener: &'a str,
     /// User name.
     pub(crate) username: Option<&'a str>,
     /// Password.
@@ -146,6 +157,9 @@ impl Principal {
             Proof::Token(issuer) => methods
                 .iter()
                 .any(|method| matches!(method, Method::Jwt(other) if other == issuer)),
+            Proof::Webhook(webhook) => methods
+                .iter()
+                .any(|method| matches!(method, Method::Webhook(other) if other == webhook)),
             Proof::Password(known) => {
                 let name = self.username.as_deref().unwrap_or_default();
                 let user = methods.iter().find_map(|method| match method {
@@ -224,6 +238,11 @@ pub(crate) async fn authenticate(
                 Some(token) if issuer.is_named_by(token) => Some(issuer.verify(token, checks).await?),
                 _ => None,
             },
+            Method::Webhook(webhook) => match webhook.ask(shown).await {
+                Verdict::Known(principal) => Some(*principal),
+                Verdict::Refused => return Err(Rejected::new(ReasonCode::NotAuthorized, WRONG_LOGIN)),
+                Verdict::Silent => None,
+            },
         };
         if let Some(principal) = known {
             return Ok(Principal {
@@ -246,6 +265,8 @@ mod tests {
 
     fn shown<'a>(username: Option<&'a str>, password: Option<&'a str>) -> Credentials<'a> {
         Credentials {
+            client_id: "c",
+            listener: "l",
             username,
             password: password.map(str::as_bytes),
             certificates: &[],

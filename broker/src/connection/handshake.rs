@@ -349,6 +349,8 @@ async fn identify(
         return proved.map(|(principal, authentication)| (principal, Some(authentication)));
     }
     let shown = Credentials {
+        client_id: &connect.client_id,
+        listener: &listener.name,
         username: connect.username.as_deref(),
         password: connect.password.as_deref(),
         certificates: transport.peer_certificates(),

@@ -10,13 +10,15 @@ use foreshore_control::{Nack, plan::SecretValue};
 use foreshore_crds::{
     conditions::reasons,
     refs::{CA_CERTIFICATE_KEY, CA_REVOCATION_KEY, TLS_CERTIFICATE_KEY, TLS_PRIVATE_KEY_KEY},
-    v1alpha1::broker::{JwtAuthentication, Listener, ListenerAuthentication, TlsVersion},
+    v1alpha1::broker::{
+        JwtAuthentication, Listener, ListenerAuthentication, TlsVersion, WebhookAuthentication,
+    },
 };
 use foreshore_tls::{ClientAuth, Credentials, Identity, RevocationLists, TrustBundle};
 use tungstenite::http::uri::PathAndQuery;
 
 use crate::{
-    auth::{Issuers, Method, PasswordTable, TokenOptions},
+    auth::{Issuers, Method, PasswordTable, TokenOptions, Webhook, WebhookOptions},
     options::{ListenerOptions, Protocol},
 };
 
@@ -88,7 +90,11 @@ fn method(way: &ListenerAuthentication, around: &Surroundings<'_>) -> Result<Met
     if let Some(tokens) = &way.jwt {
         return jwt(tokens, around);
     }
-    let message = "only anonymous, usernamePassword, x509 and jwt are built in yet";
+    if let Some(service) = &way.webhook {
+        return webhook(service, around);
+    }
+    let message =
+        "serviceAccount is not built in yet; anonymous, usernamePassword, x509, jwt and webhook are";
     Err((reasons::UNSUPPORTED_HERE, message.to_owned()))
 }
 
@@ -117,6 +123,35 @@ fn jwt(tokens: &JwtAuthentication, around: &Surroundings<'_>) -> Result<Method, 
     let issuer = around.issuers.get(options);
     let issuer = issuer.map_err(|error| (reasons::INVALID, error.to_string()))?;
     Ok(Method::Jwt(issuer))
+}
+
+fn webhook(service: &WebhookAuthentication, around: &Surroundings<'_>) -> Result<Method, Refusal> {
+    let WebhookAuthentication {
+        url,
+        ca_secret_ref,
+        client_certificate_secret_ref,
+        timeout: _,
+    } = service;
+    let options = WebhookOptions {
+        url: url.to_string(),
+        authorities: ca_secret_ref
+            .as_ref()
+            .map(|secret| authorities(around, secret.name.as_str()))
+            .transpose()?,
+        credentials: client_certificate_secret_ref
+            .as_ref()
+            .map(|secret| credentials(around, secret.name.as_str()))
+            .transpose()?,
+        timeout: service.effective_timeout(),
+    };
+    let webhook = Webhook::new(&options).map_err(|error| (reasons::INVALID, error.to_string()))?;
+    Ok(Method::Webhook(Arc::new(webhook)))
+}
+
+fn credentials(around: &Surroundings<'_>, name: &str) -> Result<Credentials, Refusal> {
+    let chain = value(around, name, TLS_CERTIFICATE_KEY)?;
+    let key = value(around, name, TLS_PRIVATE_KEY_KEY)?;
+    Credentials::from_pem(chain, key).map_err(|error| invalid(name, error))
 }
 
 /// The path of a WebSocket, if it is one that a client can ask for.
@@ -154,10 +189,7 @@ fn tls(listener: &Listener, around: &Surroundings<'_>) -> Result<Encryption, Ref
     let identity = match (&tls.secret_ref, authority) {
         (Some(secret), _) => {
             let name = secret.name.as_str();
-            let chain = value(around, name, TLS_CERTIFICATE_KEY)?;
-            let key = value(around, name, TLS_PRIVATE_KEY_KEY)?;
-            let credentials = Credentials::from_pem(chain, key).map_err(|error| invalid(name, error))?;
-            Identity::new(&credentials, bundle).map_err(|error| invalid(name, error))?
+            Identity::new(&credentials(around, name)?, bundle).map_err(|error| invalid(name, error))?
         }
         (None, None) => around.identity.clone(),
         (None, Some(_)) => {

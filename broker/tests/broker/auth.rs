@@ -19,9 +19,11 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use bytes::Bytes;
-use foreshore_broker::{Limits, ListenerOptions, Method, PasswordTable, TokenIssuer, TokenOptions};
+use foreshore_broker::{
+    Limits, ListenerOptions, Method, PasswordTable, TokenIssuer, TokenOptions, Webhook, WebhookOptions,
+};
 use foreshore_tls::{
-    AuthorityOptions, CertificateAuthority, ClientAuth, Identity, Role, RoleIdentity, ServerName,
+    AuthorityOptions, CertificateAuthority, ClientAuth, Credentials, Identity, Role, RoleIdentity, ServerName,
 };
 use jiff::Timestamp;
 use ring::{
@@ -481,14 +483,7 @@ impl Issuer {
     pub(crate) async fn start() -> Self {
         foreshore_tls::install_provider();
         let authority = CertificateAuthority::create(AuthorityOptions::default(), Timestamp::now()).unwrap();
-        let names = [ServerName::try_from("localhost").unwrap()];
-        let role = RoleIdentity::new(Role::Edge, "outside", "issuer", "u").unwrap();
-        let credentials = authority
-            .issue_credentials(&role, &names, Timestamp::now())
-            .unwrap();
-        let config = Identity::new(&credentials, authority.bundle())
-            .and_then(|identity| identity.server_config(ClientAuth::None))
-            .unwrap();
+        let acceptor = acceptor(&authority, ClientAuth::None);
         let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         let key = Ed25519KeyPair::from_pkcs8(key.as_ref()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -502,12 +497,15 @@ impl Issuer {
             ("/.well-known/openid-configuration", configuration.to_string()),
         ]);
         let asked = Arc::<AtomicUsize>::default();
-        tokio::spawn(serve(
-            listener,
-            TlsAcceptor::from(Arc::new(config)),
-            pages,
-            Arc::clone(&asked),
-        ));
+        let counting = Arc::clone(&asked);
+        let answer = move |path: &str, _: &str| {
+            if path == "/keys" {
+                counting.fetch_add(1, Ordering::Relaxed);
+            }
+            let page = pages.get(path);
+            page.map_or_else(|| (404, String::new()), |body| (200, body.clone()))
+        };
+        tokio::spawn(serve(listener, acceptor, answer));
         Self {
             url,
             authority,
@@ -553,34 +551,49 @@ impl Issuer {
     }
 }
 
-/// Answers one question on each connection.
+/// A certificate for this machine, of an authority of others.
+fn credentials(authority: &CertificateAuthority) -> Credentials {
+    let names = [ServerName::try_from("localhost").unwrap()];
+    let role = RoleIdentity::new(Role::Edge, "outside", "service", "u").unwrap();
+    authority
+        .issue_credentials(&role, &names, Timestamp::now())
+        .unwrap()
+}
+
+fn acceptor(authority: &CertificateAuthority, client_auth: ClientAuth) -> TlsAcceptor {
+    let identity = Identity::new(&credentials(authority), authority.bundle()).unwrap();
+    TlsAcceptor::from(Arc::new(identity.server_config(client_auth).unwrap()))
+}
+
+/// Answers one question on each connection, by path and body.
 async fn serve(
     listener: TcpListener,
     acceptor: TlsAcceptor,
-    pages: BTreeMap<&'static str, String>,
-    asked: Arc<AtomicUsize>,
+    answer: impl Fn(&str, &str) -> (u16, String) + Send + Sync + 'static,
 ) {
     while let Ok((stream, _)) = listener.accept().await {
         let Ok(mut stream) = acceptor.accept(stream).await else {
             continue;
         };
         let mut request = Vec::new();
-        while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+        let (status, body) = loop {
             if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
-                break;
+                break (400, String::new());
             }
-        }
-        let request = String::from_utf8(request).unwrap();
-        let path = request.split(' ').nth(1).unwrap_or_default();
-        let (status, body) = pages
-            .get(path)
-            .map_or(("404 Not Found", ""), |body| ("200 OK", body.as_str()));
-        if path == "/keys" {
-            asked.fetch_add(1, Ordering::Relaxed);
-        }
+            let text = std::str::from_utf8(&request).unwrap();
+            let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                continue;
+            };
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "));
+            if body.len() >= length.map_or(0, |length| length.parse().unwrap()) {
+                break answer(head.split(' ').nth(1).unwrap(), body);
+            }
+        };
         let length = body.len();
         let answer =
-            format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+            format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
         // Who asks may be gone.
         let _gone = stream.write_all(answer.as_bytes()).await;
         let _gone = stream.shutdown().await;
@@ -751,4 +764,104 @@ async fn a_client_stays_as_long_as_its_token_is_valid() {
         (reason, detail.as_str()),
         (DisconnectReasonCode::NotAuthorized, "the token has expired")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_of_the_user_is_asked_who_comes() {
+    foreshore_tls::install_provider();
+    let authority = CertificateAuthority::create(AuthorityOptions::default(), Timestamp::now()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/who", listener.local_addr().unwrap().port());
+    let answer = |path: &str, body: &str| {
+        assert_eq!(path, "/who");
+        let question: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(
+            (&question["listener"], &question["certificate"]),
+            (&json!("test"), &Value::Null)
+        );
+        let password = question["password"]
+            .as_str()
+            .map(|text| STANDARD.decode(text).unwrap());
+        match (question["username"].as_str(), password.as_deref()) {
+            (Some("alice"), Some(b"one")) if question["clientId"] == "alice's" => {
+                (200, json!({ "username": "Alice", "groups": ["ops"] }).to_string())
+            }
+            (Some("bob"), _) => (403, String::new()),
+            (Some("long"), _) => (200, "x".repeat(100_000)),
+            (Some("soon"), _) => {
+                let soon = Timestamp::now() + Duration::from_secs(5);
+                (
+                    200,
+                    json!({ "username": "soon", "expiresAt": soon.to_string() }).to_string(),
+                )
+            }
+            _ => (500, String::new()),
+        }
+    };
+    // The service lets in whom it knows by a certificate, too.
+    tokio::spawn(serve(
+        listener,
+        acceptor(&authority, ClientAuth::Required),
+        answer,
+    ));
+    let options = |shown| WebhookOptions {
+        url: url.clone(),
+        authorities: Some(authority.bundle()),
+        credentials: shown,
+        timeout: Duration::from_secs(30),
+    };
+    let webhook = |shown| Method::Webhook(Arc::new(Webhook::new(&options(shown)).unwrap()));
+    let others = || users(&[("bob", "two"), ("long", "two"), ("alice", "two")]);
+    let broker = start(vec![webhook(Some(credentials(&authority))), others()]).await;
+    let login = |client_id: &str, username: &'static str, password: &'static str| v5::Connect {
+        username: Some(username.into()),
+        password: Some(password.into()),
+        ..hello(client_id)
+    };
+    let policy = json!({ "rules": [
+        { "name": "all", "effect": "Allow", "actions": ["Connect"] },
+        { "name": "ops", "effect": "Allow", "actions": ["Publish"], "principals": { "groups": ["ops"], "users": ["Alice"] } },
+    ]});
+    let policy = serde_json::from_value(policy).unwrap();
+    broker.handle.set_policies([("p", &policy)]).unwrap();
+    let (mut alice, _) = Client::connect(broker.address, login("alice's", "alice", "one")).await;
+    assert_eq!(
+        alice.publish("a", "x").await,
+        PublishAckReason::NoMatchingSubscribers
+    );
+    // Refused is refused; no answer, or one that is too long, leaves it to the next way.
+    let refused = async |connect: v5::Connect| {
+        let mut client = Client::open(broker.address).await;
+        client.send(Packet::Connect(Box::new(connect))).await;
+        client.refused().await.0
+    };
+    assert_eq!(
+        refused(login("b", "bob", "two")).await,
+        ConnectAckReason::NotAuthorized
+    );
+    Client::connect(broker.address, login("l", "long", "two")).await;
+    Client::connect(broker.address, login("a", "alice", "two")).await;
+    assert_eq!(
+        refused(login("x", "mallory", "two")).await,
+        ConnectAckReason::BadUserNameOrPassword
+    );
+    let (mut soon, _) = Client::connect(broker.address, login("s", "soon", "x")).await;
+    let (reason, detail) = soon.shown_out().await;
+    assert_eq!(reason, DisconnectReasonCode::NotAuthorized);
+    assert!(detail.contains("expired"), "{detail}");
+    // Who shows the service no certificate gets no answer of it.
+    let place = SocketAddr::from(([127, 0, 0, 1], 0));
+    let without = ListenerOptions::tcp("without", place, vec![webhook(None), others()]);
+    let address = broker.handle.open_listener(without).unwrap();
+    let mut client = Client::open(address).await;
+    client
+        .send(Packet::Connect(Box::new(login("w", "alice", "one"))))
+        .await;
+    assert_eq!(client.refused().await.0, ConnectAckReason::BadUserNameOrPassword);
+    // The service is gone from the listener, and with it whom it let in.
+    broker
+        .handle
+        .open_listener(ListenerOptions::tcp("test", place, vec![others()]))
+        .unwrap();
+    assert_eq!(alice.shown_out().await.0, DisconnectReasonCode::NotAuthorized);
 }

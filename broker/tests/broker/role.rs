@@ -342,12 +342,12 @@ async fn tokens_are_believed_as_the_manifest_says() {
     };
     plant.set(&authority).await.unwrap();
     let token = issuer.token("subject", 600, &serde_json::json!({ "name": "alice" }));
-    let connect = v5::Connect {
+    let connect = |client_id| v5::Connect {
         auth_method: Some("JWT".into()),
-        auth_data: Some(token),
-        ..hello("c")
+        auth_data: Some(token.clone()),
+        ..hello(client_id)
     };
-    let (mut alice, _) = Client::connect(plant.address("mqtt"), connect).await;
+    let (mut alice, _) = Client::connect(plant.address("mqtt"), connect("c")).await;
     let served = plant.served.borrow().broker.clone().unwrap();
     let sessions = served.sessions(None, 10).await.unwrap().items;
     let username = sessions[0].connection.clone().unwrap().username;
@@ -356,12 +356,26 @@ async fn tokens_are_believed_as_the_manifest_says() {
     plant.set(&users(&[("bob", "two")])).await.unwrap();
     plant.set(&listener("plant")).await.unwrap();
     alice.ping().await;
+    Client::connect(plant.address("mqtt"), connect("d")).await;
     assert_eq!(issuer.asked(), 1);
     plant.set(&listener("other")).await.unwrap();
     assert_eq!(
         alice.expect_disconnect().await,
         DisconnectReasonCode::NotAuthorized
     );
+
+    // A webhook needs its Secrets, and nobody to answer yet.
+    let webhook = |secret: &str| {
+        let way = serde_json::json!({ "webhook": { "url": issuer.url, "caSecretRef": { "name": secret } } });
+        broker(serde_json::json!({ "listeners": [{
+            "name": "mqtt", "port": port, "protocol": "Tcp", "authentication": [way],
+        }]}))
+    };
+    assert_eq!(
+        plant.set(&webhook("other")).await.unwrap_err().reason,
+        "SecretNotFound"
+    );
+    plant.set(&webhook("issuer")).await.unwrap();
 
     // What is still missing is refused by name.
     let way = serde_json::json!({ "serviceAccount": { "audiences": ["plant"] } });
@@ -370,4 +384,5 @@ async fn tokens_are_believed_as_the_manifest_says() {
     }]}));
     let nack = plant.set(&missing).await.unwrap_err();
     assert_eq!(nack.reason, "UnsupportedHere");
+    assert!(nack.message.contains("serviceAccount"), "{}", nack.message);
 }
