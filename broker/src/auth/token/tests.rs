@@ -37,6 +37,7 @@ static KEYS: LazyLock<KeySet> = LazyLock::new(|| {
         { "kty": "EC", "kid": "p256", "crv": "P-256", "use": "sig", "alg": "ES256",
           "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0" },
         { "kty": "OKP", "kid": "ed", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" },
+        { "kty": "RSA", "kid": "only", "alg": "RS512", "n": rsa["n"], "e": rsa["e"] },
         { "kty": "oct", "kid": "secret", "k": "AAAA" },
         { "kty": "RSA", "kid": "sealing", "use": "enc", "n": rsa["n"], "e": rsa["e"] },
         { "kty": "EC", "kid": "short", "crv": "P-256", "x": "AAAA", "y": "AAAA" },
@@ -55,7 +56,7 @@ fn verifies(algorithm: Algorithm, id: &str, signed: &str, signature: &str) -> bo
 
 #[test]
 fn what_the_rfcs_sign_is_verified() {
-    assert_eq!(KEYS.len(), 3, "keys that are not for signatures are left out");
+    assert_eq!(KEYS.len(), 4, "keys that are not for signatures are left out");
     let rs256 = format!("eyJhbGciOiJSUzI1NiJ9.{CLAIMS}");
     assert!(verifies(Algorithm::Rs256, "rsa", &rs256, A2));
     assert!(!verifies(Algorithm::Rs256, "rsa", &format!("{rs256}x"), A2));
@@ -78,6 +79,7 @@ fn what_the_rfcs_sign_is_verified() {
     // A key that is for another algorithm is not used for this one.
     assert!(KEYS.fitting(Algorithm::Es384, Some("p256")).is_empty());
     assert_eq!(KEYS.fitting(Algorithm::Ps256, None).len(), 1);
+    assert_eq!(KEYS.fitting(Algorithm::Rs512, None).len(), 2);
     assert!(KEYS.fitting(Algorithm::Es256, Some("unknown")).is_empty());
 }
 
