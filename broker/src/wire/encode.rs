@@ -304,6 +304,17 @@ mod tests {
         assert_eq!(refused(4), b"");
         assert!(connack_fits(Version::V5, &ConnAck::default(), 100));
         assert!(!connack_fits(Version::V5, &ConnAck::default(), 4));
+        // What enhanced authentication ends with counts: two identifiers, two lengths, "M" and "d".
+        let plain = written(|out| connack(Version::V5, &ConnAck::default(), out)).len();
+        let proved = ConnAck {
+            authentication: Some(Authentication {
+                method: "M".to_owned(),
+                data: Some(bytes::Bytes::from_static(b"d")),
+            }),
+            ..ConnAck::default()
+        };
+        assert!(connack_fits(Version::V5, &proved, plain + 8));
+        assert!(!connack_fits(Version::V5, &proved, plain + 7));
     }
 
     #[test]

@@ -155,7 +155,11 @@ impl Client {
     /// The next packet, which has to be AUTH.
     async fn auth(&mut self) -> Auth {
         match self.receive().await {
-            Packet::Auth(auth) => auth,
+            Packet::Auth(auth) => {
+                // What is left out makes no packet too large ([MQTT-3.15.2-2], [MQTT-3.15.2-3]).
+                assert!(auth.reason_string.is_none() && auth.user_properties.is_empty());
+                auth
+            }
             other => panic!("AUTH expected, {other:?} came"),
         }
     }
