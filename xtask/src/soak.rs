@@ -4,9 +4,6 @@ use anyhow::Result;
 
 use crate::{bench, e2e, shell};
 
-/// Time of the soak among all other tests.
-const OF_TESTS: &str = "2m";
-
 /// How long, and what.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -27,11 +24,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bench::build()?;
         soak("release", &options.duration)
     }
-}
-
-/// Runs what [`e2e::build`] built, for a short time.
-pub(crate) fn test() -> Result<()> {
-    soak("debug", OF_TESTS)
 }
 
 fn soak(profile: &str, duration: &str) -> Result<()> {

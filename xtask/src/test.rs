@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use anyhow::Result;
 
-use crate::{arm64, arrows, charts, e2e, generate, results, shell, soak, tools};
+use crate::{arm64, arrows, charts, e2e, generate, results, shell, tools};
 
 /// Which checks to run.
 #[derive(clap::Args)]
@@ -74,7 +74,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     };
     let tests = run("tests", &mut tests)?;
-    soak::test()?;
     charts::check(&charts::Programs::of_cluster()?)?;
     if options.full {
         arm64::run()?;

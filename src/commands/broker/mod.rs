@@ -150,9 +150,12 @@ async fn serve(options: Setup) -> Result<()> {
         let url = endpoint.protocol.url(&endpoint.address.to_string());
         info!(name, address = %endpoint.address, url, "listening");
     }
+    // Dropped, it would end.
+    let mut _http = None;
     if let Some(address) = options.http {
         let server = serve_http(address, health, metrics, shutdown.clone()).await?;
         info!(address = %server.address, "metrics and health");
+        _http = Some(server);
     }
     let directory = Arc::new(Directory::default());
     directory.add_broker(name.clone(), broker.clone());

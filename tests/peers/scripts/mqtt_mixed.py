@@ -12,7 +12,7 @@ is on the way, the receivers for what was acknowledged; the last line is a JSON 
 missing   numbers that a receiver never got, though they were acknowledged
 twice     numbers of QoS 2 that a receiver, or the group, got more than once
 stale     retained topics whose last acknowledged value is not what a new subscriber gets
-sessions  receivers whose session was gone when they came back
+sessions  clients whose session was gone when they came back
 """
 
 import collections
@@ -24,6 +24,7 @@ import threading
 import time
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import MessageState
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -62,6 +63,7 @@ class Client:
         properties.SessionExpiryInterval = 3600
         while True:
             if self.wanted:
+                self.remember_releases()
                 try:
                     self.client.connect("127.0.0.1", port, keepalive=60, clean_start=False, properties=properties)
                     while self.client.loop(timeout=0.01) == mqtt.MQTT_ERR_SUCCESS:
@@ -72,6 +74,12 @@ class Client:
                     pass
                 self.connected.clear()
             time.sleep(0.05)
+
+    def remember_releases(self):
+        # At the second attempt to connect paho forgets that PUBREC had come, and publishes anew what it has to release.
+        for message in self.client._out_messages.values():
+            if message.state == MessageState.MQTT_MS_RESEND_PUBREL:
+                message.state = MessageState.MQTT_MS_WAIT_FOR_PUBCOMP
 
     def on_connect(self, client, data, flags, reason, properties):
         if reason.is_failure:
@@ -202,5 +210,5 @@ say(json.dumps({
     "missing": {a.name: {k: n[:20] for k, n in missing(a).items() if n} for a in audiences if any(missing(a).values())},
     "twice": {name: numbers[:20] for name, numbers in doubles.items() if numbers},
     "stale": [topic for topic, n in expected.items() if last.get(topic) != n],
-    "sessions": [client.name for client in receivers if client.lost_session],
+    "sessions": [client.name for client in [*receivers, *publishers.values()] if client.lost_session],
 }))

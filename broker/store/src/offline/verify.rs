@@ -211,6 +211,8 @@ struct Proof<'e> {
     paths: BTreeMap<ReceiverId, PathRow>,
     /// The largest id of an entry or of a retained message.
     last_id: EntryId,
+    /// Whether the row that says where the store stands is missing.
+    stands_nowhere: bool,
 }
 
 /// What a queue holds.
@@ -247,6 +249,7 @@ impl<'e> Proof<'e> {
             graves: BTreeSet::new(),
             paths: BTreeMap::new(),
             last_id: 0,
+            stands_nowhere: false,
         }
     }
 
@@ -281,6 +284,7 @@ impl<'e> Proof<'e> {
                 .map_err(|error| text(&error))
         })?;
         self.balance(&queues, &dead);
+        self.stands_somewhere();
         Ok(self.found)
     }
 
@@ -322,6 +326,16 @@ impl<'e> Proof<'e> {
         Ok(())
     }
 
+    /// A store that holds anything has a row that says where it stands; one that was only opened has none yet.
+    fn stands_somewhere(&mut self) {
+        let holds = |state: &KeyspaceState| state.name != Table::Meta.name() && state.rows > 0;
+        if self.stands_nowhere && self.found.keyspaces.iter().any(holds) {
+            let found = "the row that says where the store stands is missing or damaged".to_owned();
+            let key = describe(Table::Meta, keys::POSITION);
+            self.found.findings.damage(Table::Meta.name(), key, found);
+        }
+    }
+
     fn meta(&mut self) -> Result<(), StoreError> {
         let (mut position, mut graves) = (None, BTreeSet::new());
         self.rows(Table::Meta, |key, row| {
@@ -342,11 +356,7 @@ impl<'e> Proof<'e> {
             }
             Ok(())
         })?;
-        if position.is_none() {
-            let found = "the row that says where the store stands is missing or damaged".to_owned();
-            let key = describe(Table::Meta, keys::POSITION);
-            self.found.findings.damage(Table::Meta.name(), key, found);
-        }
+        self.stands_nowhere = position.is_none();
         self.found.position = position.unwrap_or_default();
         self.graves = graves;
         Ok(())

@@ -395,6 +395,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
+    /// Subscribes. Messages may come before the answer (MQTT 5.0 section 3.8.4): these are acknowledged and forgotten, so
+    /// that whoever needs each has to subscribe before they are published.
     pub(crate) async fn subscribe(&mut self, filters: &[String], qos: u8) -> Result<()> {
         for some in filters.chunks(FILTERS) {
             // The codes stand last: packet identifier, properties, one code for each filter.
@@ -408,7 +410,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Ok(())
     }
 
-    /// Sends a packet and returns a part of the answer, which has to be the next packet.
+    /// Sends a packet and returns a part of the answer.
     async fn ask(
         &mut self,
         question: &[u8],
@@ -416,14 +418,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         part: impl Fn(&[u8]) -> Option<Vec<u8>>,
     ) -> Result<Vec<u8>> {
         self.stream.write_all(question).await?;
+        // What is encrypted may wait in memory when the socket takes nothing for a moment.
+        self.stream.flush().await?;
         let answer = async {
+            let mut acknowledgements = Vec::new();
             loop {
-                if let Some(packet) = self.inbox.next()? {
-                    if packet.kind() != kind {
+                while let Some(packet) = self.inbox.next()? {
+                    if packet.kind() == kind {
+                        self.stream.write_all(&acknowledgements).await?;
+                        return part(packet.body).context("an answer is too short");
+                    }
+                    if kind != SUBACK || packet.kind() != PUBLISH {
                         return Err(packet.unexpected());
                     }
-                    return part(packet.body).context("an answer is too short");
+                    match packet.delivery()? {
+                        Delivery { qos: 0, .. } => {}
+                        Delivery { qos: 1, id, .. } => acknowledge(&mut acknowledgements, PUBACK, id),
+                        Delivery { qos, .. } => bail!("a message at QoS {qos} came before its subscription"),
+                    }
                 }
+                self.stream.write_all(&acknowledgements).await?;
+                acknowledgements.clear();
                 self.read().await?;
             }
         };
