@@ -4,16 +4,15 @@
 //! more than they gain. It also gives such clients the order in which they speak, which is promised to nobody, and which
 //! interoperability suites count on all the same.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// Connections of each thread.
 #[derive(Debug)]
 pub(crate) struct Placement {
     few: usize,
-    carried: Vec<AtomicUsize>,
+    carried: Mutex<Vec<usize>>,
 }
 
 /// A connection's place on a thread, given back when it is dropped.
@@ -31,20 +30,20 @@ impl Placement {
     pub(crate) fn new(shards: usize, few: usize) -> Self {
         Self {
             few,
-            carried: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
+            carried: Mutex::new(vec![0; shards]),
         }
     }
 
-    /// Finds a place for one more connection. Two at a time may find the same; that evens out with the next.
+    /// Finds a place for one more connection.
     pub(crate) fn place(self: &Arc<Self>) -> Place {
-        let carried = || self.carried.iter().map(|count| count.load(Ordering::Relaxed));
-        let others = carried().sum();
-        let least = carried().enumerate().min_by_key(|(_, count)| *count);
+        let mut carried = self.carried.lock();
+        let others = carried.iter().sum();
+        let least = carried.iter().enumerate().min_by_key(|(_, count)| **count);
         let shard = match least {
             Some((shard, _)) if others >= self.few => shard,
             _ => 0,
         };
-        self.carried[shard].fetch_add(1, Ordering::Relaxed);
+        carried[shard] += 1;
         Place {
             placement: Arc::clone(self),
             shard,
@@ -55,7 +54,7 @@ impl Placement {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.placement.carried[self.shard].fetch_sub(1, Ordering::Relaxed);
+        self.placement.carried.lock()[self.shard] -= 1;
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
-use foreshore_record::Record;
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
@@ -178,46 +177,44 @@ impl<E: Engine> QueueStore<E> {
         })?;
         Ok(found)
     }
+}
 
-    fn entry(
-        &self,
-        view: &E::View<'_>,
-        id: EntryId,
-        row: &[u8],
-        path: &PathRow,
-    ) -> Result<Entry, StoreError> {
-        let EntryRow {
-            flags,
-            size,
-            ingested_at,
-            expires_at,
-            body,
-        } = EntryRow::decode(row)?;
-        let record: Arc<Record> = match body {
-            BodyOf::Inline(record) => record,
-            BodyOf::Shared { .. } => match view.get(Table::Body, &keys::number(id))? {
-                Some(body) => Arc::new(record::decode_body(&body)?),
-                None => {
-                    let cause = "its record is missing".to_owned();
-                    return Err(StoreError::Damaged {
-                        what: "an entry",
-                        cause,
-                    });
-                }
-            },
-        };
-        let (attempt, store_epoch) = (path.attempts.of(id), self.openings.epoch_of(id));
-        Ok(Entry {
-            id,
-            store_epoch,
-            attempt,
-            flags,
-            record,
-            ingested_at,
-            expires_at,
-            size,
-        })
-    }
+/// Reads the entry of a queue that a row tells of, with its record wherever that is.
+pub(crate) fn read_entry(
+    view: &impl View,
+    id: EntryId,
+    row: &[u8],
+    path: &PathRow,
+    openings: &Openings,
+) -> Result<Entry, StoreError> {
+    let EntryRow {
+        flags,
+        size,
+        ingested_at,
+        expires_at,
+        body,
+    } = EntryRow::decode(row)?;
+    let record = match body {
+        BodyOf::Inline(record) => record,
+        BodyOf::Shared { .. } => {
+            let body = view.get(Table::Body, &keys::number(id))?;
+            let body = body.ok_or_else(|| StoreError::Damaged {
+                what: "an entry",
+                cause: "its record is missing".to_owned(),
+            })?;
+            Arc::new(record::decode_body(&body)?)
+        }
+    };
+    Ok(Entry {
+        id,
+        store_epoch: openings.epoch_of(id),
+        attempt: path.attempts.of(id),
+        flags,
+        record,
+        ingested_at,
+        expires_at,
+        size,
+    })
 }
 
 /// The lowest id that waits anywhere.
@@ -301,7 +298,7 @@ impl<E: Engine> Store for QueueStore<E> {
             let Some((_, id)) = keys::split_entry(key) else {
                 return Ok(ControlFlow::Continue(()));
             };
-            match self.entry(&view, id, row, &path) {
+            match read_entry(&view, id, row, &path, &self.openings) {
                 Ok(entry) if entry.expires_at.is_some_and(|expires_at| expires_at <= now) => {
                     page.expired.push(id);
                 }

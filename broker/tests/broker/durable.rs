@@ -8,7 +8,8 @@ use rmqtt_codec::{types::QoS, v5};
 use crate::{
     TestBroker,
     client::{Client, back, hello, publish, retained},
-    options_in,
+    options_in, options_of_full_disk,
+    protocol::will,
 };
 
 async fn start(directory: &tempfile::TempDir) -> TestBroker {
@@ -106,19 +107,7 @@ async fn a_will_is_published_though_the_broker_died_with_its_connection() {
     let (mut reader, _) = Client::connect(broker.address, back("reader")).await;
     reader.subscribe("will", QoS::AtLeastOnce).await;
     reader.disconnect().await;
-    let will = v5::LastWill {
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        topic: "will".into(),
-        message: "gone".into(),
-        will_delay_interval_sec: None,
-        correlation_data: None,
-        message_expiry_interval: None,
-        content_type: None,
-        user_properties: Vec::new(),
-        is_utf8_payload: None,
-        response_topic: None,
-    };
+    let will = will("will", None);
     let connect = v5::Connect {
         last_will: Some(will),
         ..hello("mortal")
@@ -168,20 +157,7 @@ async fn below_the_watermark_publishes_are_refused_and_settlements_go_on() {
     publisher.publish("t", "before").await;
     broker.stop().await;
 
-    // No disk has so much room.
-    let full = foreshore_store::StoreOptions {
-        free_space_watermark: u64::MAX,
-        ..Default::default()
-    };
-    let storage = foreshore_broker::Storage::Directory {
-        path: directory.path().to_owned(),
-        options: full,
-    };
-    let broker = TestBroker::start_with(foreshore_broker::Options {
-        storage,
-        ..crate::options()
-    })
-    .await;
+    let broker = TestBroker::start_with(options_of_full_disk(directory.path())).await;
     let mut publisher = Client::clean(broker.address, "p").await;
     assert_eq!(
         publisher.publish("t", "refused").await,

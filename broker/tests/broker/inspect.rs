@@ -23,6 +23,7 @@ use crate::{
     TestBroker,
     client::{Client, back, hello, publish, retained},
     options_in,
+    protocol::will,
 };
 
 fn names<T>(items: &[T], name: impl Fn(&T) -> &str) -> Vec<String> {
@@ -173,7 +174,8 @@ async fn a_connection_that_reads_nothing_is_told_of_as_slow() {
             .await
             .unwrap()
             .slow;
-        if !slow.is_empty() {
+        // One message on its way into the socket may be told of as well, and is soon over.
+        if slow.iter().any(|slow| slow.keeping == Keeping::Slow) {
             break;
         }
     }
@@ -182,10 +184,7 @@ async fn a_connection_that_reads_nothing_is_told_of_as_slow() {
         slow[0].live_bytes > 16 << 10 && slow[0].max_live_bytes == 64 << 10,
         "{slow:?}"
     );
-    assert!(
-        slow[0].deliveries > 0 || slow[0].keeping != Keeping::Up,
-        "{slow:?}"
-    );
+    assert_eq!(slow[0].keeping, Keeping::Slow);
 }
 
 #[tokio::test]
@@ -222,19 +221,7 @@ async fn an_explanation_is_of_the_policies_that_are_in_force() {
 async fn the_store_of_a_broker_that_ended_is_proved_and_told_row_by_row() {
     let directory = tempfile::tempdir().unwrap();
     let broker = TestBroker::start_with(options_in(directory.path())).await;
-    let will = v5::LastWill {
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        topic: "will".into(),
-        message: "gone".into(),
-        will_delay_interval_sec: None,
-        correlation_data: None,
-        message_expiry_interval: None,
-        content_type: None,
-        user_properties: Vec::new(),
-        is_utf8_payload: None,
-        response_topic: None,
-    };
+    let will = will("will", None);
     let connect = v5::Connect {
         last_will: Some(will),
         ..back("reader")

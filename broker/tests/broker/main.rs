@@ -59,6 +59,19 @@ pub(crate) fn options_in(directory: &Path) -> Options {
     Options { storage, ..options() }
 }
 
+/// Options of a broker that keeps its messages in a directory, on a disk that counts as full.
+pub(crate) fn options_of_full_disk(directory: &Path) -> Options {
+    let storage = Storage::Directory {
+        path: directory.to_owned(),
+        options: foreshore_store::StoreOptions {
+            // No disk has so much room.
+            free_space_watermark: u64::MAX,
+            ..foreshore_store::StoreOptions::default()
+        },
+    };
+    Options { storage, ..options() }
+}
+
 impl TestBroker {
     pub(crate) async fn start() -> Self {
         Self::start_with(options()).await

@@ -22,11 +22,11 @@ fn options(qos: QoS) -> SubscriptionOptions {
     }
 }
 
-pub(crate) fn will(topic: &'static str, delay: Option<u32>) -> v5::LastWill {
+pub(crate) fn will(topic: &str, delay: Option<u32>) -> v5::LastWill {
     v5::LastWill {
         qos: QoS::AtLeastOnce,
         retain: false,
-        topic: topic.into(),
+        topic: topic.to_owned().into(),
         message: "gone".into(),
         will_delay_interval_sec: delay,
         correlation_data: None,

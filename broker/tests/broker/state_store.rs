@@ -13,7 +13,8 @@ use rmqtt_codec::{
 use crate::{
     TestBroker,
     client::{Client, Client3, back, hello, publish},
-    options_in,
+    options_in, options_of_full_disk,
+    protocol::will,
 };
 
 const REQUEST: &str = "statestore/v1/FA9AE35F-2F64-47CD-9BFF-08E2B32A0FE8/command/invoke";
@@ -641,20 +642,7 @@ async fn nothing_new_is_kept_below_the_watermark_of_the_disk() {
     let mut asker = Asker::clean(&broker, "a").await;
     asker.tell(&["SET", "k", "v"]).await;
     broker.stop().await;
-    // No disk has so much room.
-    let full = foreshore_store::StoreOptions {
-        free_space_watermark: u64::MAX,
-        ..Default::default()
-    };
-    let storage = foreshore_broker::Storage::Directory {
-        path: directory.path().to_owned(),
-        options: full,
-    };
-    let broker = TestBroker::start_with(foreshore_broker::Options {
-        storage,
-        ..crate::options()
-    })
-    .await;
+    let broker = TestBroker::start_with(options_of_full_disk(directory.path())).await;
     // One whose answers would have to be stored is answered all the same.
     let mut asker = Asker::connect(&broker, back("b")).await;
     assert_eq!(
@@ -719,17 +707,8 @@ async fn nobody_but_the_store_notifies() {
     );
     for topic in [REQUEST, &notify] {
         let will = v5::LastWill {
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            topic: topic.into(),
             message: "forged".into(),
-            will_delay_interval_sec: None,
-            correlation_data: None,
-            message_expiry_interval: None,
-            content_type: None,
-            user_properties: Vec::new(),
-            is_utf8_payload: None,
-            response_topic: None,
+            ..will(topic, None)
         };
         let connect = v5::Connect {
             last_will: Some(will),

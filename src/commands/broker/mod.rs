@@ -150,13 +150,15 @@ async fn serve(options: Setup) -> Result<()> {
         let url = endpoint.protocol.url(&endpoint.address.to_string());
         info!(name, address = %endpoint.address, url, "listening");
     }
-    // Dropped, it would end.
-    let mut _http = None;
-    if let Some(address) = options.http {
-        let server = serve_http(address, health, metrics, shutdown.clone()).await?;
-        info!(address = %server.address, "metrics and health");
-        _http = Some(server);
-    }
+    // Kept to the end: dropped, it would serve no longer.
+    let _http = match options.http {
+        Some(address) => {
+            let server = serve_http(address, health, metrics, shutdown.clone()).await?;
+            info!(address = %server.address, "metrics and health");
+            Some(server)
+        }
+        None => None,
+    };
     let directory = Arc::new(Directory::default());
     directory.add_broker(name.clone(), broker.clone());
     if let Some(data) = data {

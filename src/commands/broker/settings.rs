@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail};
 use foreshore_crds::{
     API_VERSION,
-    judge::{Judge, Problem, Resource},
+    judge::{Problem, Resource, judge},
     v1alpha1::{BrokerPolicySpec, BrokerSpec},
 };
 use serde::Deserialize;
@@ -39,14 +39,13 @@ pub(super) struct Settings {
 impl Options {
     /// Reads and judges what was given.
     pub(super) fn read(&self) -> Result<Settings> {
-        let judge = Judge::new()?;
         Ok(Settings {
-            spec: spec(&self.set, &judge)?,
-            policies: self.policies(&judge)?,
+            spec: spec(&self.set)?,
+            policies: self.policies()?,
         })
     }
 
-    fn policies(&self, judge: &Judge) -> Result<Vec<(String, BrokerPolicySpec)>> {
+    fn policies(&self) -> Result<Vec<(String, BrokerPolicySpec)>> {
         let mut policies = Vec::new();
         for path in &self.policy {
             let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
@@ -54,7 +53,7 @@ impl Options {
                 let document =
                     Value::deserialize(document).with_context(|| format!("read {}", path.display()))?;
                 if !document.is_null() {
-                    policies.push(policy(&document, judge).with_context(|| path.display().to_string())?);
+                    policies.push(policy(&document).with_context(|| path.display().to_string())?);
                 }
             }
         }
@@ -62,7 +61,11 @@ impl Options {
     }
 }
 
-fn spec(set: &[String], judge: &Judge) -> Result<BrokerSpec> {
+fn spec(set: &[String]) -> Result<BrokerSpec> {
+    if set.is_empty() {
+        // The rules of all kinds are made ready only where there is something to judge.
+        return Ok(BrokerSpec::default());
+    }
     let mut spec = Value::Object(Map::new());
     for setting in set {
         put(&mut spec, setting).with_context(|| format!("--set {setting}"))?;
@@ -70,7 +73,7 @@ fn spec(set: &[String], judge: &Judge) -> Result<BrokerSpec> {
     let document = json!({
         "apiVersion": API_VERSION, "kind": "Broker", "metadata": { "name": "broker" }, "spec": spec,
     });
-    match judge.judge(&document, None) {
+    match judge(&document) {
         Ok(accepted) => match accepted.resource {
             Resource::Broker(broker) => Ok(broker.spec),
             other => bail!("--set makes a {}", other.kind()),
@@ -102,12 +105,8 @@ fn put(spec: &mut Value, setting: &str) -> Result<()> {
     Ok(())
 }
 
-fn policy(document: &Value, judge: &Judge) -> Result<(String, BrokerPolicySpec)> {
-    match judge
-        .judge(document, None)
-        .map_err(|problems| listed(&problems))?
-        .resource
-    {
+fn policy(document: &Value) -> Result<(String, BrokerPolicySpec)> {
+    match judge(document).map_err(|problems| listed(&problems))?.resource {
         Resource::BrokerPolicy(policy) => {
             let name = policy.metadata.name.clone().unwrap_or_default();
             Ok((name, policy.spec))
@@ -129,7 +128,7 @@ mod tests {
 
     fn read(set: &[&str]) -> Result<BrokerSpec> {
         let set: Vec<_> = set.iter().map(|&setting| setting.to_owned()).collect();
-        spec(&set, &Judge::new()?)
+        spec(&set)
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a store holds, row by row: as much of it as can be read, however much that is.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::ops::ControlFlow;
 
 use super::{
     ClosedStore,
@@ -13,7 +13,8 @@ use crate::{
     fjall_store::{engine::FjallView, salvage::read_range},
     keys::{self, Bytes, Table},
     ledger::{EndedTotals, PathTotals, SourceTotals},
-    record::{self, BodyOf, EntryRow},
+    queue_store::read_entry,
+    record,
     rows::{self, PathRow},
     store::Receiver,
     transaction::Openings,
@@ -96,7 +97,10 @@ impl ClosedStore {
                 let kind = name(key.strip_prefix(keys::ENDED).unwrap_or(key))?;
                 Ok(Row::Ended(rows::decode_ended(&kind, row)?))
             }
-            Contents::Queue(_) => entry(&view, key, row, &openings, &path),
+            Contents::Queue(_) => {
+                let (_, id) = keys::split_entry(key).unwrap_or_default();
+                Ok(Row::Entry(read_entry(&view, id, row, &path, &openings)?))
+            }
         };
         let stopped = std::cell::Cell::new(false);
         let visit = std::cell::RefCell::new(visit);
@@ -197,42 +201,4 @@ fn receiver(view: &FjallView<'_>, key: &[u8], row: &[u8]) -> Result<Row, StoreEr
     let totals = path.totals(id, &name);
     let limits = path.limits;
     Ok(Row::Receiver(Receiver { id, name, limits }, totals))
-}
-
-fn entry(
-    view: &FjallView<'_>,
-    key: &[u8],
-    row: &[u8],
-    openings: &Openings,
-    path: &PathRow,
-) -> Result<Row, StoreError> {
-    let (_, id) = keys::split_entry(key).unwrap_or_default();
-    let EntryRow {
-        flags,
-        size,
-        ingested_at,
-        expires_at,
-        body,
-    } = EntryRow::decode(row)?;
-    let record = match body {
-        BodyOf::Inline(record) => record,
-        BodyOf::Shared { .. } => {
-            let body = view.get(Table::Body, &keys::number(id))?;
-            let body = body.ok_or_else(|| StoreError::Damaged {
-                what: "an entry",
-                cause: "its record is missing".to_owned(),
-            })?;
-            Arc::new(record::decode_body(&body)?)
-        }
-    };
-    Ok(Row::Entry(Entry {
-        id,
-        store_epoch: openings.epoch_of(id),
-        attempt: path.attempts.of(id),
-        flags,
-        record,
-        ingested_at,
-        expires_at,
-        size,
-    }))
 }
