@@ -253,6 +253,7 @@ impl Reader<'_> {
             topics: _,
             max_qos: _,
             allow_retain: _,
+            literal_filters: _,
         } = self.rule;
         let mut reading = RuleReading {
             rule: name.to_string(),
@@ -307,10 +308,9 @@ impl Reader<'_> {
                 self.bounds(&mut reading, *qos, *retain);
             }
             Request::Subscribe { filter } => {
-                self.topics(&mut reading, filter.as_str(), |known| match effect {
-                    PolicyEffect::Deny => overlaps(known, filter),
-                    PolicyEffect::Allow => known.covers(filter),
-                })
+                self.topics(&mut reading, filter.as_str(), |known| {
+                    self.rule.matches_subscription(known, filter)
+                });
             }
         }
         reading
@@ -382,6 +382,7 @@ impl Reader<'_> {
                 }
                 Ok(filter) => {
                     if let Request::Subscribe { filter: wanted } = &self.question.request
+                        && self.rule.effect == PolicyEffect::Allow
                         && overlaps(&filter, wanted)
                     {
                         notes.push(format!("{found:?} asks for more than {:?}", filter.as_str()));

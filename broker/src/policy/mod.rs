@@ -19,6 +19,7 @@ use foreshore_crds::v1alpha1::broker_policy::{BrokerPolicySpec, PolicyAction, Po
 use foreshore_record::{Qos, TopicFilter};
 
 use self::pattern::{InvalidPattern, Template};
+use self::permissions::denies;
 pub(crate) use self::permissions::{Denied, Permissions};
 use crate::auth::Principal;
 
@@ -46,6 +47,8 @@ struct Rule {
     topics: Vec<Template>,
     max_qos: Qos,
     allow_retain: bool,
+    /// Whether it denies only filters that are written like its topics.
+    literal_filters: bool,
 }
 
 /// A policy that can't be compiled.
@@ -161,6 +164,7 @@ impl Rule {
                 Qos::try_from(u8::from(qos)).unwrap_or(Qos::AtMostOnce)
             }),
             allow_retain: rule.allow_retain.unwrap_or(true),
+            literal_filters: rule.literal_filters.unwrap_or(false),
         })
     }
 
@@ -181,6 +185,15 @@ impl Rule {
                     .facts(fact)
                     .any(|value| pattern.matches(value, client_id, username))
             })
+    }
+
+    /// Whether one of its topics matches a subscription: an Allow rule has to cover all that is asked for, a Deny rule
+    /// any of it.
+    fn matches_subscription(&self, known: &TopicFilter, wanted: &TopicFilter) -> bool {
+        match self.effect {
+            PolicyEffect::Allow => known.covers(wanted),
+            PolicyEffect::Deny => denies(known, self.literal_filters, wanted),
+        }
     }
 
     /// The rule's topics for one client; those into which its names can't be filled safely match nothing.

@@ -30,6 +30,8 @@ struct Scope {
     filters: Option<Vec<TopicFilter>>,
     max_qos: Qos,
     retain: bool,
+    /// Whether it is about the writing of a filter, and not about messages.
+    literal: bool,
 }
 
 /// A refusal, with the rule that refuses; none when no rule allows it.
@@ -69,6 +71,7 @@ impl Permissions {
             filters: (!rule.topics.is_empty()).then(|| rule.filters(client_id, principal)),
             max_qos: rule.max_qos,
             retain: rule.allow_retain,
+            literal: rule.literal_filters,
         };
         if rule.connect {
             self.connect.add(rule, ());
@@ -98,7 +101,7 @@ impl Permissions {
     pub(crate) fn may_subscribe(&self, filter: &TopicFilter) -> Result<Qos, Denied> {
         let allowed = self.judge(
             &self.subscribe,
-            |scope| scope.any(|known| overlaps(known, filter)),
+            |scope| scope.any(|known| denies(known, scope.literal, filter)),
             |scope| scope.any(|known| known.covers(filter)),
         )?;
         Ok(allowed
@@ -111,7 +114,7 @@ impl Permissions {
     pub(crate) fn may_receive(&self, topic: &TopicName) -> Result<(), Denied> {
         self.judge(
             &self.subscribe,
-            |scope| scope.matches(topic),
+            |scope| !scope.literal && scope.matches(topic),
             |scope| scope.matches(topic),
         )
         .map(drop)
@@ -169,6 +172,15 @@ impl Denied {
     /// What the audit says.
     pub(crate) fn rule(&self) -> &str {
         self.0.as_deref().unwrap_or("no rule allows it")
+    }
+}
+
+/// Whether a topic of a Deny rule matches a subscription.
+pub(super) fn denies(known: &TopicFilter, literal: bool, wanted: &TopicFilter) -> bool {
+    if literal {
+        known == wanted
+    } else {
+        overlaps(known, wanted)
     }
 }
 
@@ -275,6 +287,30 @@ mod tests {
             Err(Denied(None))
         );
         assert!(nobody.permissions("c", &user("x")).may_connect().is_ok());
+    }
+
+    #[test]
+    fn a_filter_is_denied_literally_and_its_messages_come_by_others() {
+        let policies = policies(serde_json::json!([
+            { "name": "all", "effect": "Allow", "actions": ["Subscribe"], "topics": ["#"] },
+            { "name": "wide", "effect": "Deny", "actions": ["Subscribe"], "topics": ["#", "a/${clientid}"],
+              "literalFilters": true },
+        ]));
+        let permissions = policies.permissions("c", &Principal::default());
+        for (wanted, allowed) in [
+            ("#", false),
+            ("a/c", false),
+            ("a/#", true),
+            ("+/c", true),
+            ("a/d", true),
+        ] {
+            assert_eq!(
+                permissions.may_subscribe(&filter(wanted)).is_ok(),
+                allowed,
+                "{wanted}"
+            );
+        }
+        assert!(permissions.may_receive(&topic("a/c")).is_ok());
     }
 
     #[test]

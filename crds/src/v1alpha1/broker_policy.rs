@@ -69,7 +69,7 @@ pub enum PolicyAction {
 
 /// A rule of a policy.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[x_kube(validation = rules::plain("self.actions == ['Connect'] ? !has(self.topics) : (has(self.topics) && self.topics.size() > 0)", "topics missing or needless", "topics with Publish and Subscribe, none with Connect alone").field_path(".topics"), validation = rules::only_where("maxQos", "self.effect == 'Allow'", "with the effect Allow"), validation = rules::only_where("allowRetain", "self.effect == 'Allow'", "with the effect Allow"))]
+#[x_kube(validation = rules::plain("self.actions == ['Connect'] ? !has(self.topics) : (has(self.topics) && self.topics.size() > 0)", "topics missing or needless", "topics with Publish and Subscribe, none with Connect alone").field_path(".topics"), validation = rules::only_where("maxQos", "self.effect == 'Allow'", "with the effect Allow"), validation = rules::only_where("allowRetain", "self.effect == 'Allow'", "with the effect Allow"), validation = rules::only_where("literalFilters", "(self.effect == 'Deny' && self.actions == ['Subscribe'])", "with the effect Deny and the action Subscribe alone"))]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyRule {
     /// Name, unique in the policy; refusals are audited with it.
@@ -95,6 +95,10 @@ pub struct PolicyRule {
     /// Whether an Allow rule permits retained messages; true where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_retain: Option<bool>,
+    /// Whether a Deny rule refuses just the subscriptions whose filters are written as its topics are, such as one to
+    /// everything by `#`; false where it is left out. Messages still come by any other filter that matches them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub literal_filters: Option<bool>,
 }
 
 /// Who: each list matches when one of its members does, and every list that is there must match. `*` in a member

@@ -177,7 +177,7 @@ fn any_rule() -> impl Strategy<Value = Value> {
     let actions = prop::sample::subsequence(vec!["Connect", "Publish", "Subscribe"], 1..=3);
     let qos = prop::sample::select(vec!["AtMostOnce", "AtLeastOnce", "ExactlyOnce"]);
     (any::<bool>(), names.clone(), names.clone(), names, topics, actions, qos, any::<bool>()).prop_map(
-        |(allow, clients, users, groups, topics, actions, qos, retain)| {
+        |(allow, clients, users, groups, topics, actions, qos, choice)| {
             let mut rule = json!({ "name": "r", "effect": if allow { "Allow" } else { "Deny" }, "actions": actions,
                 "principals": { "clients": clients, "users": users, "groups": groups } });
             if actions != ["Connect"] {
@@ -185,7 +185,9 @@ fn any_rule() -> impl Strategy<Value = Value> {
             }
             if allow {
                 rule["maxQos"] = json!(qos);
-                rule["allowRetain"] = json!(retain);
+                rule["allowRetain"] = json!(choice);
+            } else if actions == ["Subscribe"] {
+                rule["literalFilters"] = json!(choice);
             }
             rule
         },
