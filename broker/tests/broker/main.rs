@@ -9,6 +9,7 @@
 
 mod auth;
 mod basics;
+mod change;
 mod client;
 mod conduct;
 mod conformance;

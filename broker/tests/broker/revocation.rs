@@ -23,13 +23,13 @@ use crate::{
 };
 
 /// An authority that a user brings.
-struct Authority {
+pub(crate) struct Authority {
     root: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -40,7 +40,7 @@ impl Authority {
         Self { root, issuer }
     }
 
-    fn issue(&self, name: &str, serial: u64, usage: ExtendedKeyUsagePurpose) -> String {
+    pub(crate) fn issue(&self, name: &str, serial: u64, usage: ExtendedKeyUsagePurpose) -> String {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.serial_number = Some(SerialNumber::from(serial));
@@ -51,7 +51,7 @@ impl Authority {
     }
 
     /// The certificate of a client as that of a connector that dials in with it.
-    fn client(&self, name: &str, serial: u64) -> TlsConnector {
+    pub(crate) fn client(&self, name: &str, serial: u64) -> TlsConnector {
         let pem = self.issue(name, serial, ExtendedKeyUsagePurpose::ClientAuth);
         let credentials = Credentials::from_pem(pem.as_bytes(), pem.as_bytes()).unwrap();
         let bundle = TrustBundle::from_pem(self.root.as_bytes()).unwrap();
@@ -107,12 +107,16 @@ fn secret<'a>(name: &str, data: impl IntoIterator<Item = (&'a str, &'a str)>) ->
     }
 }
 
+/// The Secret of the listener, with its certificate and key.
+pub(crate) fn server(pem: &str) -> SecretPlan {
+    secret("server", [("tls.crt", pem), ("tls.key", pem)])
+}
+
 /// A broker with a listener for clients of an authority.
-async fn start(authority: &Authority, protocol: &str) -> Plant {
+pub(crate) async fn start(authority: &Authority, protocol: &str) -> Plant {
     let mut plant = Plant::new();
-    let server = authority.issue("localhost", 2, ExtendedKeyUsagePurpose::ServerAuth);
-    let tls = [("tls.crt", server.as_str()), ("tls.key", server.as_str())];
-    plant.set(&secret("server", tls)).await.unwrap();
+    let pem = authority.issue("localhost", 2, ExtendedKeyUsagePurpose::ServerAuth);
+    plant.set(&server(&pem)).await.unwrap();
     plant.set(&authority.secret(None)).await.unwrap();
     let listener = serde_json::json!({
         "name": "devices", "port": free_port(), "protocol": protocol,
@@ -124,13 +128,13 @@ async fn start(authority: &Authority, protocol: &str) -> Plant {
     plant
 }
 
-async fn dial(plant: &Plant, client: &TlsConnector) -> std::io::Result<TlsStream<TcpStream>> {
+pub(crate) async fn dial(plant: &Plant, client: &TlsConnector) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(plant.address("devices")).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     client.connect(name, stream).await
 }
 
-async fn connect(plant: &Plant, client: &TlsConnector, client_id: &str) -> Client {
+pub(crate) async fn connect(plant: &Plant, client: &TlsConnector, client_id: &str) -> Client {
     let mut client = Client::over(dial(plant, client).await.unwrap());
     client.send(v5::Packet::Connect(Box::new(hello(client_id)))).await;
     assert_eq!(client.connack().await.reason_code, v5::ConnectAckReason::Success);

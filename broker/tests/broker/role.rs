@@ -49,7 +49,7 @@ fn identity(authority: &CertificateAuthority, role: RoleKind, name: &str) -> Ide
     Identity::new(&credentials, authority.bundle()).unwrap()
 }
 
-fn object(name: &str) -> ObjectRef {
+pub(crate) fn object(name: &str) -> ObjectRef {
     ObjectRef {
         namespace: "plant".into(),
         name: name.into(),
