@@ -122,7 +122,12 @@ impl Connection {
         self.return_to_groups(persists);
         self.finish_sending().await;
         let had_will = self.client.will.is_some();
-        let will = self.client.will.take().filter(|_| ending.with_will);
+        let will = self
+            .client
+            .will
+            .take()
+            .filter(|_| ending.with_will)
+            .map(|will| *will);
         self.engine
             .disconnected(&self.client, had_will, self.state, will)
             .await;

@@ -167,7 +167,8 @@ async fn introduce(
         match decode(&input) {
             Ok(None) => {}
             Ok(Some((connect, length))) => {
-                let rest = input.split_off(length);
+                // A part of the input would hold all of its memory for as long as the connection lives.
+                let rest = BytesMut::from(&input[length..]);
                 return Ok(Introduced {
                     transport,
                     settings,
@@ -415,7 +416,7 @@ fn facts(
         // [MQTT-3.1.2-22]: one and a half times the keep alive.
         silence: (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500)),
         maximum_packet_size: connect.largest_packet(),
-        will: connect.will.clone(),
+        will: connect.will.clone().map(Box::new),
         listener: Arc::clone(listener),
         peer,
     })
@@ -475,7 +476,9 @@ impl Welcomed {
             ..
         } = attached;
         let session = Arc::clone(&state.session);
-        let drain = session.receiver.map(|receiver| Drain::new(receiver, &state));
+        let drain = session
+            .receiver
+            .map(|receiver| Box::new(Drain::new(receiver, &state)));
         let sending = Sending::new(window, aliases, drain);
         let mut out = Outgoing::default();
         encode::connack(facts.version, &ack, out.tail());

@@ -100,7 +100,7 @@ pub(crate) struct ClientFacts {
     /// Largest packet that it takes.
     pub(crate) maximum_packet_size: usize,
     /// What is published when it goes without a good-bye.
-    pub(crate) will: Option<Will>,
+    pub(crate) will: Option<Box<Will>>,
     /// The listener that it came through.
     pub(crate) listener: Arc<Listener>,
     /// Where it comes from.

@@ -59,8 +59,8 @@ pub(super) struct Sending {
     replay: VecDeque<Delivery>,
     /// What was in flight when the last connection ended and is to be sent again.
     resend: VecDeque<Resend>,
-    /// Reading of the session's queue, if it has one.
-    pub(super) drain: Option<Drain>,
+    /// Reading of the session's queue, if it has one. Boxed, since most connections are idle and have none.
+    pub(super) drain: Option<Box<Drain>>,
     /// Topic aliases that the client knows, and how many it takes.
     aliases: HashMap<TopicName, u16>,
     max_aliases: u16,
@@ -97,7 +97,7 @@ enum After {
 }
 
 impl Sending {
-    pub(super) fn new(window: u16, max_aliases: u16, drain: Option<Drain>) -> Self {
+    pub(super) fn new(window: u16, max_aliases: u16, drain: Option<Box<Drain>>) -> Self {
         Self {
             window: window.into(),
             zero: VecDeque::new(),
@@ -302,7 +302,7 @@ impl Connection {
     /// Whether one of the messages that are to be sent again fits into the window, which may have become smaller: they
     /// are among those in flight though they were not sent on this connection.
     fn may_resend(&self) -> bool {
-        let unread = self.sending.drain.as_ref().map_or(0, Drain::to_resume);
+        let unread = self.sending.drain.as_deref().map_or(0, Drain::to_resume);
         let not_sent = unread + self.sending.resend.len();
         self.state.outbound.len().saturating_sub(not_sent) < self.sending.window
     }
