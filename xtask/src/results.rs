@@ -100,7 +100,8 @@ fn page(date: &str, suites: &[Suite], scenarios: &[(&str, &str)]) -> Result<Stri
         }
     }
     page.push_str(
-        "\nThe program was built for arm64 too, and judged the manifests of the example under emulation.\n",
+        "\nThe program was built for arm64 too, and judged the manifests of the example under emulation. The broker held out \
+         a soak of twenty minutes (`cargo xtask soak --debug`).\n",
     );
     Ok(page)
 }

@@ -26,6 +26,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
+/// The soak among the tests, of what was built for these: two minutes of it, or all.
+pub(crate) fn of_tests(full: bool) -> Result<()> {
+    soak("debug", if full { "20m" } else { "2m" })
+}
+
 fn soak(profile: &str, duration: &str) -> Result<()> {
     let program = shell::built(profile)?.join("foreshore-bench");
     let mut command = shell::command(&program.to_string_lossy(), &["soak", "--for", duration]);

@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use anyhow::Result;
 
-use crate::{arm64, arrows, charts, e2e, generate, results, shell, tools};
+use crate::{arm64, arrows, charts, e2e, generate, results, shell, soak, tools};
 
 /// Which checks to run.
 #[derive(clap::Args)]
@@ -74,6 +74,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     };
     let tests = run("tests", &mut tests)?;
+    soak::of_tests(options.full)?;
     charts::check(&charts::Programs::of_cluster()?)?;
     if options.full {
         arm64::run()?;

@@ -235,6 +235,8 @@ impl Reader {
             };
             self.client = Client::connect(&shared.address, &resume).await?;
             ensure!(self.client.resumed, "the session is gone");
+            // What came along with CONNACK may be all that the broker sends before it is answered.
+            self.answer(&shared).await?;
         }
         self.finish(&shared).await
     }
