@@ -79,6 +79,7 @@ const LAYERS: &[Layer] = &[
             "foreshore",
             "foreshore-bench",
             "foreshore-e2e",
+            "foreshore-faultfs",
             "foreshore-peers",
             "xtask",
         ],

@@ -40,6 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 
     tools::debian(tools::TESTS)?;
+    tools::fuse()?;
     let oracle = tools::oracle()?;
     drop((
         foreshore_peers::python(),

@@ -74,6 +74,15 @@ pub(crate) fn debian(packages: &[(&str, &'static str)]) -> Result<()> {
     )
 }
 
+/// Fails, saying what is missing, where no file system in user space can be had: the broker's durability is tested on one
+/// that loses its power.
+pub(crate) fn fuse() -> Result<()> {
+    let device = fs::File::options().read(true).write(true).open("/dev/fuse");
+    device.map(drop).context(
+        "/dev/fuse can't be opened: please load the kernel's module fuse, and run the tests as root with CAP_SYS_ADMIN",
+    )
+}
+
 fn installed_anywhere(program: &str) -> bool {
     shell::is_installed(program) || PathBuf::from("/usr/sbin").join(program).is_file()
 }
