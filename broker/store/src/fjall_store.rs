@@ -74,7 +74,14 @@ impl OpenReport {
     /// Whether something that was acknowledged is lost.
     #[must_use]
     pub fn lost_something(&self) -> bool {
-        self.damaged_journals + self.lost_commits + self.unreadable > 0 || !self.set_aside.is_empty()
+        self.lost_commits + self.damaged_places() > 0
+    }
+
+    /// Journals, places of tables and whole databases that could not be read.
+    #[must_use]
+    pub fn damaged_places(&self) -> u64 {
+        // Every damaged journal is set aside, as is a whole database.
+        self.unreadable + self.set_aside.len() as u64
     }
 }
 
@@ -95,7 +102,12 @@ pub fn open(directory: &Path, options: &StoreOptions) -> Result<(SharedStore, Op
     let found = journal::prepare(&directory, report.clean)?;
     report.damaged_journals = found.damaged;
     report.lost_commits = found.lost_commits;
-    report.set_aside = found.set_aside;
+    report.set_aside = directory
+        .set_aside
+        .iter()
+        .cloned()
+        .chain(found.set_aside)
+        .collect();
 
     let unreadable = if directory.is_suspect() {
         mend(&directory, options, &mut report)?

@@ -15,7 +15,10 @@ use fjall::{
 };
 use parking_lot::Mutex;
 
-use super::{StoreOptions, files::Directory};
+use super::{
+    StoreOptions,
+    files::{self, Directory},
+};
 use crate::{
     engine::{Change, Engine, View, Visit},
     error::StoreError,
@@ -131,6 +134,9 @@ impl FjallEngine {
             let keyspace = database.keyspace(table.name(), || keyspace_options(table, options));
             tables.push(keyspace.map_err(|error| opening_error(error, &path))?);
         }
+        // fjall syncs what is in its folder and in that of a keyspace, but not the names of the two.
+        files::sync_directory(&path.join("keyspaces"))?;
+        path.parent().map_or(Ok(()), files::sync_directory)?;
         let tables = tables.try_into().map_err(|_| StoreError::Closed)?;
         Ok(Self {
             tables,

@@ -21,6 +21,8 @@ pub(crate) struct Directory {
     path: PathBuf,
     /// Whether there was no store in it.
     pub(crate) created: bool,
+    /// Where a database went that could not even be told from one that was never finished.
+    pub(crate) set_aside: Option<PathBuf>,
     /// Released by the system when it is dropped, or when the process ends in whatever way.
     _lock: File,
 }
@@ -28,16 +30,17 @@ pub(crate) struct Directory {
 impl Directory {
     /// Locks a directory and checks its format.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
-        fs::create_dir_all(path).map_err(|error| StoreError::io("create the directory", path, error))?;
+        create_directory(path).map_err(|error| StoreError::io("create the directory", path, error))?;
         let lock = lock(path)?;
         let mut directory = Self {
             path: path.to_owned(),
             created: false,
+            set_aside: None,
             _lock: lock,
         };
         directory.created = directory.check_format()?;
         let data = directory.data();
-        directory.remove_unfinished()?;
+        directory.set_aside = directory.remove_unfinished()?;
         fs::create_dir_all(&data).map_err(|error| StoreError::io("create the directory", data, error))?;
         Ok(directory)
     }
@@ -65,8 +68,9 @@ impl Directory {
         Ok(true)
     }
 
-    /// Removes a database whose creation was interrupted: fjall would not open it, and nothing was committed to it.
-    fn remove_unfinished(&self) -> Result<(), StoreError> {
+    /// Removes a database whose creation was interrupted: fjall would not open it, and nothing was committed to it. One
+    /// that was finished and has lost its version is set aside.
+    fn remove_unfinished(&self) -> Result<Option<PathBuf>, StoreError> {
         let (data, new) = (self.data(), self.new_data());
         let failed = |error| StoreError::io("read the directory", &data, error);
         if !data.join("version").exists() && new.join("version").exists() {
@@ -80,7 +84,7 @@ impl Directory {
             replace().map_err(|error| StoreError::io("replace", &data, error))?;
         }
         if !data.exists() || data.join("version").try_exists().map_err(failed)? {
-            return Ok(());
+            return Ok(None);
         }
         // fjall writes its version before it makes the first keyspace. If there is one, the version was lost later.
         let keyspaces = match fs::read_dir(data.join("keyspaces")) {
@@ -91,9 +95,10 @@ impl Directory {
         if keyspaces > 0 {
             let aside = self.set_store_aside()?;
             tracing::error!(?aside, "the store has lost its version and is set aside");
-            return Ok(());
+            return Ok(Some(aside));
         }
-        fs::remove_dir_all(&data).map_err(|error| StoreError::io("remove", &data, error))
+        fs::remove_dir_all(&data).map_err(|error| StoreError::io("remove", &data, error))?;
+        Ok(None)
     }
 
     /// Removes the mark of an orderly close and tells the number of commits at that time.
@@ -148,6 +153,7 @@ impl Directory {
         // A link costs no space, of which there may be none; not every file system has them.
         let kept = fs::hard_link(file, &aside).or_else(|_| fs::copy(file, &aside).map(drop));
         kept.map_err(|error| StoreError::io("set aside", file, error))?;
+        self.sync_aside()?;
         Ok(aside)
     }
 
@@ -156,8 +162,14 @@ impl Directory {
         let aside = self.place_aside("data")?;
         let data = self.data();
         fs::rename(&data, &aside).map_err(|error| StoreError::io("set aside", data, error))?;
-        sync_directory(&self.path)?;
+        self.sync_aside()?;
         Ok(aside)
+    }
+
+    /// Makes durable what was set aside, and that it is no longer where it was.
+    fn sync_aside(&self) -> Result<(), StoreError> {
+        sync_directory(&self.path.join("damaged"))?;
+        sync_directory(&self.path)
     }
 
     /// A new place below `damaged/`, with the oldest ones removed.
@@ -289,6 +301,23 @@ fn read_if_there(path: &Path) -> Result<Option<String>, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StoreError::io("read", path, error)),
     }
+}
+
+/// Makes a directory, and those above it that are missing, each with a name that a power failure does not take.
+fn create_directory(path: &Path) -> io::Result<()> {
+    let above = match path.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above,
+        _ => Path::new("."),
+    };
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && above != path => {
+            create_directory(above)?;
+            fs::create_dir(path)?;
+        }
+        made => made?,
+    }
+    File::open(above)?.sync_all()
 }
 
 /// Makes names in a directory durable.

@@ -61,6 +61,8 @@ fn copy(old: &FjallEngine, directory: &Directory, options: &StoreOptions) -> Res
 /// Puts the new database in the place of the old one. Whatever happens in between, one of the two is found.
 fn replace(directory: &Directory) -> Result<(), StoreError> {
     let (old, new) = (directory.data(), directory.new_data());
+    // The new one has a name for good before the old one loses anything.
+    files::sync_directory(directory.path())?;
     let replace = || {
         fs::remove_dir_all(&old)?;
         fs::rename(&new, &old)
