@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use foreshore_crds::v1alpha1::broker_policy::BrokerPolicySpec;
 use foreshore_record::{Record, TopicFilter};
 use foreshore_runtime::Task;
-use foreshore_store::{BrokerClock, Committer, CommitterOptions, SharedStore, StoreError};
+use foreshore_store::{BrokerClock, Committer, CommitterOptions, OpenReport, SharedStore, StoreError};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
@@ -82,7 +82,9 @@ impl Broker {
             sys_interval,
             metrics,
         } = options;
-        let (store, committer) = blocking(move || open(&storage)).await?;
+        let (store, found, committer) = blocking(move || open(&storage)).await?;
+        let stats = Stats::new(&metrics);
+        stats.count_lost(&found);
         let count = shards.unwrap_or_else(default_shards).clamp(1, MAX_SHARDS);
         let congestion = Arc::<Congestion>::default();
         let engine = Arc::new(Engine {
@@ -105,7 +107,7 @@ impl Broker {
             paths: Default::default(),
             sources: Default::default(),
             timers: Default::default(),
-            stats: Stats::new(&metrics),
+            stats,
             checks: Default::default(),
             runtime: tokio::runtime::Handle::current(),
             placement: Arc::new(Placement::new(count, few_connections)),
@@ -144,9 +146,9 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn open(storage: &Storage) -> Result<(SharedStore, Committer), Error> {
-    let store = match storage {
-        Storage::Memory => foreshore_store::open_in_memory()?,
+fn open(storage: &Storage) -> Result<(SharedStore, OpenReport, Committer), Error> {
+    let (store, report) = match storage {
+        Storage::Memory => (foreshore_store::open_in_memory()?, OpenReport::default()),
         Storage::Directory { path, options } => {
             let (store, report) = foreshore_store::open(path, options)?;
             tracing::info!(
@@ -155,12 +157,12 @@ fn open(storage: &Storage) -> Result<(SharedStore, Committer), Error> {
                 clean = report.clean,
                 "store is open"
             );
-            store
+            (store, report)
         }
     };
     let clock = BrokerClock::starting_at(store.position().now);
     let committer = Committer::start(Arc::clone(&store), clock, CommitterOptions::default())?;
-    Ok((store, committer))
+    Ok((store, report, committer))
 }
 
 fn start_shard(engine: &Arc<Engine>, index: usize) -> Result<JoinHandle<()>, Error> {

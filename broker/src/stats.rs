@@ -4,6 +4,7 @@ use foreshore_runtime::{
     Metrics,
     metrics::prometheus_client::metrics::{counter::Counter, gauge::Gauge},
 };
+use foreshore_store::OpenReport;
 
 /// Counters of a broker. Brokers in one process share them.
 #[derive(Clone, Debug)]
@@ -28,6 +29,12 @@ pub(crate) struct Stats {
     pub(crate) dropped_live: Counter,
     /// Publishes that were refused.
     pub(crate) refused: Counter,
+    /// Journals, and places of tables, that could not be read when the store was opened.
+    damaged_places: Counter,
+    /// Commits that were acknowledged and are lost.
+    lost_commits: Counter,
+    /// Entries of durable queues that are lost.
+    lost_entries: Counter,
     /// Requests to the state store.
     pub(crate) state_requests: Counter,
     /// Notifications of the state store.
@@ -73,6 +80,18 @@ impl Stats {
                 "Messages outside of durable queues that could not be delivered",
             ),
             refused: counter("broker_publishes_refused", "Publishes that were refused"),
+            damaged_places: counter(
+                "broker_store_damaged_places",
+                "Journals, places of tables and whole databases that could not be read when the store was opened",
+            ),
+            lost_commits: counter(
+                "broker_store_lost_commits",
+                "Commits that were acknowledged and are lost by damage of the disk, as far as their numbers tell",
+            ),
+            lost_entries: counter(
+                "broker_store_lost_entries",
+                "Entries of durable queues that are lost by damage of the disk, dropped as corrupt in the ledger",
+            ),
             state_requests: counter("broker_state_store_requests", "Requests to the state store"),
             state_notifications: counter(
                 "broker_state_store_notifications",
@@ -89,5 +108,12 @@ impl Stats {
                 Gauge::default(),
             ),
         }
+    }
+
+    /// Counts what an opening of the store has found to be lost.
+    pub(crate) fn count_lost(&self, found: &OpenReport) {
+        self.damaged_places.inc_by(found.damaged_places());
+        self.lost_commits.inc_by(found.lost_commits);
+        self.lost_entries.inc_by(found.lost_entries);
     }
 }
