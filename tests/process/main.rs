@@ -6,6 +6,7 @@
     reason = "helpers of tests fail like tests"
 )]
 
+mod alone;
 mod cloud;
 mod plant;
 mod proxy;
@@ -20,6 +21,8 @@ mod crash;
 mod data;
 mod disk;
 mod edits;
+mod failing_disk;
+mod flipped_bits;
 mod handover;
 mod opcua;
 mod operator_tools;

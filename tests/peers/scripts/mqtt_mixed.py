@@ -6,8 +6,8 @@ Publishers: one of QoS 1, one of QoS 2, one of retained messages. Receivers, all
 connections: one that stays, one that comes and goes, and two members of a shared subscription, one of whom comes and goes.
 Whenever a connection breaks, the client connects again, and goes on where it was as MQTT has it.
 
-Prints "loading" once all receivers have subscribed, and "acknowledged n" each second. On SIGTERM the publishers wait for what
-is on the way, the receivers for what was acknowledged; the last line is a JSON object of what is wrong:
+Prints "loading" once all receivers have subscribed, and "acknowledged n refused n" each second. On SIGTERM the publishers
+wait for what is on the way, the receivers for what was acknowledged; the last line is a JSON object of what is wrong:
 
 missing   numbers that a receiver never got, though they were acknowledged
 twice     numbers of QoS 2 that a receiver, or the group, got more than once
@@ -56,6 +56,9 @@ class Client:
         self.client.max_inflight_messages_set(WINDOW)
         self.client.on_connect = self.on_connect
         self.client.on_disconnect = lambda *_: self.connected.clear()
+
+    def start(self):
+        """Connects; everything that hears of it is there by now."""
         threading.Thread(target=self.run, daemon=True).start()
 
     def run(self):
@@ -107,11 +110,27 @@ class Publisher(Client):
         self.number = 0
         self.waiting = {}
         self.acknowledged = set()
+        self.refused = set()
         super().__init__(name)
         self.client.on_publish = self.on_publish
+        self.handle_pubrec = self.client._handle_pubrec
+        self.client._handle_pubrec = self.on_pubrec
+        self.start()
+
+    def on_pubrec(self):
+        # A PUBREC that refuses ends the message; paho takes it for one that does not, and releases what there is not.
+        packet = self.client._in_packet["packet"]
+        if len(packet) > 2 and packet[2] >= 0x80:
+            self.refused.add(self.waiting[int.from_bytes(packet[:2], "big")])
+        return self.handle_pubrec()
 
     def on_publish(self, client, data, mid, reason, properties):
-        self.acknowledged.add(self.waiting.pop(mid))
+        number = self.waiting.pop(mid)
+        # PUBCOMP says "not found" for a release that was sent again, and the message was taken all the same.
+        if self.qos == 1 and reason.is_failure:
+            self.refused.add(number)
+        elif number not in self.refused:
+            self.acknowledged.add(number)
 
     def work(self):
         while not stopping.is_set() and len(self.waiting) < WINDOW:
@@ -130,6 +149,7 @@ class Receiver(Client):
         super().__init__(name)
         self.client.on_subscribe = lambda *_: self.subscribed.set()
         self.client.on_message = self.on_message
+        self.start()
 
     def ready(self):
         if not self.subscribed.is_set():
@@ -169,7 +189,8 @@ while not stopping.is_set():
     now = time.monotonic()
     if now - told > 1:
         told = now
-        say("acknowledged", sum(len(publisher.acknowledged) for publisher in publishers.values()))
+        acknowledged = sum(len(publisher.acknowledged) for publisher in publishers.values())
+        say("acknowledged", acknowledged, "refused", sum(len(publisher.refused) for publisher in publishers.values()))
     if now > change:
         change = now + random.uniform(0.2, 2)
         random.choice([visitor, members[1]]).wanted ^= True
