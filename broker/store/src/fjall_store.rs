@@ -109,7 +109,8 @@ pub fn open(directory: &Path, options: &StoreOptions) -> Result<(SharedStore, Op
         .chain(found.set_aside)
         .collect();
 
-    let unreadable = if directory.is_suspect() {
+    // Setting the ledger right reads the queues: where a journal is damaged, tables may be too.
+    let unreadable = if directory.is_suspect() || report.damaged_journals > 0 {
         mend(&directory, options, &mut report)?
     } else {
         0

@@ -127,8 +127,11 @@ impl Directory {
         self.path.join("suspect").exists()
     }
 
-    /// Forgets the mark, when everything was read.
+    /// Forgets the mark, if there is one, when everything was read.
     pub(crate) fn clear_suspicion(&self) -> Result<(), StoreError> {
+        if !self.is_suspect() {
+            return Ok(());
+        }
         let mark = self.path.join("suspect");
         fs::remove_file(&mark).map_err(|error| StoreError::io("remove", mark, error))?;
         sync_directory(&self.path)
