@@ -108,6 +108,7 @@ impl Broker {
             sources: Default::default(),
             timers: Default::default(),
             stats,
+            tracer: Default::default(),
             checks: Default::default(),
             runtime: tokio::runtime::Handle::current(),
             placement: Arc::new(Placement::new(count, few_connections)),
@@ -196,6 +197,7 @@ fn start_tasks(engine: &Arc<Engine>, sys_interval: Option<Duration>) -> Vec<Task
             let Ok(store) = sweeping.store() else { return };
             let settled = store.position().next_id.saturating_sub(1);
             sweeping.retained.sweep(sweeping.now(), settled);
+            sweeping.tracer.sweep();
             // A store that can't be asked any more tells that elsewhere.
             let space = sweeping.blocking(|store| Ok(store.space())).await;
             sweeping.state_store.set_space(space.ok().flatten());

@@ -23,4 +23,10 @@ pub enum Error {
     /// The system gives no thread, or no runtime for one.
     #[error("can't start a thread: {0}")]
     Thread(#[source] std::io::Error),
+    /// As many traces run as may.
+    #[error("{max} traces run at present, which is as many as may: wait until one ends")]
+    TooManyTraces {
+        /// How many may.
+        max: usize,
+    },
 }

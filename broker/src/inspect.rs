@@ -1,8 +1,10 @@
-//! What can be seen of a broker from outside: ledger, sessions, subscriptions, retained messages, backlogs.
+//! What can be seen of a broker from outside: ledger, sessions, subscriptions, retained messages, backlogs, and where a
+//! message is.
 //!
 //! Whoever looks gets as much as was asked for and never all of it: see [`Listing`].
 
 pub mod backlog;
+pub mod trace;
 
 use std::sync::Arc;
 

@@ -7,10 +7,14 @@ use foreshore_record::{Qos, Record, SourceNumber, TopicName};
 use foreshore_store::BrokerTime;
 use jiff::Timestamp;
 
-use crate::wire::{
-    Version,
-    frame::{put_variable_length, variable_length_size},
-    properties::{self, MESSAGE_EXPIRY, SUBSCRIPTION_IDENTIFIER, TOPIC_ALIAS},
+use crate::{
+    engine::trace::Traced,
+    inspect::trace,
+    wire::{
+        Version,
+        frame::{put_variable_length, variable_length_size},
+        properties::{self, MESSAGE_EXPIRY, SUBSCRIPTION_IDENTIFIER, TOPIC_ALIAS},
+    },
 };
 
 /// Payloads up to this size are copied into the shared packet; larger ones are sent from where they are.
@@ -42,6 +46,8 @@ pub(crate) struct Message {
     pub(crate) number: Option<SourceNumber>,
     /// Whether sessions queue it even where it is delivered with quality of service 0.
     pub(crate) queue_qos0: bool,
+    /// Where its hops are recorded, if somebody asked about it.
+    pub(crate) traced: Option<Arc<Traced>>,
     /// Whether several receivers are likely, so that encoding once pays.
     pub(crate) shared: bool,
     /// Forms of it that were made once.
@@ -103,8 +109,16 @@ impl Message {
             publisher: 0,
             number: None,
             queue_qos0: false,
+            traced: None,
             shared: false,
             cache: Cache::default(),
+        }
+    }
+
+    /// Records a hop, if somebody asked about the message.
+    pub(crate) fn trace(&self, hop: impl FnOnce() -> trace::Hop) {
+        if let Some(traced) = &self.traced {
+            traced.record(hop());
         }
     }
 
@@ -162,6 +176,7 @@ impl Message {
             expiry: self.expiry,
             expires_at: self.expires_at,
             publisher: self.publisher,
+            traced: self.traced.clone(),
             ..Self::new(self.topic.clone(), self.payload.clone(), self.properties.clone())
         })
     }

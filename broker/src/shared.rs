@@ -21,7 +21,9 @@ use crate::{
         delivery::{Delivery, Origin},
         pressure::{Congestion, Pressure},
         router::Change,
+        trace::Tracer,
     },
+    inspect::trace,
     message::{Message, SessionUid},
     session::{Location, Session, Subscription},
 };
@@ -147,6 +149,11 @@ impl Group {
             .members
             .iter()
             .any(|member| member.session.receiver.is_some())
+    }
+
+    /// Whether any member is connected.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.state.lock().anyone_connected()
     }
 
     /// Whether a client is a member.
@@ -281,6 +288,9 @@ impl Group {
     pub(crate) fn take_back(self: &Arc<Self>, deliveries: Vec<Delivery>) -> Vec<(Location, Delivery)> {
         let mut state = self.state.lock();
         for delivery in deliveries.into_iter().rev() {
+            delivery.message.trace(|| trace::Hop::Returned {
+                receiver: self.path_name(),
+            });
             let item = Item {
                 message: delivery.message,
                 entry: delivery.entry,
@@ -323,6 +333,7 @@ impl Group {
     pub(crate) fn read(
         self: &Arc<Self>,
         mut page: Page,
+        tracer: &Tracer,
     ) -> (Vec<(Location, Delivery)>, Option<EntryId>, Vec<Settlement>) {
         let mut state = self.state.lock();
         let after = state.backlog.end_read(&mut page);
@@ -332,7 +343,10 @@ impl Group {
         }
         for entry in page.entries {
             state.keep(Item {
-                message: Arc::new(Message::from_record(&entry.record, entry.expires_at)),
+                message: Arc::new(Message {
+                    traced: tracer.of(entry.id),
+                    ..Message::from_record(&entry.record, entry.expires_at)
+                }),
                 entry: entry.id,
             });
         }
@@ -394,6 +408,10 @@ impl State {
         if item.entry != 0 {
             self.backlog.hold(item.entry);
         }
+        item.message.trace(|| trace::Hop::Assigned {
+            receiver: group.path_name(),
+            client: member.session.client_id.to_string(),
+        });
         Delivery {
             message: Arc::clone(&item.message),
             entry: item.entry,
@@ -562,12 +580,13 @@ async fn drain(engine: &Arc<Engine>, group: &Arc<Group>) -> Result<(), StoreErro
             Ok(page) => page?,
             Err(_) => return Ok(()),
         };
-        let (deliveries, floor, unreadable) = group.read(page);
+        let (deliveries, floor, unreadable) = group.read(page, &engine.tracer);
         for (location, delivery) in deliveries {
             engine.send(location, delivery);
         }
         if !unreadable.is_empty() {
             let settled: Vec<_> = unreadable.iter().map(|settlement| settlement.id).collect();
+            let traced = engine.tracer.settled(&group.path_name(), &unreadable);
             let settle = Operation::Settle {
                 receiver,
                 epoch: 0,
@@ -576,6 +595,9 @@ async fn drain(engine: &Arc<Engine>, group: &Arc<Group>) -> Result<(), StoreErro
             engine.committer.commit(vec![settle]).await?;
             for entry in settled {
                 group.settled(entry);
+            }
+            for (traced, hop) in traced {
+                traced.record(hop);
             }
         }
         if let Some(floor) = floor {

@@ -13,7 +13,8 @@ use foreshore_store::{Applied, Completion, Refusal, StoreError};
 
 use super::{Connection, ending::Ending};
 use crate::{
-    engine::{Engine, publish::Outbound, route::Route},
+    engine::{Engine, publish::Outbound, route::Route, trace::Traced},
+    inspect::trace,
     shared::Group,
     state_store::Answered,
     wire::{ReasonCode, encode, packet::AckKind},
@@ -83,6 +84,8 @@ pub(super) enum What {
         delayed: Option<Outbound>,
         /// Whose readers are waiting for the commit.
         route: Option<Arc<Route>>,
+        /// Where its hops are recorded, if somebody asked about it.
+        traced: Option<Arc<Traced>>,
     },
     /// A message of the client with quality of service 2 was released.
     Released(u16, ReasonCode),
@@ -135,6 +138,12 @@ impl Acks {
             let Ok(applied) = applied else { return };
             for item in items {
                 let _nobody_to_tell = item.take_effect(&engine, None, &applied);
+                if let What::Message {
+                    traced: Some(traced), ..
+                } = item.what
+                {
+                    traced.record(trace::Hop::Unanswered);
+                }
             }
         }
     }
@@ -155,21 +164,33 @@ impl AckItem {
     ) -> ReasonCode {
         let applied = self.operation.and_then(|operation| applied.get(operation));
         match (&self.what, applied) {
-            (What::Message { .. }, Some(Applied::Refused(refusal))) => refused(engine, refusal),
+            (What::Message { traced, .. }, Some(Applied::Refused(refusal))) => {
+                if let Some(traced) = traced {
+                    traced.not_stored(refusal);
+                }
+                refused(engine, refusal)
+            }
             (
                 What::Message {
                     delayed,
                     route,
                     reason,
+                    traced,
                     ..
                 },
-                Some(Applied::Published { id, .. }),
+                Some(Applied::Published { id, passed_over }),
             ) => {
+                if let Some(traced) = traced {
+                    traced.stored(*id);
+                }
                 if let Some(outbound) = delayed {
                     engine.fan_out(local, outbound, *id);
                 }
                 if let Some(route) = route {
                     engine.committed(route, *id);
+                }
+                if let Some(traced) = traced {
+                    traced.passed_over(passed_over);
                 }
                 *reason
             }
@@ -220,6 +241,7 @@ impl Connection {
                 packet_id,
                 qos,
                 detail,
+                traced,
                 ..
             } => {
                 if qos == Qos::AtMostOnce {
@@ -227,6 +249,9 @@ impl Connection {
                 }
                 // Below version 5 there is no way to refuse a message but to end the connection.
                 if reason.is_error() && !version.is_v5() {
+                    if let Some(traced) = &traced {
+                        traced.record(trace::Hop::Unanswered);
+                    }
                     return Err(Ending::refused(reason, "a message was refused").into());
                 }
                 let kind = if qos == Qos::AtLeastOnce {
@@ -238,8 +263,18 @@ impl Connection {
                     Some(detail) => encode::ack_with(kind, packet_id, reason, &detail, out),
                     None => encode::ack(version, kind, packet_id, reason, out),
                 }
+                if let Some(traced) = &traced {
+                    traced.record(trace::Hop::Answered {
+                        packet: trace::hop::packet_name(kind),
+                        code: reason.code(),
+                        reason: reason.text(),
+                    });
+                }
                 if qos == Qos::ExactlyOnce {
                     if !reason.is_error() {
+                        self.receiving
+                            .traced
+                            .extend(traced.map(|traced| (packet_id, traced)));
                         return Ok(());
                     }
                     self.state.inbound.remove(&packet_id);

@@ -25,8 +25,12 @@ use crate::{
         backlog::{AfterRead, Backlog},
         delivery::{Delivery, Origin},
     },
+    inspect::trace,
     message::Message,
-    session::state::{Held, InFlight, Phase, SessionState},
+    session::{
+        rows,
+        state::{Held, InFlight, Phase, SessionState},
+    },
 };
 
 /// Entries that are read at once.
@@ -189,7 +193,10 @@ impl Connection {
         if resumed.is_some() {
             drain.backlog.hold(entry.id);
         }
-        let message = Arc::new(Message::from_record(&entry.record, entry.expires_at));
+        let message = Arc::new(Message {
+            traced: self.engine.tracer.of(entry.id),
+            ..Message::from_record(&entry.record, entry.expires_at)
+        });
         let delivery = delivery(message, entry.id, &entry.flags);
         match resumed {
             Some((packet_id, dup)) => self.sending.push_resend(Resend {
@@ -214,6 +221,10 @@ impl Connection {
         if let Some((packet_id, _)) = resumed {
             self.forget(packet_id);
         }
+        self.engine.tracer.record(id, || trace::Hop::Dropped {
+            receiver: rows::path_name(&self.client.id),
+            reason: reason.to_string(),
+        });
         self.sending
             .settle(receiver, None, id, Outcome::Dropped { reason });
     }

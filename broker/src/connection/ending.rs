@@ -7,7 +7,11 @@ use foreshore_store::StoreError;
 
 use super::{ClientFacts, Connection, outgoing::Outgoing, transport::Transport};
 use crate::{
-    engine::delivery::{Delivery, Origin},
+    engine::{
+        delivery::{Delivery, Origin},
+        publish::NOT_CONNECTED,
+    },
+    inspect::trace,
     options::Redirect,
     session::state::{Held, Phase},
     shared::Group,
@@ -168,6 +172,12 @@ impl Connection {
         let outbound = std::mem::take(&mut self.state.outbound);
         for (packet_id, mut in_flight) in outbound {
             let Held::Group(delivery, group) = in_flight.held else {
+                if !persists && matches!(in_flight.phase, Phase::Storing | Phase::Sent) {
+                    in_flight.trace(|receiver, _| trace::Hop::Dropped {
+                        receiver,
+                        reason: DropReason::SESSION_ENDED.to_string(),
+                    });
+                }
                 self.state.outbound.insert(packet_id, in_flight);
                 continue;
             };
@@ -180,6 +190,12 @@ impl Connection {
                 }
                 // [MQTT-4.8.2-5]: nobody else may get what this client may have.
                 (Qos::ExactlyOnce, receiver) if in_flight.phase == Phase::Sent => {
+                    if let Some(leg) = &in_flight.leg {
+                        leg.record(|receiver, _| trace::Hop::Dropped {
+                            receiver,
+                            reason: DropReason::SESSION_ENDED.to_string(),
+                        });
+                    }
                     if let Some(receiver) = receiver {
                         let outcome = Outcome::Dropped {
                             reason: DropReason::SESSION_ENDED,
@@ -197,8 +213,9 @@ impl Connection {
             .into_iter()
             .chain(self.sending.take_waiting());
         for delivery in waiting {
-            if let Origin::Group(group) = delivery.origin.clone() {
-                give_back(group, delivery);
+            match delivery.origin.clone() {
+                Origin::Group(group) => give_back(group, delivery),
+                Origin::Session => delivery.misses(&self.session, NOT_CONNECTED),
             }
         }
         for subscribed in self.state.subscriptions.values() {

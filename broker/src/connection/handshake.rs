@@ -441,7 +441,10 @@ async fn resend(shard: &Rc<Shard>, state: &SessionState) -> Vec<Resend> {
             continue;
         };
         if let Some(entry) = page.entries.into_iter().next() {
-            let message = Arc::new(Message::from_record(&entry.record, entry.expires_at));
+            let message = Arc::new(Message {
+                traced: shard.engine.tracer.of(entry.id),
+                ..Message::from_record(&entry.record, entry.expires_at)
+            });
             resend.push(Resend {
                 packet_id,
                 delivery: drain::delivery(message, entry.id, &entry.flags),

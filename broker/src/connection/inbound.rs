@@ -4,6 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -21,7 +22,8 @@ use super::{
     request::Pending,
 };
 use crate::{
-    engine::publish::Outbound,
+    engine::{publish::Outbound, trace::Traced},
+    inspect::trace,
     wire::{
         ReasonCode, encode,
         frame::{self, Frame},
@@ -56,6 +58,8 @@ pub(super) struct Receiving {
     pub(super) submitting: Option<Submitting>,
     /// Whom to wait for before the next packet is looked at.
     pub(super) waiting: Option<Waiting>,
+    /// Messages with quality of service 2 whose PUBREL is awaited, if somebody asked about them.
+    pub(super) traced: Vec<(u16, Arc<Traced>)>,
     /// When the present second of the rate limit began, and what was published in it.
     pub(super) rate: Option<(Instant, u32)>,
 }
@@ -246,6 +250,12 @@ impl Connection {
         let mut reason = ReasonCode::PacketIdentifierNotFound;
         if self.state.inbound.remove(&packet_id) {
             reason = ReasonCode::Success;
+            self.receiving.traced.retain(|(known, traced)| {
+                if *known == packet_id {
+                    traced.record(trace::Hop::ReleasedByPublisher);
+                }
+                *known != packet_id
+            });
             self.receiving.unacknowledged = self.receiving.unacknowledged.saturating_sub(1);
             let slot = self.state.slot(Direction::Inbound, packet_id);
             operation = slot.map(|slot| self.receiving.burst.operation(Operation::ClearInflight { slot }));

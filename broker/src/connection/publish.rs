@@ -19,7 +19,11 @@ use super::{
     inbound::Relief,
 };
 use crate::{
-    engine::{mailbox::Mailbox, pressure::Pressure, publish::Outbound, route::Route, shard::ShardItem},
+    engine::{
+        mailbox::Mailbox, pressure::Pressure, publish::Outbound, route::Route, shard::ShardItem,
+        trace::Traced,
+    },
+    inspect::trace,
     message::Message,
     session::Session,
     shared::Group,
@@ -99,24 +103,52 @@ impl Connection {
     pub(super) fn on_publish(&mut self, publish: &Publish<'_>) -> Result<(), Box<Ending>> {
         let (topic, route) = self.topic_of(publish)?;
         self.count_publish(publish)?;
+        let traced = self.begin_trace(publish, &topic);
         if publish.qos == Qos::ExactlyOnce && !self.state.inbound.insert(publish.packet_id) {
             // It was taken in before: it is acknowledged again and not delivered again ([MQTT-4.3.3-10]).
             self.receiving.unacknowledged -= 1;
-            self.answer(publish, ReasonCode::Success.into(), None);
+            if let Some(traced) = &traced {
+                traced.record(trace::Hop::Repeated);
+            }
+            self.answer(publish, ReasonCode::Success.into(), None, traced);
             return Ok(());
         }
         let now = self.engine.now();
         let number = self.number_of(publish)?;
-        let mut message = self.message(publish, topic, &route, number, now);
+        let mut message = Message {
+            traced,
+            ..self.message(publish, topic, &route, number, now)
+        };
         if let Err(refused) = self.judge(&mut message) {
             self.refuse(publish, message, refused);
             return Ok(());
         }
+        message.trace(|| trace::Hop::Allowed);
         if state_store::is_request(&message.topic) {
             return self.on_request(publish, message);
         }
         self.take_in(publish, Arc::new(message), route);
         Ok(())
+    }
+
+    /// Begins to trace a message, if somebody wants that.
+    fn begin_trace(&self, publish: &Publish<'_>, topic: &TopicName) -> Option<Arc<Traced>> {
+        let properties = || {
+            let mut forwarded = BytesMut::new();
+            publish.properties.put_forwarded(&mut forwarded);
+            properties::decode(&forwarded, None)
+        };
+        self.engine
+            .tracer
+            .begin(topic, properties, || trace::Hop::Received {
+                client: Some(self.client.id.to_string()),
+                listener: Some(self.client.listener.name.to_string()),
+                qos: publish.qos,
+                packet_id: publish.packet_id,
+                dup: publish.dup,
+                retain: publish.retain,
+                bytes: publish.payload.len(),
+            })
     }
 
     fn take_in(&mut self, publish: &Publish<'_>, message: Arc<Message>, route: Arc<Route>) {
@@ -129,6 +161,7 @@ impl Connection {
         } else {
             ReasonCode::Success
         };
+        let traced = message.traced.clone();
         let outbound = Outbound { message, route };
         let receipt = match publish.qos {
             Qos::ExactlyOnce => self.state.slot(Direction::Inbound, publish.packet_id),
@@ -141,6 +174,14 @@ impl Connection {
             .engine
             .operation(&outbound, receipt)
             .map(|operation| burst.operation(operation));
+        if let Some(traced) = &traced {
+            if repeated {
+                traced.record(trace::Hop::Repeated);
+            }
+            if operation.is_some() {
+                traced.submits();
+            }
+        }
         // With quality of service 2 nobody sees a message that might still be refused and come again.
         let late = operation.is_some() && publish.qos == Qos::ExactlyOnce;
         let route =
@@ -159,6 +200,7 @@ impl Connection {
                 detail: None,
                 delayed,
                 route,
+                traced,
             };
             burst.items.push(AckItem { operation, what });
         }
@@ -291,6 +333,9 @@ impl Connection {
             .permissions
             .may_publish(&message.topic, message.qos, message.retain)
         {
+            message.trace(|| trace::Hop::Denied {
+                rule: denied.rule().to_owned(),
+            });
             tracing::info!(
                 client = %self.client.id,
                 user = self.client.principal.username,
@@ -313,15 +358,25 @@ impl Connection {
     /// Refuses a message; for one of ours the refusal is final for its number.
     pub(super) fn refuse(&mut self, publish: &Publish<'_>, message: Message, refused: Refused) {
         self.engine.stats.refused.inc();
+        message.trace(|| trace::Hop::Refused {
+            reason: refused.reason.text(),
+        });
+        let traced = message.traced;
         let operation = message.number.map(|number| {
             self.engine.sources.advance(&number);
             self.receiving.burst.operation(Operation::Refuse { number })
         });
-        self.answer(publish, refused, operation);
+        self.answer(publish, refused, operation, traced);
     }
 
     /// Answers a message that is not delivered.
-    fn answer(&mut self, publish: &Publish<'_>, refused: Refused, operation: Option<usize>) {
+    fn answer(
+        &mut self,
+        publish: &Publish<'_>,
+        refused: Refused,
+        operation: Option<usize>,
+        traced: Option<Arc<Traced>>,
+    ) {
         if publish.qos == Qos::AtMostOnce && operation.is_none() {
             return;
         }
@@ -333,6 +388,7 @@ impl Connection {
             detail: refused.detail,
             delayed: None,
             route: None,
+            traced,
         };
         self.receiving.burst.items.push(AckItem { operation, what });
     }

@@ -3,6 +3,8 @@
 //! A request is handled in its place among the client's messages: what came before it is submitted before it, and nothing
 //! is looked at behind it until it is submitted.
 
+use std::sync::Arc;
+
 use foreshore_record::Qos;
 use foreshore_store::Room;
 
@@ -14,6 +16,8 @@ use super::{
     publish::Refused,
 };
 use crate::{
+    engine::trace::Traced,
+    inspect::trace,
     message::Message,
     state_store::{NoRequest, Request},
     wire::{ReasonCode, publish::Publish},
@@ -24,6 +28,7 @@ use crate::{
 pub(super) struct Pending {
     packet_id: u16,
     request: Request,
+    traced: Option<Arc<Traced>>,
 }
 
 impl Connection {
@@ -32,7 +37,12 @@ impl Connection {
         match Request::read(&message) {
             Ok(request) => {
                 let packet_id = publish.packet_id;
-                self.receiving.request = Some(Box::new(Pending { packet_id, request }));
+                message.trace(|| trace::Hop::Requested);
+                self.receiving.request = Some(Box::new(Pending {
+                    packet_id,
+                    request,
+                    traced: message.traced,
+                }));
                 Ok(())
             }
             Err(NoRequest::Refused(detail)) => {
@@ -80,7 +90,11 @@ impl Connection {
         let Some(pending) = self.receiving.request.take() else {
             return Ok(());
         };
-        let Pending { packet_id, request } = *pending;
+        let Pending {
+            packet_id,
+            request,
+            traced,
+        } = *pending;
         let answered = self.engine.serve(&mut self.state, &request, room);
         let answered = answered.map_err(|error| Ending::store_failed(&error))?;
         let what = What::Message {
@@ -90,6 +104,7 @@ impl Connection {
             detail: None,
             delayed: None,
             route: None,
+            traced,
         };
         self.receiving.acks.push(AckBatch {
             completion: Some(Durable::Request(answered)),

@@ -24,8 +24,10 @@ use crate::{
         Engine,
         backlog::Offered,
         delivery::{Delivery, Origin},
+        publish::NO_ROOM,
         shard::weight,
     },
+    inspect::trace,
     message::Hop,
     session::{
         Subscription,
@@ -285,6 +287,7 @@ impl Connection {
         for waiting in [&mut self.sending.queue, &mut self.sending.zero] {
             waiting.retain(|delivery| {
                 if own(delivery) {
+                    delivery.misses(&self.session, NO_ROOM);
                     floor = floor.max(delivery.entry);
                 }
                 !own(delivery)
@@ -322,6 +325,7 @@ impl Connection {
             if let Some(in_flight) = self.state.outbound.get_mut(&packet_id) {
                 // Its packet identifier was stored before the connection began.
                 in_flight.phase = Phase::Sent;
+                in_flight.leg = delivery.leg(&self.session).map(Box::new);
                 self.write(&delivery, packet_id, dup);
             }
             progress = true;
@@ -388,6 +392,7 @@ impl Connection {
                 held,
                 qos: delivery.qos,
                 phase,
+                leg: delivery.leg(&self.session).map(Box::new),
             },
         );
         if store_first {
@@ -457,6 +462,15 @@ impl Connection {
         if let Some(payload) = delivery.message.write(&hop, self.out.tail()) {
             self.out.append(payload);
         }
+        if let Some(leg) = delivery.leg(&self.session) {
+            leg.record(|receiver, client| trace::Hop::Sent {
+                receiver,
+                client,
+                qos: delivery.qos,
+                packet_id,
+                dup,
+            });
+        }
         self.engine.stats.sent.inc();
         self.engine
             .stats
@@ -468,6 +482,12 @@ impl Connection {
     pub(super) fn give_up(&mut self, delivery: Delivery, reason: DropReason) {
         if delivery.entry == 0 {
             self.engine.stats.dropped_live.inc();
+        }
+        if let Some(leg) = delivery.leg(&self.session) {
+            leg.record(|receiver, _| trace::Hop::Dropped {
+                receiver,
+                reason: reason.to_string(),
+            });
         }
         self.settle(delivery, Outcome::Dropped { reason });
     }
@@ -526,6 +546,7 @@ impl Connection {
             return;
         }
         if let Some(in_flight) = self.state.outbound.remove(&ack.packet_id) {
+            in_flight.trace_ack(ack);
             self.complete(in_flight.held, outcome_of(ack));
         }
     }
@@ -548,6 +569,7 @@ impl Connection {
             Phase::Released => return self.release(packet_id),
             _ => return,
         }
+        in_flight.trace_ack(ack);
         let held = std::mem::replace(&mut in_flight.held, Held::Nowhere);
         let durable = !matches!(held, Held::Nowhere) && self.session.receiver.is_some();
         let refused = ack.reason >= 0x80;
@@ -579,6 +601,11 @@ impl Connection {
     pub(super) fn release(&mut self, packet_id: u16) {
         if let Some(in_flight) = self.state.outbound.get_mut(&packet_id) {
             in_flight.phase = Phase::Released;
+            in_flight.trace(|receiver, client| trace::Hop::Released {
+                receiver,
+                client,
+                packet_id,
+            });
         }
         encode::ack(
             self.client.version,
@@ -593,7 +620,9 @@ impl Connection {
     pub(super) fn on_pubcomp(&mut self, ack: Ack) {
         let released = |in_flight: &InFlight| in_flight.phase == Phase::Released;
         if self.state.outbound.get(&ack.packet_id).is_some_and(released) {
-            self.state.outbound.remove(&ack.packet_id);
+            if let Some(in_flight) = self.state.outbound.remove(&ack.packet_id) {
+                in_flight.trace_ack(ack);
+            }
             if let Some(slot) = self.state.slot(Direction::Outbound, ack.packet_id) {
                 self.sending.operation(Operation::ClearInflight { slot });
             }

@@ -17,6 +17,7 @@
 //! | [`pressure`] | backpressure |
 //! | [`sources`] | the numbers of our own publishers |
 //! | [`timers`] | wills and sessions that fall due |
+//! | [`trace`] | recording what happens to messages that somebody asked about |
 
 pub(crate) mod backlog;
 pub(crate) mod delivery;
@@ -28,6 +29,7 @@ pub(crate) mod router;
 pub(crate) mod shard;
 pub(crate) mod sources;
 pub(crate) mod timers;
+pub(crate) mod trace;
 pub(crate) mod trie;
 
 use std::sync::{
@@ -50,6 +52,7 @@ use self::{
     shard::{Control, ShardItem},
     sources::Sources,
     timers::Timers,
+    trace::Tracer,
 };
 use crate::{
     auth::Checks,
@@ -86,6 +89,7 @@ pub(crate) struct Engine {
     pub(crate) sources: Sources,
     pub(crate) timers: Timers,
     pub(crate) stats: Stats,
+    pub(crate) tracer: Tracer,
     pub(crate) checks: Checks,
     /// Where work runs that belongs to no connection.
     pub(crate) runtime: tokio::runtime::Handle,

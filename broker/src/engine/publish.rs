@@ -10,7 +10,16 @@ use super::{
     route::{Route, Target},
     shard::{Fanout, Shard, ShardItem},
 };
-use crate::{message::Message, shared::GroupOffer};
+use crate::{
+    engine::trace::Traced, inspect::trace, message::Message, session::rows, shared::GroupOffer,
+    wire::properties,
+};
+
+/// Why a message that is in no durable queue reaches nobody: too much waits for its receiver.
+pub(crate) const NO_ROOM: &str = "no_room";
+
+/// Why a message that is in no durable queue reaches nobody: its receiver is away.
+pub(crate) const NOT_CONNECTED: &str = "not_connected";
 
 /// A message that is about to be delivered.
 #[derive(Clone, Debug)]
@@ -41,6 +50,9 @@ impl Engine {
     /// this runs on, if it runs on one.
     pub(crate) fn fan_out(self: &Arc<Self>, local: Option<&Shard>, outbound: &Outbound, entry: EntryId) {
         let Outbound { message, route } = outbound;
+        if let Some(traced) = &message.traced {
+            self.trace_route(traced, outbound, entry);
+        }
         if message.retain {
             self.retained.put(entry, &message.without_number());
         }
@@ -71,11 +83,57 @@ impl Engine {
             match group.offer(message, if durable { entry } else { 0 }) {
                 GroupOffer::Deliver(location, delivery) => self.send(location, delivery),
                 GroupOffer::Kept => {}
-                GroupOffer::Dropped => drop(self.stats.dropped_live.inc()),
+                GroupOffer::Dropped => {
+                    self.stats.dropped_live.inc();
+                    message.trace(|| trace::Hop::Dropped {
+                        receiver: group.path_name(),
+                        reason: NO_ROOM.to_owned(),
+                    });
+                }
             }
             if group.begin_reading() {
                 self.drain_group(Arc::clone(group));
             }
+        }
+    }
+
+    /// Records who is to get a message.
+    fn trace_route(&self, traced: &Arc<Traced>, Outbound { message, route }: &Outbound, entry: EntryId) {
+        if entry > 0 {
+            self.tracer.submitted(traced, entry);
+        }
+        let mut routed = 0;
+        for (index, target) in route.targets.iter().enumerate() {
+            if traced.is_full() {
+                traced.leave_out(route.targets.len() - index);
+                break;
+            }
+            let Some(want) = target.want(message.publisher) else {
+                continue;
+            };
+            let qos = want.qos.min(message.qos);
+            let queue = target.session.receiver.filter(|_| message.is_queued(qos));
+            let connected = target.session.location().is_some();
+            let receiver = rows::path_name(&target.session.client_id);
+            traced.routed(receiver.clone(), qos, queue, Some(connected));
+            if queue.is_none() && !connected {
+                traced.record(trace::Hop::Dropped {
+                    receiver,
+                    reason: NOT_CONNECTED.to_owned(),
+                });
+            }
+            routed += 1;
+        }
+        for group in &route.groups {
+            let qos = group.qos().min(message.qos);
+            let queue = group.receiver().filter(|_| message.is_queued(qos));
+            traced.routed(group.path_name(), qos, queue, Some(group.is_connected()));
+        }
+        for path in &route.paths {
+            traced.routed(path.name.clone(), message.qos, Some(path.receiver), None);
+        }
+        if routed + route.groups.len() + route.paths.len() == 0 {
+            traced.record(trace::Hop::Unrouted);
         }
     }
 
@@ -97,8 +155,21 @@ impl Engine {
         also: Vec<Operation>,
     ) -> Result<(), StoreError> {
         let route = Arc::new(self.router.route(message.topic.as_str()));
+        let properties = || properties::decode(&message.properties, None);
+        let traced = self
+            .tracer
+            .begin(&message.topic, properties, || trace::Hop::Received {
+                client: None,
+                listener: None,
+                qos: message.qos,
+                packet_id: 0,
+                dup: false,
+                retain: message.retain,
+                bytes: message.payload.len(),
+            });
         let message = Message {
             shared: route.is_shared(),
+            traced: traced.clone(),
             ..message
         };
         let outbound = Outbound {
@@ -108,19 +179,31 @@ impl Engine {
         let stored = self.operation(&outbound, None);
         let is_stored = stored.is_some();
         let operations: Vec<_> = stored.into_iter().chain(also).collect();
-        let mut entry = 0;
+        let (mut entry, mut applied) = (0, Vec::new());
         if !operations.is_empty() {
             // What comes from no connection has nobody who could repeat it: it is delivered when it is durable.
+            if let Some(traced) = traced.as_ref().filter(|_| is_stored) {
+                traced.submits();
+            }
             let submitted = self.committer.submit(operations).await?;
             entry = if is_stored { submitted.first_id } else { 0 };
-            let applied = submitted.completion.await?;
+            applied = submitted.completion.await?;
             if let Some(Applied::Refused(refusal)) = applied.first() {
+                if let Some(traced) = &traced {
+                    traced.not_stored(refusal);
+                }
                 tracing::warn!(topic = %outbound.message.topic, ?refusal, "message of the broker was refused");
                 self.stats.refused.inc();
                 return Ok(());
             }
         }
+        if let Some(traced) = traced.as_ref().filter(|_| is_stored) {
+            traced.stored(entry);
+        }
         self.fan_out(None, &outbound, entry);
+        if let (Some(traced), Some(Applied::Published { passed_over, .. })) = (&traced, applied.first()) {
+            traced.passed_over(passed_over);
+        }
         self.committed(&outbound.route, entry);
         Ok(())
     }

@@ -24,6 +24,7 @@ use super::{
     Engine,
     delivery::{Delivery, Origin},
     pressure::Keeping,
+    publish::{NO_ROOM, NOT_CONNECTED},
     route::{LiveTarget, Route},
 };
 use crate::{
@@ -232,10 +233,12 @@ impl Shard {
         } in &fanout.route.shards[fanout.index].targets
         {
             let target = &fanout.route.targets[*target as usize];
-            if let Some(inbox) = self.inbox(*slot, *generation)
-                && let Some(delivery) = target.delivery(&fanout.message, fanout.entry)
-            {
-                inbox.deliver(delivery, &self.engine);
+            let Some(delivery) = target.delivery(&fanout.message, fanout.entry) else {
+                continue;
+            };
+            match self.inbox(*slot, *generation) {
+                Some(inbox) => inbox.deliver(delivery, &self.engine),
+                None => delivery.misses(&target.session, NOT_CONNECTED),
             }
         }
     }
@@ -406,6 +409,7 @@ impl Inbox {
             self.max_bytes
         };
         if waiting > 0 && waiting + weight > most && !from_group {
+            delivery.misses(&self.session, NO_ROOM);
             match delivery {
                 Delivery { entry: 1.., .. } => self.missed.set(delivery.entry.max(self.missed.get())),
                 Delivery {

@@ -13,7 +13,7 @@ use foreshore_store::{self as store, Applied, Operation, StoreError};
 use tokio::{sync::watch, time::Instant};
 
 use super::{PathQueue, unreadable};
-use crate::engine::Engine;
+use crate::{engine::Engine, inspect::trace};
 
 /// A broker's queues for dataflows.
 #[derive(Clone, Debug)]
@@ -240,10 +240,18 @@ impl BrokerPath {
             .commit(vec![operation])
             .await
             .map_err(|error| unavailable(&error))?;
-        self.done(applied.first())
+        self.done(applied.first())?;
+        for entry in page.entries.iter().filter(|entry| entry.id > before) {
+            self.engine.tracer.record(entry.id, || trace::Hop::HandedOut {
+                receiver: self.path.name.clone(),
+                attempt: entry.attempt,
+            });
+        }
+        Ok(())
     }
 
     async fn settle_all(&self, settlements: Vec<Settlement>) -> Result<(), Error> {
+        let traced = self.engine.tracer.settled(&self.path.name, &settlements);
         let operation = Operation::Settle {
             receiver: self.path.receiver,
             epoch: self.opening.epoch,
@@ -255,7 +263,11 @@ impl BrokerPath {
             .commit(vec![operation])
             .await
             .map_err(|error| unavailable(&error))?;
-        self.done(applied.first())
+        self.done(applied.first())?;
+        for (traced, hop) in traced {
+            traced.record(hop);
+        }
+        Ok(())
     }
 }
 

@@ -6,11 +6,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use foreshore_record::Qos;
+use foreshore_record::{DropReason, Qos};
 use foreshore_store::{Direction, EntryId, Inflight, ReceiverId, Slot};
 
 use super::{Session, Subscription};
-use crate::shared::Group;
+use crate::{engine::trace::Leg, inspect::trace, shared::Group, wire::packet::Ack};
 
 /// State of a session (MQTT 5.0 section 4.1).
 #[derive(Debug)]
@@ -51,6 +51,8 @@ pub(crate) struct InFlight {
     pub(crate) qos: Qos,
     /// How far it is.
     pub(crate) phase: Phase,
+    /// Where its hops are recorded, if somebody asked about it.
+    pub(crate) leg: Option<Box<Leg>>,
 }
 
 /// Where the entry of a message in flight is.
@@ -77,6 +79,31 @@ pub(crate) enum Phase {
     Releasing,
     /// PUBREL was sent.
     Released,
+}
+
+impl InFlight {
+    /// Records a hop, if somebody asked about the message.
+    pub(crate) fn trace(&self, hop: impl FnOnce(String, Option<String>) -> trace::Hop) {
+        if let Some(leg) = &self.leg {
+            leg.record(hop);
+        }
+    }
+
+    /// Records that the client acknowledged a step, or refused the message.
+    pub(crate) fn trace_ack(&self, ack: Ack) {
+        self.trace(|receiver, client| match ack.reason {
+            0x80.. => trace::Hop::Dropped {
+                receiver,
+                reason: DropReason::REFUSED.to_string(),
+            },
+            _ => trace::Hop::Acknowledged {
+                receiver,
+                client,
+                packet: trace::hop::packet_name(ack.kind),
+                packet_id: ack.packet_id,
+            },
+        });
+    }
 }
 
 impl SessionState {
@@ -120,6 +147,7 @@ impl SessionState {
                         held,
                         qos: Qos::ExactlyOnce,
                         phase: Phase::Sent,
+                        leg: None,
                     };
                     self.outbound.insert(slot.packet_id, entry);
                 }
@@ -128,6 +156,7 @@ impl SessionState {
                         held: Held::Nowhere,
                         qos: Qos::ExactlyOnce,
                         phase: Phase::Released,
+                        leg: None,
                     };
                     self.outbound.insert(slot.packet_id, entry);
                 }
@@ -158,6 +187,7 @@ mod tests {
             held: Held::Nowhere,
             qos: Qos::AtLeastOnce,
             phase: Phase::Sent,
+            leg: None,
         };
         assert_eq!(state.next_packet_id(), Some(1));
         state.outbound.insert(2, in_flight.clone());

@@ -263,7 +263,7 @@ pub enum Applied {
         /// Its id.
         id: EntryId,
         /// Receivers whose full queue did not take it (`overflow_new`, `too_large`).
-        passed_over: Vec<ReceiverId>,
+        passed_over: Vec<(ReceiverId, DropReason)>,
     },
     /// The message was not taken in.
     Refused(Refusal),

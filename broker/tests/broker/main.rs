@@ -27,6 +27,7 @@ mod role;
 mod sessions;
 mod shared;
 mod state_store;
+mod trace;
 mod websocket;
 
 use std::{net::SocketAddr, path::Path, time::Duration};

@@ -19,7 +19,7 @@ use crate::{
 struct Admission<'p> {
     admitted: Vec<(ReceiverId, &'p EntryFlags)>,
     /// Receivers whose queue does not take it; counted as dropped.
-    passed_over: Vec<ReceiverId>,
+    passed_over: Vec<(ReceiverId, DropReason)>,
 }
 
 impl Transaction<'_> {
@@ -177,7 +177,7 @@ impl Transaction<'_> {
             path.row.counts.received += 1;
             if let Some(reason) = reason {
                 path.row.counts.drop_entries(&reason, 1);
-                passed_over.push(*receiver);
+                passed_over.push((*receiver, reason));
             } else {
                 path.row.waiting_bytes += u64::from(size);
                 admitted.push((*receiver, flags));
