@@ -11,7 +11,7 @@ mod admin;
 mod commands;
 mod roles;
 
-use commands::{broker, check, crds, invoke, kubectl, operator, role, sim, status, store, up};
+use commands::{broker, check, crds, invoke, kubectl, operator, role, sim, status, store, trace, up};
 use foreshore_tls::Role;
 use roles::Work;
 
@@ -44,6 +44,8 @@ enum Command {
     Check(check::Options),
     /// Send a command to an asset.
     Invoke(invoke::Options),
+    /// Show where messages are: every hop of them through a broker that runs, with times and outcome.
+    Trace(trace::Options),
     /// Run the operator in a cluster.
     Operator(operator::Options),
     /// Run the MQTT broker alone, or look at one that runs.
@@ -79,6 +81,7 @@ fn main() -> ExitCode {
         Command::Status(options) => commands::block_on(status::run(options)),
         Command::Check(options) => check::run(options),
         Command::Invoke(options) => commands::block_on(invoke::run(options)),
+        Command::Trace(options) => commands::block_on(trace::run(options)),
         Command::Operator(options) => commands::block_on(operator::run(options)),
         Command::Connector(connector) => commands::block_on(connector.run()),
         Command::Dataflow(options) => commands::block_on(options.run(Role::Dataflow, Work::Dataflow)),

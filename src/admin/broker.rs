@@ -1,8 +1,9 @@
-//! What a broker that runs here holds: sessions, subscriptions, retained messages, backlogs, and what its policies say.
+//! What a broker that runs here holds: sessions, subscriptions, retained messages, backlogs, where a message is, and what
+//! its policies say.
 
 use std::time::Duration;
 
-use foreshore_broker::policy::explain::Question;
+use foreshore_broker::{inspect::trace::MessageId, policy::explain::Question};
 use foreshore_record::TopicFilter;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -60,9 +61,25 @@ pub(crate) enum About {
     },
     /// What the policies that are in force say to a client.
     Explain(Question),
+    /// What happens to the next messages of a topic filter.
+    Trace {
+        /// Which messages.
+        filter: TopicFilter,
+        /// At most so many.
+        max: usize,
+        /// For so many milliseconds at most.
+        within_ms: u64,
+    },
+    /// Where a message is.
+    Message(MessageId),
 }
 
 impl BrokerRequest {
+    /// Whether it is pointless once nobody waits for the answer.
+    pub(super) fn is_for_a_listener(&self) -> bool {
+        matches!(self.about, About::Trace { .. })
+    }
+
     /// Asks the broker.
     pub(super) async fn run(self, directory: &Directory) -> Answer {
         let broker = directory.broker(self.broker.as_deref())?;
@@ -91,14 +108,25 @@ impl BrokerRequest {
             }
             About::Explain(question) => {
                 let explanation = broker.explain(question);
-                let text = explanation.to_string();
-                serde_json::to_value(explanation).map(|mut value| {
-                    // People read the broker's own words, which fit its version.
-                    value["text"] = Value::String(text);
-                    value
-                })
+                in_words(&explanation)
             }
+            About::Trace {
+                filter,
+                max,
+                within_ms,
+            } => {
+                let within = Duration::from_millis(within_ms);
+                in_words(&broker.trace(filter, max, within).await.map_err(failed)?)
+            }
+            About::Message(id) => in_words(&broker.find_message(id).await.map_err(failed)?),
         };
         value.map_err(|error| error.to_string())
     }
+}
+
+/// An answer with its own words: people read those of the broker, which fit its version.
+fn in_words<T: Serialize + ToString>(answer: &T) -> serde_json::Result<Value> {
+    let mut value = serde_json::to_value(answer)?;
+    value["text"] = Value::String(answer.to_string());
+    Ok(value)
 }

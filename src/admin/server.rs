@@ -120,6 +120,11 @@ impl Answerer {
         let mut reader = BufReader::new(reader.take(MAX_LINE));
         timeout(PATIENCE, reader.read_line(&mut line)).await??;
         let answer = match serde_json::from_str(&line) {
+            Ok(Request::Broker(request)) if request.is_for_a_listener() => tokio::select! {
+                answer = request.run(&self.directory) => answer,
+                // Whoever asked has gone, or breaks the rule of one request a connection.
+                _ = reader.read_u8() => return Ok(()),
+            },
             Ok(request) => self.answer(request, user).await,
             Err(error) => Err(format!("request is not understood: {error}")),
         };

@@ -21,6 +21,7 @@ pub(crate) mod sim;
 pub(crate) mod status;
 pub(crate) mod store;
 pub(crate) mod table;
+pub(crate) mod trace;
 pub(crate) mod up;
 
 /// How long a role may take to end in order.

@@ -34,7 +34,7 @@ struct Broker(Child);
 impl Broker {
     fn start(site: &Site, data: &Path) -> Self {
         let child = foreshore()
-            .args(["broker", "--anonymous", "--listen"])
+            .args(["broker", "--anonymous", "--set", "sysInterval=1s", "--listen"])
             .arg(format!("127.0.0.1:{}", site.ports.mqtt))
             .arg("--data")
             .arg(data)
@@ -96,6 +96,7 @@ fn a_broker_alone_is_looked_at_and_its_store_is_proved() {
         told(&connect).contains("allowed: no BrokerPolicy is for this broker"),
         "{connect:?}"
     );
+    traces(&data);
     for command in ["verify", "dump", "compact"] {
         let refused = run(&["store", command], &data);
         assert!(
@@ -125,6 +126,31 @@ fn a_broker_alone_is_looked_at_and_its_store_is_proved() {
     let elsewhere = run(&["store", "verify"], &site.path("nothing"));
     assert!(told(&elsewhere).contains("is no store"), "{elsewhere:?}");
     assert!(!site.path("nothing").exists());
+}
+
+/// Where messages are: what the broker itself publishes is watched, and what is not there is said not to be.
+fn traces(data: &Path) {
+    let asked = ["trace", "--topic", "$SYS/#", "--messages", "2", "--for", "60s"];
+    let tracing = json(&run(&[&asked[..], &["-o", "json", "--data"]].concat(), data));
+    let messages = tracing["messages"].as_array().unwrap();
+    assert_eq!(messages.len(), 2, "{tracing}");
+    let topic = messages[0]["topic"].as_str().unwrap();
+    assert!(topic.starts_with("$SYS/broker/"), "{tracing}");
+    assert_eq!(messages[0]["hops"][0]["hop"], "received");
+    let text = run(&[&asked[..], &["--data"]].concat(), data);
+    assert!(
+        told(&text).contains("received       from the broker itself, QoS 0"),
+        "{text:?}"
+    );
+    let nothing = run(&["trace", "--id", "4711", "--data"], data);
+    assert!(
+        told(&nothing).contains("there was no entry 4711 yet"),
+        "{nothing:?}"
+    );
+    let neither = run(&["trace", "--data"], data);
+    assert_eq!(neither.status.code(), Some(2), "{neither:?}");
+    let wrong = run(&["trace", "--topic", "a/#/b", "--data"], data);
+    assert!(told(&wrong).contains("--topic: found \"a/#/b\""), "{wrong:?}");
 }
 
 #[test]

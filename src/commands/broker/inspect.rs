@@ -16,7 +16,7 @@ use crate::admin::{About, BrokerRequest, Request};
 
 /// Which broker to ask.
 #[derive(clap::Args)]
-pub(super) struct Target {
+pub(in crate::commands) struct Target {
     /// Data directory of the `foreshore up` or `foreshore broker` to ask.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -69,7 +69,7 @@ pub(super) struct Backlog {
 
 impl Target {
     /// Asks, and gives back the answer.
-    pub(super) async fn ask(self, about: About) -> Result<Value> {
+    pub(in crate::commands) async fn ask(self, about: About) -> Result<Value> {
         let data = self.data.map_or_else(default_data_directory, Ok)?;
         let broker = self.broker;
         ask(&data, &Request::Broker(Box::new(BrokerRequest { broker, about }))).await
@@ -269,7 +269,7 @@ fn is_empty(list: &Value) -> bool {
 }
 
 /// An answer's own words, for a terminal.
-pub(super) fn words(answer: &Value) -> String {
+pub(in crate::commands) fn words(answer: &Value) -> String {
     let text = answer["text"].as_str().unwrap_or_default();
     text.lines().map(|line| harmless(line) + "\n").collect()
 }

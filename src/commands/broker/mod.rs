@@ -2,7 +2,7 @@
 //! sub-commands look at a broker that runs.
 
 mod explain;
-mod inspect;
+pub(super) mod inspect;
 mod settings;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};

@@ -3,14 +3,14 @@
 //!
 //! The program is a plugin of kubectl under the name `kubectl-foreshore`.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use foreshore_operator::kubernetes::access::{Access, PodName};
 use foreshore_record::PathLedger;
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use super::{invoke, status};
-use crate::admin::{self, LedgerText, Request};
+use super::{invoke, status, trace};
+use crate::admin::{self, BrokerRequest, LedgerText, Request};
 
 mod bundle;
 mod check;
@@ -55,6 +55,8 @@ enum Command {
     Status(status::Form),
     /// Send a command to an asset, as [NAMESPACE/]ASSET.
     Invoke(invoke::Action),
+    /// Show where messages are: every hop of them through the brokers, with times and outcome.
+    Trace(trace::Wanted),
     /// Prove an installation, or that a cluster is ready for one.
     Check(check::Options),
     /// Collect what a support case needs, without Secrets.
@@ -72,6 +74,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
             let namespace = cluster.namespace.unwrap_or_else(|| access.namespace().to_owned());
             command_to(&access, action, &namespace).await
         }
+        Command::Trace(wanted) => trace_of(&access, wanted, cluster.namespace.as_deref()).await,
         Command::Check(options) => check::run(&access, options, cluster.namespace.as_deref()).await,
         Command::SupportBundle(options) => bundle::run(&access, options).await,
     }
@@ -138,6 +141,26 @@ async fn command_to(access: &Access, action: invoke::Action, namespace: &str) ->
     let answer = ask(access, cloud, &Request::Invoke(Box::new(invocation))).await?;
     println!("{answer:#}");
     Ok(())
+}
+
+/// Asks all brokers of a namespace, or of all, and prints what each of them answers.
+async fn trace_of(access: &Access, wanted: trace::Wanted, namespace: Option<&str>) -> Result<()> {
+    let brokers = access.role_pods("broker", namespace).await?;
+    ensure!(!brokers.is_empty(), "there is no broker that is ready");
+    let about = wanted.about()?;
+    let broker = None;
+    let request = Request::Broker(Box::new(BrokerRequest { broker, about }));
+    let asked = brokers.iter().map(|pod| ask(access, pod, &request));
+    let mut failed = None;
+    for (pod, answer) in brokers.iter().zip(join_all(asked).await) {
+        eprintln!("{pod}:");
+        match answer {
+            Ok(answer) => wanted.show(&answer),
+            // What the others know is not held back for it.
+            Err(error) => failed = Some(error),
+        }
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 async fn ask(access: &Access, pod: &PodName, request: &Request) -> Result<Value> {
