@@ -98,6 +98,19 @@ async fn read(path: &dyn OpenPath) -> u64 {
     path.read(range).await.unwrap().entries[0].id
 }
 
+/// Waits until nothing is left in a queue: what was acknowledged leaves it with a commit of its own.
+async fn settled(handle: &Handle, path: &str) {
+    let emptied = async {
+        loop {
+            let ledger = handle.ledger().await.unwrap();
+            if ledger.iter().any(|line| line.path == path && line.waiting == 0) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(GENEROUS, emptied).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_hop_of_a_message_is_told_with_its_receiver() {
     let broker = TestBroker::start().await;
@@ -318,7 +331,7 @@ async fn a_message_that_waits_is_found_by_entry_and_by_event_until_everybody_has
     for _ in 0..2 {
         first.take().await;
     }
-    first.ping().await;
+    settled(&broker.handle, "session/first").await;
     let before = read(&*path).await;
     let outcome = Outcome::DeadLettered {
         stage: "map".to_owned(),
@@ -391,7 +404,7 @@ async fn hops_of_a_message_are_remembered_after_its_trace() {
     drop(away);
     let (mut away, _) = Client::connect(broker.address, back("away")).await;
     assert_eq!(away.take().await, "text");
-    away.ping().await;
+    settled(&broker.handle, "session/away").await;
     for id in [
         MessageId::Event("event-8".to_owned()),
         MessageId::Entry(message.entry.unwrap()),

@@ -107,7 +107,7 @@ pub enum Hop {
         /// The member.
         client: String,
     },
-    /// There was no room for it in memory: it is read from the durable queue later.
+    /// It is not kept in memory for the receiver: it is read from the durable queue later.
     LeftToQueue {
         /// Whose.
         receiver: String,
@@ -326,7 +326,7 @@ impl fmt::Display for Hop {
             Self::LeftToQueue { receiver } => {
                 write!(
                     formatter,
-                    "left           to the queue of {receiver}: no room in memory"
+                    "left           to the queue of {receiver}, to be read later"
                 )
             }
             Self::Sent {
