@@ -83,10 +83,11 @@ impl Broker {
             metrics,
         } = options;
         let (store, found, committer) = blocking(move || open(&storage)).await?;
-        let stats = Stats::new(&metrics);
-        stats.count_lost(&found);
         let count = shards.unwrap_or_else(default_shards).clamp(1, MAX_SHARDS);
         let congestion = Arc::<Congestion>::default();
+        let qualified: Arc<str> = format!("{namespace}/{name}").into();
+        let stats = Stats::new(&metrics, &qualified);
+        stats.count_lost(&found);
         let engine = Arc::new(Engine {
             identity: (namespace, name),
             router: Router::new(),
@@ -319,6 +320,15 @@ impl Handle {
         if let Some(redirect) = redirect.filter(|redirect| before.redirect.as_ref() != Some(redirect)) {
             self.inner.engine.control_all(&Control::Redirected(redirect));
         }
+    }
+
+    /// Counts messages by topic: for the first of these filters that matches, or for `other`. At most 32 are counted apart,
+    /// those beyond as `other`; nothing is counted by topic where there is none.
+    pub fn count_topics(&self, filters: &[TopicFilter]) {
+        let engine = &self.inner.engine;
+        engine.stats.by_topic.set(filters);
+        // Shards look up anew for whom a topic counts.
+        engine.router.touch();
     }
 
     /// Makes the queue of a path, or changes what it wants or may hold.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::{
     engine::trace::Traced,
     inspect::trace,
+    stats::traffic::Traffic,
     wire::{
         Version,
         frame::{put_variable_length, variable_length_size},
@@ -46,6 +47,8 @@ pub(crate) struct Message {
     pub(crate) number: Option<SourceNumber>,
     /// Whether sessions queue it even where it is delivered with quality of service 0.
     pub(crate) queue_qos0: bool,
+    /// What is counted of its topic, if anything is and it was published on a connection.
+    pub(crate) counted: Option<Arc<Traffic>>,
     /// Where its hops are recorded, if somebody asked about it.
     pub(crate) traced: Option<Arc<Traced>>,
     /// Whether several receivers are likely, so that encoding once pays.
@@ -109,6 +112,7 @@ impl Message {
             publisher: 0,
             number: None,
             queue_qos0: false,
+            counted: None,
             traced: None,
             shared: false,
             cache: Cache::default(),
@@ -119,6 +123,13 @@ impl Message {
     pub(crate) fn trace(&self, hop: impl FnOnce() -> trace::Hop) {
         if let Some(traced) = &self.traced {
             traced.record(hop());
+        }
+    }
+
+    /// It could not be delivered, and is in no durable queue.
+    pub(crate) fn count_dropped(&self) {
+        if let Some(counted) = &self.counted {
+            counted.count_dropped();
         }
     }
 
@@ -176,6 +187,7 @@ impl Message {
             expiry: self.expiry,
             expires_at: self.expires_at,
             publisher: self.publisher,
+            counted: self.counted.clone(),
             traced: self.traced.clone(),
             ..Self::new(self.topic.clone(), self.payload.clone(), self.properties.clone())
         })

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use foreshore_crds::v1alpha1::broker::{self as api, BrokerLimits, BrokerSpec};
+use foreshore_record::TopicFilter;
 use foreshore_store::OverflowPolicy;
 use foreshore_tls::Identity;
 
@@ -175,6 +176,16 @@ impl From<&BrokerSpec> for Conduct {
             redirect: redirect.map(Arc::new),
         }
     }
+}
+
+/// Topic filters whose messages are counted apart.
+#[must_use]
+pub fn counted_topics(spec: &BrokerSpec) -> Vec<TopicFilter> {
+    let filters = spec.metrics.iter().flat_map(|metrics| &metrics.topic_filters);
+    // The schema has judged them: what it lets pass is a filter.
+    filters
+        .filter_map(|filter| TopicFilter::new(filter.as_str()).ok())
+        .collect()
 }
 
 /// Another server for clients (MQTT 5.0 section 4.11).

@@ -35,7 +35,7 @@ use crate::{
         Endpoint,
         manifest::{self, Surroundings},
     },
-    options::{Conduct, Limits, ListenerOptions, Options, Protocol, Storage},
+    options::{Conduct, Limits, ListenerOptions, Options, Protocol, Storage, counted_topics},
 };
 
 /// Name of the MQTT listener for our own roles; a manifest's listeners can't have it, since it holds a dot.
@@ -171,6 +171,7 @@ impl BrokerRole {
         }
         broker.set_limits(Limits::from(&plan.spec));
         broker.set_conduct(Conduct::from(&plan.spec));
+        broker.count_topics(&counted_topics(&plan.spec));
         self.plan = Some(plan);
         self.open_listeners()
     }
@@ -203,6 +204,7 @@ impl BrokerRole {
             ..Options::default()
         };
         let broker = Broker::start(options).await.map_err(storage_failed)?;
+        broker.count_topics(&counted_topics(&plan.spec));
         if let Err(nack) = self.prepare(&broker).await {
             // The store is to be free for the next try.
             if let Err(error) = broker.stop(Duration::ZERO).await {

@@ -1,13 +1,19 @@
 //! What the broker counts, for `/metrics`. No label has a value that a client could make up.
 
+pub(crate) mod traffic;
+
+use std::sync::Arc;
+
 use foreshore_runtime::{
     Metrics,
     metrics::prometheus_client::metrics::{counter::Counter, gauge::Gauge},
 };
 use foreshore_store::OpenReport;
 
-/// Counters of a broker. Brokers in one process share them.
-#[derive(Clone, Debug)]
+use self::traffic::{ByClient, ByTopic};
+
+/// Counters of a broker. Brokers in one process share those without labels.
+#[derive(Debug)]
 pub(crate) struct Stats {
     /// Connections at present.
     pub(crate) connections: Gauge,
@@ -35,6 +41,10 @@ pub(crate) struct Stats {
     lost_commits: Counter,
     /// Entries of durable queues that are lost.
     lost_entries: Counter,
+    /// Messages by listener and class of client.
+    pub(crate) by_client: ByClient,
+    /// Messages by topic filter.
+    pub(crate) by_topic: ByTopic,
     /// Requests to the state store.
     pub(crate) state_requests: Counter,
     /// Notifications of the state store.
@@ -46,8 +56,8 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    /// Registers the counters.
-    pub(crate) fn new(metrics: &Metrics) -> Self {
+    /// Registers the counters of a broker of that name.
+    pub(crate) fn new(metrics: &Metrics, broker: &Arc<str>) -> Self {
         let counter =
             |name: &str, help: &str| -> Counter { metrics.register(name, help, Counter::default()) };
         Self {
@@ -92,6 +102,8 @@ impl Stats {
                 "broker_store_lost_entries",
                 "Entries of durable queues that are lost by damage of the disk, dropped as corrupt in the ledger",
             ),
+            by_client: ByClient::new(metrics, Arc::clone(broker)),
+            by_topic: ByTopic::new(metrics, Arc::clone(broker)),
             state_requests: counter("broker_state_store_requests", "Requests to the state store"),
             state_notifications: counter(
                 "broker_state_store_notifications",

@@ -118,6 +118,55 @@ pub(crate) struct Principal {
     pub(crate) expiry: Option<Expiry>,
 }
 
+/// Kinds of clients, as metrics tell them apart: our own roles, others by how they prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClientClass {
+    /// A connector of ours.
+    Connector,
+    /// A runner of dataflows of ours.
+    Dataflow,
+    /// The operator, or another role of ours.
+    Operator,
+    /// Nothing was asked for.
+    Anonymous,
+    /// The password of a user, SCRAM included.
+    Password,
+    /// A certificate.
+    Certificate,
+    /// A JSON Web Token.
+    Token,
+    /// The word of a service of the user.
+    Webhook,
+}
+
+impl ClientClass {
+    /// All of them.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Connector,
+        Self::Dataflow,
+        Self::Operator,
+        Self::Anonymous,
+        Self::Password,
+        Self::Certificate,
+        Self::Token,
+        Self::Webhook,
+    ];
+
+    /// Its name in metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connector => "connector",
+            Self::Dataflow => "dataflow",
+            Self::Operator => "operator",
+            Self::Anonymous => "anonymous",
+            Self::Password => "password",
+            Self::Certificate => "certificate",
+            Self::Token => "token",
+            Self::Webhook => "webhook",
+        }
+    }
+}
+
 /// What a client shows.
 #[derive(Debug)]
 pub(crate) struct Credentials<'a> {
@@ -141,6 +190,22 @@ impl Principal {
         self.role
             .as_ref()
             .is_some_and(|identity| own.contains(&identity.role()))
+    }
+
+    /// Which kind of client it is.
+    pub(crate) fn class(&self) -> ClientClass {
+        match &self.proof {
+            Proof::Nothing => ClientClass::Anonymous,
+            Proof::Password(_) => ClientClass::Password,
+            Proof::Certificate => ClientClass::Certificate,
+            Proof::Role => match self.role.as_ref().map(RoleIdentity::role) {
+                Some(Role::Connector) => ClientClass::Connector,
+                Some(Role::Dataflow) => ClientClass::Dataflow,
+                _ => ClientClass::Operator,
+            },
+            Proof::Token(_) => ClientClass::Token,
+            Proof::Webhook(_) => ClientClass::Webhook,
+        }
     }
 
     /// Judges a client that was let in before by methods that have changed since: whoever has another password now, or

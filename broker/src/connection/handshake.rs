@@ -92,7 +92,10 @@ pub(crate) async fn serve(shard: Rc<Shard>, accepted: Box<Accepted>) {
         Some(connection) => {
             engine.stats.connected.inc();
             engine.stats.connections.inc();
+            let counted = Arc::clone(&connection.client.counted);
+            counted.connections.inc();
             connection.run().await;
+            counted.connections.dec();
             engine.stats.connections.dec();
         }
         None => drop(engine.stats.not_connected.inc()),
@@ -407,6 +410,7 @@ fn facts(
     Ok(ClientFacts {
         id: connect.client_id.as_str().into(),
         version: connect.version,
+        counted: shard.engine.stats.by_client.of(&listener.name, principal.class()),
         principal,
         permissions,
         authentication_method: connect

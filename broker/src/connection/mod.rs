@@ -60,6 +60,7 @@ use crate::{
     policy::Permissions,
     session::{Location, Session, state::SessionState},
     state_store,
+    stats::traffic::OfClients,
     wire::{ReasonCode, Version, connect::Will},
 };
 
@@ -99,6 +100,8 @@ pub(crate) struct ClientFacts {
     pub(crate) silence: Option<Duration>,
     /// Largest packet that it takes.
     pub(crate) maximum_packet_size: usize,
+    /// What is counted of its messages.
+    pub(crate) counted: Arc<OfClients>,
     /// What is published when it goes without a good-bye.
     pub(crate) will: Option<Box<Will>>,
     /// The listener that it came through.

@@ -20,7 +20,11 @@ use super::{
 };
 use crate::{
     engine::{
-        mailbox::Mailbox, pressure::Pressure, publish::Outbound, route::Route, shard::ShardItem,
+        mailbox::Mailbox,
+        pressure::Pressure,
+        publish::Outbound,
+        route::Route,
+        shard::{ShardItem, Topic},
         trace::Traced,
     },
     inspect::trace,
@@ -101,7 +105,14 @@ impl Connection {
 
     /// Takes a message in.
     pub(super) fn on_publish(&mut self, publish: &Publish<'_>) -> Result<(), Box<Ending>> {
-        let (topic, route) = self.topic_of(publish)?;
+        let Topic {
+            name: topic,
+            route,
+            counted,
+        } = self.topic_of(publish)?;
+        if let Some(counted) = &counted {
+            counted.count_received(publish.payload.len());
+        }
         self.count_publish(publish)?;
         let traced = self.begin_trace(publish, &topic);
         if publish.qos == Qos::ExactlyOnce && !self.state.inbound.insert(publish.packet_id) {
@@ -117,6 +128,7 @@ impl Connection {
         let number = self.number_of(publish)?;
         let mut message = Message {
             traced,
+            counted,
             ..self.message(publish, topic, &route, number, now)
         };
         if let Err(refused) = self.judge(&mut message) {
@@ -207,7 +219,7 @@ impl Connection {
     }
 
     /// The topic of a message, by name or by alias, and who gets it.
-    fn topic_of(&mut self, publish: &Publish<'_>) -> Result<(TopicName, Arc<Route>), Box<Ending>> {
+    fn topic_of(&mut self, publish: &Publish<'_>) -> Result<Topic, Box<Ending>> {
         let found = if publish.topic.is_empty() {
             let known = publish.properties.alias.and_then(|alias| {
                 self.receiving
@@ -224,7 +236,7 @@ impl Connection {
         } else {
             self.shard.topic(publish.topic)
         };
-        let (topic, route) = found.map_err(|invalid| match invalid {
+        let topic = found.map_err(|invalid| match invalid {
             InvalidTopic::TooManyLevels { .. } => {
                 Ending::refused(ReasonCode::TopicNameInvalid, "topic has too many levels")
             }
@@ -241,10 +253,10 @@ impl Connection {
                 let index = usize::from(alias) - 1;
                 let aliases = &mut self.receiving.aliases;
                 aliases.resize_with(aliases.len().max(index + 1), || None);
-                aliases[index] = Some(topic.clone());
+                aliases[index] = Some(topic.name.clone());
             }
         }
-        Ok((topic, route))
+        Ok(topic)
     }
 
     /// Counts a message against the client's bounds.
@@ -254,6 +266,7 @@ impl Connection {
             .stats
             .received_bytes
             .inc_by(publish.payload.len() as u64);
+        self.client.counted.traffic.count_received(publish.payload.len());
         let limits = self.engine.limits.load();
         if publish.qos != Qos::AtMostOnce {
             self.receiving.unacknowledged += 1;
@@ -358,6 +371,10 @@ impl Connection {
     /// Refuses a message; for one of ours the refusal is final for its number.
     pub(super) fn refuse(&mut self, publish: &Publish<'_>, message: Message, refused: Refused) {
         self.engine.stats.refused.inc();
+        self.client.counted.traffic.count_refused();
+        if let Some(counted) = &message.counted {
+            counted.count_refused();
+        }
         message.trace(|| trace::Hop::Refused {
             reason: refused.reason.text(),
         });

@@ -28,7 +28,7 @@ use crate::{
         shard::weight,
     },
     inspect::trace,
-    message::Hop,
+    message::{Hop, Message},
     session::{
         Subscription,
         state::{Held, InFlight, Phase},
@@ -476,12 +476,32 @@ impl Connection {
             .stats
             .sent_bytes
             .inc_by(delivery.message.payload.len() as u64);
+        self.client
+            .counted
+            .traffic
+            .count_sent(delivery.message.payload.len());
+        self.count_sent_topic(&delivery.message);
+    }
+
+    fn count_sent_topic(&self, message: &Message) {
+        let bytes = message.payload.len();
+        if let Some(counted) = &message.counted {
+            counted.count_sent(bytes);
+        } else if self.engine.stats.by_topic.is_counting()
+            // What comes from a queue or was retained: the shard knows its topic, or learns it once.
+            && let Ok(topic) = self.shard.topic(message.topic.as_str())
+            && let Some(counted) = &topic.counted
+        {
+            counted.count_sent(bytes);
+        }
     }
 
     /// A delivery ends without having been sent.
     pub(super) fn give_up(&mut self, delivery: Delivery, reason: DropReason) {
         if delivery.entry == 0 {
             self.engine.stats.dropped_live.inc();
+            self.client.counted.traffic.count_dropped();
+            delivery.message.count_dropped();
         }
         if let Some(leg) = delivery.leg(&self.session) {
             leg.record(|receiver, _| trace::Hop::Dropped {

@@ -85,6 +85,7 @@ impl Engine {
                 GroupOffer::Kept => {}
                 GroupOffer::Dropped => {
                     self.stats.dropped_live.inc();
+                    message.count_dropped();
                     message.trace(|| trace::Hop::Dropped {
                         receiver: group.path_name(),
                         reason: NO_ROOM.to_owned(),

@@ -33,6 +33,7 @@ use crate::{
     inspect::backlog::{Strained, Wanted},
     message::Message,
     session::{Location, MAX_SLOTS, Session},
+    stats::traffic::{OfClients, Traffic},
     wire::ReasonCode,
 };
 
@@ -110,7 +111,7 @@ pub(crate) struct Shard {
     /// What all shards share.
     pub(crate) engine: Arc<Engine>,
     slots: RefCell<Slots>,
-    topics: RefCell<HashMap<Box<str>, CachedTopic>>,
+    topics: RefCell<HashMap<Box<str>, Topic>>,
     /// Where input is read to before it is looked at; packets that are cut off move to their connection.
     pub(crate) scratch: RefCell<Box<[u8]>>,
     stopping: Cell<bool>,
@@ -118,10 +119,15 @@ pub(crate) struct Shard {
     active: Cell<usize>,
 }
 
-#[derive(Debug)]
-struct CachedTopic {
-    name: TopicName,
-    route: Arc<Route>,
+/// A topic, as a shard knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Topic {
+    /// Its name.
+    pub(crate) name: TopicName,
+    /// Who gets what is published there.
+    pub(crate) route: Arc<Route>,
+    /// What is counted of it, if anything is.
+    pub(crate) counted: Option<Arc<Traffic>>,
 }
 
 #[derive(Debug, Default)]
@@ -134,6 +140,7 @@ struct Slots {
 #[derive(Debug)]
 pub(crate) struct Inbox {
     session: Arc<Session>,
+    counted: Arc<OfClients>,
     deliveries: RefCell<VecDeque<Delivery>>,
     bytes: Cell<usize>,
     /// Bytes that may wait.
@@ -253,15 +260,16 @@ impl Shard {
         }
     }
 
-    /// The name of a topic and who gets what is published there.
-    pub(crate) fn topic(&self, topic: &str) -> Result<(TopicName, Arc<Route>), InvalidTopic> {
+    /// What is known of a topic.
+    pub(crate) fn topic(&self, topic: &str) -> Result<Topic, InvalidTopic> {
         let mut topics = self.topics.borrow_mut();
         let epoch = self.engine.router.epoch();
         if let Some(cached) = topics.get_mut(topic) {
             if cached.route.epoch != epoch {
                 cached.route = Arc::new(self.engine.router.route(topic));
+                cached.counted = self.engine.stats.by_topic.of(topic);
             }
-            return Ok((cached.name.clone(), Arc::clone(&cached.route)));
+            return Ok(cached.clone());
         }
         let name = TopicName::new(topic)?;
         let allowed = self.engine.limits.load().max_topic_levels;
@@ -273,20 +281,23 @@ impl Shard {
         if topics.len() >= MAX_TOPICS {
             topics.clear();
         }
-        topics.insert(
-            topic.into(),
-            CachedTopic {
-                name: name.clone(),
-                route: Arc::clone(&route),
-            },
-        );
-        Ok((name, route))
+        let known = Topic {
+            name,
+            route,
+            counted: self.engine.stats.by_topic.of(topic),
+        };
+        topics.insert(topic.into(), known.clone());
+        Ok(known)
     }
 
     /// Gives a connection its place.
-    pub(crate) fn enter(&self, session: &Arc<Session>) -> Option<(Location, Rc<Inbox>)> {
+    pub(crate) fn enter(
+        &self,
+        session: &Arc<Session>,
+        counted: &Arc<OfClients>,
+    ) -> Option<(Location, Rc<Inbox>)> {
         let max_bytes = self.engine.limits.load().max_live_bytes;
-        let inbox = Rc::new(Inbox::new(Arc::clone(session), max_bytes));
+        let inbox = Rc::new(Inbox::new(Arc::clone(session), Arc::clone(counted), max_bytes));
         let (slot, generation) = self.slots.borrow_mut().enter(&inbox)?;
         Some((
             Location {
@@ -380,9 +391,10 @@ impl Slots {
 }
 
 impl Inbox {
-    fn new(session: Arc<Session>, max_bytes: usize) -> Self {
+    fn new(session: Arc<Session>, counted: Arc<OfClients>, max_bytes: usize) -> Self {
         Self {
             session,
+            counted,
             deliveries: RefCell::default(),
             bytes: Cell::new(0),
             max_bytes,
@@ -414,7 +426,11 @@ impl Inbox {
                 Delivery { entry: 1.., .. } => self.missed.set(delivery.entry.max(self.missed.get())),
                 Delivery {
                     qos: Qos::AtMostOnce, ..
-                } => drop(engine.stats.dropped_live.inc()),
+                } => {
+                    engine.stats.dropped_live.inc();
+                    self.counted.traffic.count_dropped();
+                    delivery.message.count_dropped();
+                }
                 _ => self.overrun.set(true),
             }
             self.wake();

@@ -186,6 +186,7 @@ impl OpenListener {
     /// Ends its connections, beside taking no more.
     pub(crate) fn disconnect(&self, engine: &Engine) {
         engine.control_all(&Control::ListenerClosed(Arc::clone(&self.listener)));
+        engine.stats.by_client.forget(&self.listener.name);
     }
 }
 

@@ -76,7 +76,7 @@ impl Engine {
             }
         };
         state.expiry = expiry;
-        let Some((location, inbox)) = shard.enter(&state.session) else {
+        let Some((location, inbox)) = shard.enter(&state.session, &facts.counted) else {
             let mut known = claim.client.known();
             known.session = Some(Arc::clone(&state.session));
             known.state = Some(state);

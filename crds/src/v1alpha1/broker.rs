@@ -11,7 +11,7 @@ use super::common::{Anonymous, LogLevel, Pod, Volume};
 use crate::{
     refs::{LocalRef, SecretRef},
     rules,
-    types::{ByteSize, Duration, Host, ItemName, SecretName, Text, Url, effective},
+    types::{ByteSize, Duration, Host, ItemName, SecretName, Text, TopicFilter, Url, effective},
 };
 
 mod limits;
@@ -55,6 +55,9 @@ pub struct BrokerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::duration_between("0s", "1h"))]
     pub sys_interval: Option<Duration>,
+    /// What is counted apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<BrokerMetrics>,
     /// What a client learns when a policy refuses it something; Explained where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusals: Option<Refusals>,
@@ -67,6 +70,17 @@ pub struct BrokerSpec {
     /// Where and how its pods run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Pod>,
+}
+
+/// What is counted apart.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokerMetrics {
+    /// Topic filters whose messages are counted apart: each message for the first that matches its topic, and for
+    /// `other` where none does. Nothing is counted by topic where the list is left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub topic_filters: Vec<TopicFilter>,
 }
 
 effective!(BrokerSpec {

@@ -10,6 +10,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use anyhow::{Context, Result, bail};
 use foreshore_broker::{
     Broker, Conduct, Limits, ListenerOptions, Method, Options as BrokerOptions, Protocol, Storage,
+    options::counted_topics,
 };
 use foreshore_crds::v1alpha1::broker::Listener;
 use foreshore_operator::RoleName;
@@ -141,6 +142,7 @@ async fn serve(options: Setup) -> Result<()> {
     .await?;
     let named = policies.iter().map(|(name, policy)| (name.as_str(), policy));
     broker.set_policies(named).context("--policy")?;
+    broker.count_topics(&counted_topics(&spec));
     // Nobody connects before the policies are in force.
     for listener in tcp.chain(websocket) {
         broker.open_listener(listener)?;
