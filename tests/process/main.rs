@@ -22,7 +22,6 @@ mod data;
 mod disk;
 mod edits;
 mod failing_disk;
-mod flipped_bits;
 mod handover;
 mod opcua;
 mod operator_tools;

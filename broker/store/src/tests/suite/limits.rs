@@ -61,7 +61,7 @@ fn a_full_queue_drops_the_oldest(mut store: Harness) {
         applied,
         Applied::Published {
             id: 6,
-            passed_over: vec![(full, DropReason::OVERFLOW_NEW)]
+            passed_over: vec![(full, DropReason::TOO_LARGE)]
         }
     );
     store.publish("small", &[full, other]);
