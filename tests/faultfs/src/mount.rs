@@ -14,6 +14,7 @@ use fuser::{
     ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
     WriteFlags,
 };
+use nix::mount::MntFlags;
 use parking_lot::Mutex;
 
 use crate::{
@@ -85,11 +86,18 @@ impl Mounted {
     /// Unmounts the disk; nobody may use it any more.
     ///
     /// # Errors
-    /// When somebody does, or the system refuses.
+    /// When the system refuses.
     pub fn unmount(mut self) -> io::Result<()> {
-        self.session
-            .take()
-            .map_or(Ok(()), BackgroundSession::umount_and_join)
+        let Some(session) = self.session.take() else {
+            return Ok(());
+        };
+        // The kernel closes files some time after those who had them open, and the disk is busy until then.
+        nix::mount::umount2(&self.folder, MntFlags::MNT_DETACH)?;
+        match session.join() {
+            // What the thread that answers may read last, when a request was on its way.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
+            ended => ended,
+        }
     }
 }
 
