@@ -6,7 +6,6 @@ mod damage;
 mod faults;
 mod model;
 mod offline;
-mod power;
 mod suite;
 
 use std::{sync::Arc, time::Duration};
