@@ -6,6 +6,8 @@
 
 use std::{
     collections::HashMap,
+    fmt::Debug,
+    hash::Hash,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -57,6 +59,17 @@ pub(crate) struct Traffic {
     refused: Counter,
 }
 
+/// The counters of messages, for each value of some labels.
+#[derive(Debug)]
+struct TrafficBy<L> {
+    received: Family<L, Counter>,
+    received_bytes: Family<L, Counter>,
+    sent: Family<L, Counter>,
+    sent_bytes: Family<L, Counter>,
+    dropped: Family<L, Counter>,
+    refused: Family<L, Counter>,
+}
+
 /// What is counted of the clients of a class on a listener; all of them share it.
 #[derive(Debug, Default)]
 pub(crate) struct OfClients {
@@ -73,24 +86,14 @@ pub(crate) struct ByClient {
     /// Those that are counted.
     known: Mutex<HashMap<ClientLabels, Arc<OfClients>>>,
     connections: Family<ClientLabels, Gauge>,
-    received: Family<ClientLabels, Counter>,
-    received_bytes: Family<ClientLabels, Counter>,
-    sent: Family<ClientLabels, Counter>,
-    sent_bytes: Family<ClientLabels, Counter>,
-    dropped: Family<ClientLabels, Counter>,
-    refused: Family<ClientLabels, Counter>,
+    traffic: TrafficBy<ClientLabels>,
 }
 
 /// All counters by topic filter.
 #[derive(Debug)]
 pub(crate) struct ByTopic {
     broker: Arc<str>,
-    received: Family<TopicLabels, Counter>,
-    received_bytes: Family<TopicLabels, Counter>,
-    sent: Family<TopicLabels, Counter>,
-    sent_bytes: Family<TopicLabels, Counter>,
-    dropped: Family<TopicLabels, Counter>,
-    refused: Family<TopicLabels, Counter>,
+    traffic: TrafficBy<TopicLabels>,
     /// Whether anything is counted.
     counting: AtomicBool,
     filters: ArcSwapOption<Filters>,
@@ -129,6 +132,60 @@ impl Traffic {
     }
 }
 
+impl<L: EncodeLabelSet + Clone + Debug + Eq + Hash + Send + Sync + 'static> TrafficBy<L> {
+    /// Registers the counters `broker_WHAT_…`, told as counted by some labels.
+    fn new(metrics: &Metrics, what: &str, by: &str) -> Self {
+        let register = |name: &str, help: &str| {
+            let (name, help) = (format!("broker_{what}_{name}"), format!("{help}, by {by}"));
+            metrics.register(&name, &help, Family::default())
+        };
+        Self {
+            received: register("messages_received", "Messages that clients published"),
+            received_bytes: register(
+                "payload_received_bytes",
+                "Bytes of payload that clients published",
+            ),
+            sent: register(
+                "messages_sent",
+                "Messages that were sent to clients, repeats included",
+            ),
+            sent_bytes: register("payload_sent_bytes", "Bytes of payload that were sent to clients"),
+            dropped: register(
+                "messages_dropped",
+                "Messages outside of durable queues that could not be delivered to a client",
+            ),
+            refused: register("publishes_refused", "Publishes that policies or limits refused"),
+        }
+    }
+
+    /// The counters of these labels.
+    fn of(&self, labels: &L) -> Traffic {
+        let of = |family: &Family<L, Counter>| family.get_or_create(labels).clone();
+        Traffic {
+            received: of(&self.received),
+            received_bytes: of(&self.received_bytes),
+            sent: of(&self.sent),
+            sent_bytes: of(&self.sent_bytes),
+            dropped: of(&self.dropped),
+            refused: of(&self.refused),
+        }
+    }
+
+    /// Tells these labels no more.
+    fn forget(&self, labels: &L) {
+        for family in [
+            &self.received,
+            &self.received_bytes,
+            &self.sent,
+            &self.sent_bytes,
+            &self.dropped,
+            &self.refused,
+        ] {
+            family.remove(labels);
+        }
+    }
+}
+
 impl ByClient {
     /// Registers the counters of a broker.
     pub(super) fn new(metrics: &Metrics, broker: Arc<str>) -> Self {
@@ -140,36 +197,7 @@ impl ByClient {
                 "Clients that are connected, by listener and class",
                 Family::default(),
             ),
-            received: metrics.register(
-                "broker_client_messages_received",
-                "Messages that clients published, by listener and class",
-                Family::default(),
-            ),
-            received_bytes: metrics.register(
-                "broker_client_payload_received_bytes",
-                "Bytes of payload that clients published, by listener and class",
-                Family::default(),
-            ),
-            sent: metrics.register(
-                "broker_client_messages_sent",
-                "Messages that were sent to clients, repeats included, by listener and class",
-                Family::default(),
-            ),
-            sent_bytes: metrics.register(
-                "broker_client_payload_sent_bytes",
-                "Bytes of payload that were sent to clients, by listener and class",
-                Family::default(),
-            ),
-            dropped: metrics.register(
-                "broker_client_messages_dropped",
-                "Messages outside of durable queues that could not be delivered, by listener and class of the receiver",
-                Family::default(),
-            ),
-            refused: metrics.register(
-                "broker_client_publishes_refused",
-                "Publishes that policies or limits refused, by listener and class",
-                Family::default(),
-            ),
+            traffic: TrafficBy::new(metrics, "client", "listener and class"),
         }
     }
 
@@ -182,14 +210,7 @@ impl ByClient {
         }
         let counted = Arc::new(OfClients {
             connections: self.connections.get_or_create(&labels).clone(),
-            traffic: Traffic {
-                received: self.received.get_or_create(&labels).clone(),
-                received_bytes: self.received_bytes.get_or_create(&labels).clone(),
-                sent: self.sent.get_or_create(&labels).clone(),
-                sent_bytes: self.sent_bytes.get_or_create(&labels).clone(),
-                dropped: self.dropped.get_or_create(&labels).clone(),
-                refused: self.refused.get_or_create(&labels).clone(),
-            },
+            traffic: self.traffic.of(&labels),
         });
         known.insert(labels, Arc::clone(&counted));
         counted
@@ -202,16 +223,7 @@ impl ByClient {
             let labels = self.labels(listener, class);
             known.remove(&labels);
             self.connections.remove(&labels);
-            for family in [
-                &self.received,
-                &self.received_bytes,
-                &self.sent,
-                &self.sent_bytes,
-                &self.dropped,
-                &self.refused,
-            ] {
-                family.remove(&labels);
-            }
+            self.traffic.forget(&labels);
         }
     }
 
@@ -229,36 +241,7 @@ impl ByTopic {
     pub(super) fn new(metrics: &Metrics, broker: Arc<str>) -> Self {
         Self {
             broker,
-            received: metrics.register(
-                "broker_topic_messages_received",
-                "Messages that clients published, by topic filter",
-                Family::default(),
-            ),
-            received_bytes: metrics.register(
-                "broker_topic_payload_received_bytes",
-                "Bytes of payload that clients published, by topic filter",
-                Family::default(),
-            ),
-            sent: metrics.register(
-                "broker_topic_messages_sent",
-                "Messages that were sent to clients, repeats included, by topic filter",
-                Family::default(),
-            ),
-            sent_bytes: metrics.register(
-                "broker_topic_payload_sent_bytes",
-                "Bytes of payload that were sent to clients, by topic filter",
-                Family::default(),
-            ),
-            dropped: metrics.register(
-                "broker_topic_messages_dropped",
-                "Messages outside of durable queues that could not be delivered, by topic filter",
-                Family::default(),
-            ),
-            refused: metrics.register(
-                "broker_topic_publishes_refused",
-                "Publishes that policies or limits refused, by topic filter",
-                Family::default(),
-            ),
+            traffic: TrafficBy::new(metrics, "topic", "topic filter"),
             counting: AtomicBool::new(false),
             filters: ArcSwapOption::empty(),
             changing: Mutex::default(),
@@ -288,7 +271,10 @@ impl ByTopic {
         let mut listed: Vec<(TopicFilter, Arc<Traffic>)> = Vec::new();
         for filter in filters {
             if listed.len() < MAX_TOPIC_FILTERS && !listed.iter().any(|(known, _)| known == filter) {
-                listed.push((filter.clone(), Arc::new(self.traffic(filter.as_str()))));
+                listed.push((
+                    filter.clone(),
+                    Arc::new(self.traffic.of(&self.labels(filter.as_str()))),
+                ));
             }
         }
         let before = self.filters.load_full();
@@ -296,15 +282,15 @@ impl ByTopic {
         let names: Vec<&str> = listed.iter().map(|(filter, _)| filter.as_str()).collect();
         for (gone, _) in before.iter().flat_map(|before| &before.listed) {
             if !names.contains(&gone.as_str()) {
-                self.forget(gone.as_str());
+                self.traffic.forget(&self.labels(gone.as_str()));
             }
         }
         if !counted {
-            self.forget(OTHER);
+            self.traffic.forget(&self.labels(OTHER));
         }
         let filters = counted.then(|| Filters {
             listed,
-            other: Arc::new(self.traffic(OTHER)),
+            other: Arc::new(self.traffic.of(&self.labels(OTHER))),
         });
         self.filters.store(filters.map(Arc::new));
         self.counting.store(counted, Ordering::Relaxed);
@@ -314,32 +300,6 @@ impl ByTopic {
         TopicLabels {
             broker: Arc::clone(&self.broker),
             topic_filter: topic_filter.into(),
-        }
-    }
-
-    fn traffic(&self, topic_filter: &str) -> Traffic {
-        let labels = self.labels(topic_filter);
-        Traffic {
-            received: self.received.get_or_create(&labels).clone(),
-            received_bytes: self.received_bytes.get_or_create(&labels).clone(),
-            sent: self.sent.get_or_create(&labels).clone(),
-            sent_bytes: self.sent_bytes.get_or_create(&labels).clone(),
-            dropped: self.dropped.get_or_create(&labels).clone(),
-            refused: self.refused.get_or_create(&labels).clone(),
-        }
-    }
-
-    fn forget(&self, topic_filter: &str) {
-        let labels = self.labels(topic_filter);
-        for family in [
-            &self.received,
-            &self.received_bytes,
-            &self.sent,
-            &self.sent_bytes,
-            &self.dropped,
-            &self.refused,
-        ] {
-            family.remove(&labels);
         }
     }
 }
