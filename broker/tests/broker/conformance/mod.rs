@@ -12,3 +12,12 @@ mod v5_malformed;
 mod v5_publish;
 mod v5_session;
 mod v5_subscribe;
+
+/// Client identifiers that every server must take: 1 to 23 bytes of digits and letters, each of which is there
+/// ([MQTT-3.1.3-5]).
+const STANDARD_CLIENT_IDS: [&str; 4] = [
+    "0",
+    "0123456789abcdefghijklm",
+    "nopqrstuvwxyzABCDEFGHIJ",
+    "KLMNOPQRSTUVWXYZ",
+];

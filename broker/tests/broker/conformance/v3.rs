@@ -6,6 +6,7 @@ use std::sync::Arc;
 use foreshore_broker::{Limits, Method, PasswordTable};
 
 use super::{
+    STANDARD_CLIENT_IDS,
     raw::{CONNACK, PING, PINGRESP, Raw, connect3, join, packet, value},
     v5_malformed::NOT_TEXT,
 };
@@ -188,12 +189,7 @@ async fn connack_comes_first_and_tells_whether_the_session_is_present() {
 #[tokio::test]
 async fn client_identifiers_of_the_standards_form_are_taken_and_missing_ones_assigned() {
     let broker = TestBroker::start().await;
-    for id in [
-        "0",
-        "0123456789abcdefghijklm",
-        "nopqrstuvwxyzABCDEFGHIJ",
-        "KLMNOPQRSTUVWXYZ",
-    ] {
+    for id in STANDARD_CLIENT_IDS {
         Raw::connect3(broker.address, id).await.ping().await;
     }
     // Two without a name are two clients.

@@ -6,6 +6,7 @@ use foreshore_broker::{Limits, Method, PasswordTable};
 use rmqtt_codec::{types::QoS, v5};
 
 use super::{
+    STANDARD_CLIENT_IDS,
     raw::{CONNACK, DISCONNECT, PING, Raw, connect5, join, packet, properties, value},
     v5_malformed::NOT_TEXT,
 };
@@ -229,12 +230,7 @@ async fn the_first_packet_of_the_server_is_one_connack() {
 #[tokio::test]
 async fn client_identifiers_of_the_standards_form_are_taken() {
     let broker = TestBroker::start().await;
-    for id in [
-        "0",
-        "0123456789abcdefghijklm",
-        "nopqrstuvwxyzABCDEFGHIJ",
-        "KLMNOPQRSTUVWXYZ",
-    ] {
+    for id in STANDARD_CLIENT_IDS {
         Client::clean(broker.address, id).await.ping().await;
     }
     let too_long = connect5(CLEAN, &[], &[&value("i".repeat(5000))]);
