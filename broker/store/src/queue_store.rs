@@ -192,6 +192,7 @@ pub(crate) fn read_entry(
         size,
         ingested_at,
         expires_at,
+        sent,
         body,
     } = EntryRow::decode(row)?;
     let record = match body {
@@ -213,6 +214,7 @@ pub(crate) fn read_entry(
         record,
         ingested_at,
         expires_at,
+        sent,
         size,
     })
 }
@@ -299,7 +301,7 @@ impl<E: Engine> Store for QueueStore<E> {
                 return Ok(ControlFlow::Continue(()));
             };
             match read_entry(&view, id, row, &path, &self.openings) {
-                Ok(entry) if entry.expires_at.is_some_and(|expires_at| expires_at <= now) => {
+                Ok(entry) if !entry.sent && entry.expires_at.is_some_and(|expires_at| expires_at <= now) => {
                     page.expired.push(id);
                 }
                 Ok(entry) => {

@@ -163,6 +163,7 @@ fn read_qos(flags: u8, row: &RowReader<'_>) -> Result<Qos, StoreError> {
 // === entries ===
 
 const INLINE: u8 = 0b0000_1000;
+const SENT: u8 = 0b0001_0000;
 
 /// Row of a queue: how to deliver a message, with the record itself or with the number of those who share it.
 #[derive(Clone, Debug, PartialEq)]
@@ -171,6 +172,8 @@ pub(crate) struct EntryRow {
     pub(crate) size: u32,
     pub(crate) ingested_at: BrokerTime,
     pub(crate) expires_at: Option<BrokerTime>,
+    /// Whether it was sent with quality of service 2.
+    pub(crate) sent: bool,
     pub(crate) body: BodyOf,
 }
 
@@ -189,6 +192,8 @@ pub(crate) struct EntryHead {
     pub(crate) size: u32,
     pub(crate) ingested_at: BrokerTime,
     pub(crate) expires_at: Option<BrokerTime>,
+    /// Whether it was sent with quality of service 2.
+    pub(crate) sent: bool,
     /// References that the shared body had at first; `None` for an inline one.
     pub(crate) references: Option<u32>,
 }
@@ -199,6 +204,7 @@ pub(crate) struct EntryFields<'e> {
     pub(crate) size: u32,
     pub(crate) ingested_at: BrokerTime,
     pub(crate) expires_at: Option<BrokerTime>,
+    pub(crate) sent: bool,
 }
 
 impl EntryFields<'_> {
@@ -219,7 +225,10 @@ impl EntryFields<'_> {
 
     fn write(&self, row: &mut RowWriter, references: Option<u32>) {
         row.byte(
-            u8::from(self.flags.qos) | flag(RETAIN, self.flags.retain) | flag(INLINE, references.is_none()),
+            u8::from(self.flags.qos)
+                | flag(RETAIN, self.flags.retain)
+                | flag(INLINE, references.is_none())
+                | flag(SENT, self.sent),
         );
         row.number(self.size.into());
         row.number(self.ingested_at.0);
@@ -266,9 +275,16 @@ impl EntryHead {
                 size,
                 ingested_at,
                 expires_at,
+                sent: flags & SENT != 0,
                 references,
             },
         ))
+    }
+
+    /// Whether it is to be dropped: what was sent with quality of service 2 stays until it is acknowledged
+    /// ([MQTT-4.3.3-7]).
+    pub(crate) fn is_expired(&self, now: BrokerTime) -> bool {
+        !self.sent && self.expires_at.is_some_and(|expires_at| expires_at <= now)
     }
 }
 
@@ -280,6 +296,7 @@ impl EntryRow {
             size,
             ingested_at,
             expires_at,
+            sent,
             references,
         } = head;
         let subscription_identifiers = read_identifiers(&mut row)?;
@@ -298,8 +315,24 @@ impl EntryRow {
             size,
             ingested_at,
             expires_at,
+            sent,
             body,
         })
+    }
+
+    /// The row of the entry when it was sent with quality of service 2.
+    pub(crate) fn as_sent(&self) -> Bytes {
+        let fields = EntryFields {
+            flags: &self.flags,
+            size: self.size,
+            ingested_at: self.ingested_at,
+            expires_at: self.expires_at,
+            sent: true,
+        };
+        match &self.body {
+            BodyOf::Inline(record) => fields.with_record(record),
+            BodyOf::Shared { references } => fields.with_reference(*references),
+        }
     }
 }
 

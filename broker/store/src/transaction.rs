@@ -219,6 +219,7 @@ impl<'v> Transaction<'v> {
                 size: 0,
                 ingested_at: BrokerTime(0),
                 expires_at: None,
+                sent: false,
                 references: None,
             }
         });

@@ -131,6 +131,7 @@ impl Transaction<'_> {
                 size,
                 ingested_at: now,
                 expires_at: None,
+                sent: false,
             };
             let row = fields.with_record(&letter.record);
             let path = &mut self.path(target).row;

@@ -167,9 +167,9 @@ impl Transaction<'_> {
         while count < SWEEP_MAX {
             self.settle_head(place)?;
             let first = self.first_entries(place, CHUNK)?;
-            let expired = first.iter().take_while(|(_, head)| {
-                head.is_some_and(|head| head.expires_at.is_some_and(|expires_at| expires_at <= now))
-            });
+            let expired = first
+                .iter()
+                .take_while(|(_, head)| head.is_some_and(|head| head.is_expired(now)));
             let expired: Vec<EntryId> = expired.map(|(id, _)| *id).collect();
             for id in &expired {
                 self.drop_entry(place, *id, &DropReason::EXPIRED)?;

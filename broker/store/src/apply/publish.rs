@@ -226,6 +226,7 @@ impl Transaction<'_> {
             size,
             ingested_at,
             expires_at,
+            sent: false,
         };
         match admitted {
             [] => {}

@@ -145,7 +145,6 @@ impl Transaction<'_> {
         let Some(row) = view.get(Table::Queue, &keys::entry(receiver, head))? else {
             return Ok(false);
         };
-        let expires_at = EntryHead::decode(&row).ok().and_then(|head| head.expires_at);
-        Ok(expires_at.is_some_and(|expires_at| expires_at <= self.now()))
+        Ok(EntryHead::decode(&row).is_ok_and(|head| head.is_expired(self.now())))
     }
 }

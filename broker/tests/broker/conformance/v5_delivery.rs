@@ -119,6 +119,51 @@ async fn what_was_not_acknowledged_is_sent_again_in_order_under_its_identifiers(
 }
 
 #[tokio::test]
+async fn what_was_sent_with_quality_of_service_two_does_not_expire() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start_with(options_in(directory.path())).await;
+    let (mut reader, _) = Client::connect(broker.address, window(back("reader"), 1)).await;
+    reader.subscribe("t", QoS::ExactlyOnce).await;
+    let mut publisher = Client::clean(broker.address, "p").await;
+    for payload in ["sent", "not sent"] {
+        let properties = v5::PublishProperties {
+            message_expiry_interval: NonZeroU32::new(1),
+            ..v5::PublishProperties::default()
+        };
+        let message = Publish {
+            properties: Some(properties),
+            ..publish("t", payload, QoS::ExactlyOnce, 9)
+        };
+        publisher.publish_packet(message).await;
+    }
+    publisher.publish("t", "last").await;
+    let first = reader.message().await;
+    assert_eq!(&first.payload[..], b"sent");
+    drop(reader);
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    // To the broker that sent it, and to one that only has its store.
+    let (mut reader, _) = Client::connect(broker.address, window(back("reader"), 1)).await;
+    let again = reader.message().await;
+    assert_eq!(
+        (&again.payload, again.packet_id, again.dup),
+        (&first.payload, first.packet_id, true)
+    );
+    drop(reader);
+    broker.stop().await;
+    let broker = TestBroker::start_with(options_in(directory.path())).await;
+    let (mut reader, _) = Client::connect(broker.address, window(back("reader"), 1)).await;
+    let again = reader.message().await;
+    assert_eq!(
+        (&again.payload, again.packet_id, again.dup),
+        (&first.payload, first.packet_id, true)
+    );
+    reader.received(packet_id(&again)).await;
+    reader.expect_release(packet_id(&again)).await;
+    reader.complete(packet_id(&again)).await;
+    assert_eq!(reader.take().await, "last");
+}
+
+#[tokio::test]
 async fn a_release_is_sent_again_and_its_message_is_not() {
     let broker = TestBroker::start().await;
     let (mut reader, _) = Client::connect(broker.address, back("reader")).await;

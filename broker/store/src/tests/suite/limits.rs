@@ -5,7 +5,8 @@ use std::time::Duration;
 use foreshore_record::{DropReason, Outcome};
 
 use crate::{
-    Applied, Batch, BrokerTime, Limits, Message, Operation, OverflowPolicy, Refusal,
+    Applied, Batch, BrokerTime, Direction, Entry, Inflight, Limits, Message, Operation, OverflowPolicy,
+    ReceiverId, Refusal, Slot,
     tests::{Harness, message, payload_of, publish, publish_message},
 };
 
@@ -15,6 +16,7 @@ over_all_back_ends!(
     a_full_queue_drops_the_new_one,
     old_entries_leave,
     expired_entries_are_told_to_the_reader,
+    what_was_sent_with_quality_of_service_two_does_not_expire,
     the_clock_never_runs_backwards,
     limits_can_be_changed,
 );
@@ -145,23 +147,24 @@ fn old_entries_leave(store: Harness) {
     assert_eq!(store.payloads(receivers[0]), ["m3"]);
 }
 
+fn expiring(store: &Harness, payload: &str, seconds: u64, receivers: &[ReceiverId]) -> Operation {
+    let expires_at = Some(store.clock.now().after(Duration::from_secs(seconds)));
+    publish_message(
+        Message {
+            expires_at,
+            ..message(payload)
+        },
+        receivers,
+    )
+}
+
 fn expired_entries_are_told_to_the_reader(mut store: Harness) {
     let receiver = store.receiver("a", Limits::default());
-    let expiring = |payload, seconds| {
-        let expires_at = Some(store.clock.now().after(Duration::from_secs(seconds)));
-        publish_message(
-            Message {
-                expires_at,
-                ..message(payload)
-            },
-            &[receiver],
-        )
-    };
     let operations = vec![
-        expiring("1s", 1),
+        expiring(&store, "1s", 1, &[receiver]),
         publish("never", &[receiver]),
-        expiring("1s too", 1),
-        expiring("9s", 9),
+        expiring(&store, "1s too", 1, &[receiver]),
+        expiring(&store, "9s", 9, &[receiver]),
     ];
     store.commit(operations);
     store.wait(2);
@@ -183,6 +186,49 @@ fn expired_entries_are_told_to_the_reader(mut store: Harness) {
     );
     let totals = store.totals(receiver);
     assert_eq!((totals.ledger.dropped["expired"], totals.ledger.waiting), (2, 2));
+}
+
+fn what_was_sent_with_quality_of_service_two_does_not_expire(mut store: Harness) {
+    let [own, other] = ["a", "b"].map(|name| store.receiver(name, Limits::default()));
+    // The first has its record in its row, the second shares it with another queue.
+    store.commit(vec![
+        expiring(&store, "inline", 1, &[own]),
+        expiring(&store, "shared", 1, &[own, other]),
+        expiring(&store, "not sent", 1, &[own]),
+    ]);
+    let before = store.page(own).entries;
+    for (packet_id, id) in [(1, 1), (2, 2)] {
+        let slot = Slot {
+            session: own,
+            direction: Direction::Outbound,
+            packet_id,
+        };
+        let state = Inflight::Sent { receiver: own, id };
+        store.one(Operation::SetInflight { slot, state });
+    }
+    store.wait(2);
+    store.maintain();
+    store.reopen(false);
+    store.maintain();
+    let page = store.page(own);
+    assert_eq!(
+        page.entries.iter().map(payload_of).collect::<Vec<_>>(),
+        ["inline", "shared"]
+    );
+    // Nothing else of them has changed.
+    let sent = |entry: &Entry| Entry {
+        sent: true,
+        ..entry.clone()
+    };
+    let expected: Vec<_> = before.iter().take(2).map(sent).collect();
+    assert_eq!(page.entries, expected);
+    assert_eq!(page.expired, [3]);
+    assert_eq!(
+        store.page(other).expired.len() + store.page(other).entries.len(),
+        0
+    );
+    store.settle(own, 0, &[1, 2]);
+    assert_eq!(store.page(own).entries, []);
 }
 
 fn the_clock_never_runs_backwards(mut store: Harness) {
