@@ -8,7 +8,7 @@ use super::{
     ReasonCode, Version, WireError,
     connect::{PASSWORD, USERNAME, WILL},
     frame::{self, Frame},
-    properties::{USER_PROPERTY, take_binary, take_text},
+    properties::{MESSAGE_EXPIRY, USER_PROPERTY, take_binary, take_text},
 };
 
 /// Where properties stand.
@@ -35,6 +35,8 @@ enum Form {
     /// A variable byte integer that is not 0.
     PositiveLength,
     Text,
+    /// A topic name.
+    Topic,
     Binary,
 }
 
@@ -52,7 +54,8 @@ fn property(identifier: u8) -> Option<(Form, &'static [Place])> {
     Some(match identifier {
         0x01 => (Form::Flag, &[Will]),
         0x02 | 0x18 => (Form::Number(4), &[Will]),
-        0x03 | 0x08 => (Form::Text, &[Will]),
+        0x03 => (Form::Text, &[Will]),
+        0x08 => (Form::Topic, &[Will]),
         0x09 => (Form::Binary, &[Will]),
         0x0b => (Form::PositiveLength, &[Subscribe]),
         0x11 => (Form::Number(4), &[Connect, Disconnect]),
@@ -68,8 +71,14 @@ fn property(identifier: u8) -> Option<(Form, &'static [Place])> {
     })
 }
 
-/// Checks a CONNECT; its flags stand at `flags_at` in the body.
-pub(super) fn connect(body: &[u8], version: Version, flags: u8, flags_at: usize) -> Result<(), WireError> {
+/// Checks a CONNECT; its flags stand at `flags_at` in the body. Tells where in the body the value of the
+/// will's message expiry interval stands, if it has one.
+pub(super) fn connect(
+    body: &[u8],
+    version: Version,
+    flags: u8,
+    flags_at: usize,
+) -> Result<Option<usize>, WireError> {
     // Behind the flags stand two bytes of the keep alive.
     let mut rest = body
         .get(flags_at + 3..)
@@ -78,9 +87,12 @@ pub(super) fn connect(body: &[u8], version: Version, flags: u8, flags_at: usize)
         take_properties(&mut rest, Place::Connect)?;
     }
     take_text(&mut rest)?;
+    let mut expiry_at = None;
     if flags & WILL != 0 {
         if version.is_v5() {
-            take_properties(&mut rest, Place::Will)?;
+            let block = take_properties(&mut rest, Place::Will)?;
+            let start = body.len() - rest.len() - block.len();
+            expiry_at = place_of(block, MESSAGE_EXPIRY)?.map(|at| start + at);
         }
         take_text(&mut rest)?;
         take_binary(&mut rest)?;
@@ -91,7 +103,8 @@ pub(super) fn connect(body: &[u8], version: Version, flags: u8, flags_at: usize)
     if flags & PASSWORD != 0 {
         take_binary(&mut rest)?;
     }
-    at_end(rest)
+    at_end(rest)?;
+    Ok(expiry_at)
 }
 
 /// Checks a packet that follows CONNECT and is not PUBLISH.
@@ -177,10 +190,11 @@ fn take_length(input: &mut &[u8]) -> Result<u32, WireError> {
     Ok(length)
 }
 
-/// Cuts properties off.
-fn take_properties(input: &mut &[u8], place: Place) -> Result<(), WireError> {
+/// Cuts properties off, without their length.
+fn take_properties<'a>(input: &mut &'a [u8], place: Place) -> Result<&'a [u8], WireError> {
     let length = take_length(input)?;
-    let mut block = take(input, length as usize)?;
+    let whole = take(input, length as usize)?;
+    let mut block = whole;
     let mut seen = 0u64;
     while !block.is_empty() {
         let identifier = take(&mut block, 1)?[0];
@@ -200,7 +214,26 @@ fn take_properties(input: &mut &[u8], place: Place) -> Result<(), WireError> {
         seen |= 1 << identifier;
         take_value(&mut block, form)?;
     }
-    Ok(())
+    Ok(whole)
+}
+
+/// Where in properties that were checked the value of one of them stands.
+fn place_of(whole: &[u8], wanted: u8) -> Result<Option<usize>, WireError> {
+    let mut block = whole;
+    while !block.is_empty() {
+        let identifier = take(&mut block, 1)?[0];
+        if identifier == wanted {
+            return Ok(Some(whole.len() - block.len()));
+        }
+        match property(identifier) {
+            Some((form, _)) => take_value(&mut block, form)?,
+            None => {
+                take_text(&mut block)?;
+                take_text(&mut block)?;
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn take_value(block: &mut &[u8], form: Form) -> Result<(), WireError> {
@@ -213,6 +246,10 @@ fn take_value(block: &mut &[u8], form: Form) -> Result<(), WireError> {
         }
         Form::PositiveLength => (take_length(block)? == 0).then_some("property is 0"),
         Form::Text => take_text(block).map(|_| None)?,
+        // [MQTT-3.3.2-14]: the will becomes a PUBLISH.
+        Form::Topic => take_text(block)?
+            .contains(['+', '#'])
+            .then_some("response topic holds a wildcard"),
         Form::Binary => take_binary(block).map(|_| None)?,
     };
     wrong.map_or(Ok(()), |detail| Err(protocol_error(detail)))

@@ -75,9 +75,9 @@ impl Connect {
         }
         let head = Head::read(frame.body)?;
         head.check()?;
-        check::connect(frame.body, head.version, head.flags, head.flags_at)?;
+        let expiry_at = check::connect(frame.body, head.version, head.flags, head.flags_at)?;
         if head.version.is_v5() {
-            decode_v5(frame, &head)
+            decode_v5(frame, &head, expiry_at)
         } else {
             decode_v3(frame, &head)
         }
@@ -148,11 +148,18 @@ impl Head {
     }
 }
 
-fn decode_v5(frame: &Frame<'_>, head: &Head) -> Result<Connect, WireError> {
+fn decode_v5(frame: &Frame<'_>, head: &Head, expiry_at: Option<usize>) -> Result<Connect, WireError> {
     let mut packet = BytesMut::from(frame.packet);
+    let body_at = frame.packet.len() - frame.body.len();
     // The codec refuses an empty client identifier without Clean Start; version 5 allows it ([MQTT-3.1.3-6]).
-    let flags_at = frame.packet.len() - frame.body.len() + head.flags_at;
-    packet[flags_at] |= CLEAN_START;
+    packet[body_at + head.flags_at] |= CLEAN_START;
+    // And it refuses a will that expires at once (section 3.1.3.2.4).
+    let expiry = expiry_at.and_then(|at| packet[body_at + at..].first_chunk_mut::<4>());
+    let expires_at_once = expiry.is_some_and(|value| {
+        let is_zero = *value == [0; 4];
+        value[3] |= u8::from(is_zero);
+        is_zero
+    });
     let Some((v5::Packet::Connect(connect), _)) = v5::Codec::new(0, 0).decode(&mut packet)? else {
         return Err(WireError::new(
             ReasonCode::MalformedPacket,
@@ -173,7 +180,7 @@ fn decode_v5(frame: &Frame<'_>, head: &Head) -> Result<Connect, WireError> {
         client_id: connect.client_id.to_string(),
         username: connect.username.map(|name| name.to_string()),
         password: connect.password.map(|password| Bytes::copy_from_slice(&password)),
-        will: connect.last_will.map(will_v5),
+        will: connect.last_will.map(|will| will_v5(will, expires_at_once)),
         session_expiry: connect.session_expiry_interval_secs,
         receive_maximum: connect.receive_max.map_or(u16::MAX, std::num::NonZeroU16::get),
         maximum_packet_size: connect.max_packet_size.map(std::num::NonZeroU32::get),
@@ -185,7 +192,7 @@ fn decode_v5(frame: &Frame<'_>, head: &Head) -> Result<Connect, WireError> {
     })
 }
 
-fn will_v5(will: v5::LastWill) -> Will {
+fn will_v5(will: v5::LastWill, expires_at_once: bool) -> Will {
     let user = will.user_properties.iter();
     Will {
         topic: will.topic.to_string(),
@@ -196,7 +203,10 @@ fn will_v5(will: v5::LastWill) -> Will {
         properties: Properties {
             content_type: will.content_type.map(|text| text.to_string()),
             payload_is_utf8: will.is_utf8_payload.unwrap_or(false),
-            expiry_seconds: will.message_expiry_interval.map(std::num::NonZeroU32::get),
+            expiry_seconds: match will.message_expiry_interval {
+                Some(_) if expires_at_once => Some(0),
+                expiry => expiry.map(std::num::NonZeroU32::get),
+            },
             response_topic: will.response_topic.map(|text| text.to_string()),
             correlation_data: will.correlation_data.map(|data| Bytes::copy_from_slice(&data)),
             user: user
@@ -271,6 +281,20 @@ mod tests {
         );
         let three = decode(b"\0\x06MQIsdp\x03\x00\0\x3c\0\x01c").unwrap();
         assert_eq!((three.version, three.session_expiry), (Version::V31, u32::MAX));
+    }
+
+    #[test]
+    fn what_the_codec_refuses_is_taken() {
+        // A will that expires at once, after another property.
+        let body = b"\0\x04MQTT\x05\x06\0\0\0\0\x01c\x07\x01\x01\x02\0\0\0\0\0\x01t\0\0";
+        let will = decode(body).unwrap().will.unwrap();
+        assert_eq!(
+            (will.topic.as_str(), will.properties.expiry_seconds),
+            ("t", Some(0))
+        );
+        assert!(will.properties.payload_is_utf8);
+        // An empty client identifier without Clean Start.
+        assert!(!decode(b"\0\x04MQTT\x05\x00\0\0\0\0\0").unwrap().clean_start);
     }
 
     #[test]
