@@ -7,6 +7,8 @@
 pub(crate) mod auth;
 mod check;
 pub(crate) mod connect;
+#[cfg(test)]
+mod differential;
 pub(crate) mod encode;
 pub(crate) mod frame;
 pub(crate) mod packet;
