@@ -99,6 +99,7 @@ impl Broker {
             committer: committer.handle(),
             open_store: RwLock::new(Some(store)),
             limits: ArcSwap::from_pointee(limits),
+            limits_changed: Default::default(),
             conduct: ArcSwap::from_pointee(conduct),
             policies: ArcSwap::from_pointee(Policies::none()),
             sessions: Default::default(),
@@ -202,6 +203,7 @@ fn start_tasks(engine: &Arc<Engine>, sys_interval: Option<Duration>) -> Vec<Task
             // A store that can't be asked any more tells that elsewhere.
             let space = sweeping.blocking(|store| Ok(store.space())).await;
             sweeping.state_store.set_space(space.ok().flatten());
+            sweeping.measure_topic_limits().await;
             let (keys, bytes) = sweeping.state_store.size();
             sweeping
                 .stats
@@ -213,9 +215,10 @@ fn start_tasks(engine: &Arc<Engine>, sys_interval: Option<Duration>) -> Vec<Task
                 .set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
     });
+    let topics = foreshore_runtime::spawn("broker topic limits", Arc::clone(engine).keep_topic_limits());
     let state = foreshore_runtime::spawn("broker state store", Arc::clone(engine).deliver_state());
     let expiry = foreshore_runtime::spawn("broker state expiry", Arc::clone(engine).expire_state());
-    let mut tasks = vec![timers, sweep, state, expiry];
+    let mut tasks = vec![timers, sweep, topics, state, expiry];
     if let Some(interval) = sys_interval.filter(|interval| !interval.is_zero()) {
         tasks.push(foreshore_runtime::spawn(
             "broker $SYS",
@@ -311,6 +314,7 @@ impl Handle {
     /// Puts limits in force. Connections keep what they were told at their beginning.
     pub fn set_limits(&self, limits: Limits) {
         self.inner.engine.limits.store(Arc::new(limits));
+        self.inner.engine.limits_changed.notify_one();
     }
 
     /// Changes how clients are treated. A redirection that is new disconnects all clients but our own roles.

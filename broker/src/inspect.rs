@@ -9,7 +9,7 @@ pub mod trace;
 use std::sync::Arc;
 
 use foreshore_record::{PathLedger, Qos, TopicFilter};
-use foreshore_store::{ReceiverId, Space, Store, StoreError};
+use foreshore_store::{ReceiverId, Space, Store, StoreError, TopicTotals};
 use serde::Serialize;
 
 use crate::{
@@ -110,6 +110,14 @@ impl Handle {
             .engine()
             .blocking(move |store| ledger(store, &broker))
             .await?)
+    }
+
+    /// Limits by topic filter that are in force, with what they come to over all queues.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn topic_limits(&self) -> Result<Vec<TopicTotals>, Error> {
+        Ok(self.engine().blocking(|store| store.topics()).await?)
     }
 
     /// Free space of the disk below the store; `None` when it is kept in memory, or the system does not say.

@@ -48,12 +48,14 @@ mod shared;
 mod state_store;
 mod stats;
 mod sys;
+mod topic_limits;
 mod will;
 pub mod wire;
 
 pub use auth::{Method, PasswordTable, TokenIssuer, TokenOptions, Webhook, WebhookOptions};
 pub use broker::{Broker, Handle};
 pub use error::Error;
+pub use foreshore_store::{OverflowPolicy, TopicLimit};
 pub use listener::Endpoint;
 pub use options::{Conduct, Limits, ListenerOptions, Options, Protocol, Redirect, Storage};
 pub use path::BrokerPaths;

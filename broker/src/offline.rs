@@ -143,6 +143,7 @@ fn limits(limits: &Limits) -> Value {
         overflow,
         max_attempts,
         max_dead_letter_bytes: _,
+        own_limits_only: _,
     } = limits;
     json!({
         "maxBytes": max_bytes,

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use foreshore_crds::v1alpha1::broker::{self as api, BrokerLimits, BrokerSpec};
 use foreshore_record::TopicFilter;
-use foreshore_store::OverflowPolicy;
+use foreshore_store::{OverflowPolicy, TopicLimit};
 use foreshore_tls::Identity;
 
 use crate::{auth::Method, wire::ReasonCode};
@@ -241,6 +241,8 @@ pub struct Limits {
     pub max_queue_age: Option<Duration>,
     /// What such a queue does when it is full.
     pub queue_overflow: OverflowPolicy,
+    /// Limits by topic filter of what waits in such a queue.
+    pub topic_limits: Vec<TopicLimit>,
     /// Whether messages of quality of service 0 wait in such a queue too.
     pub queue_qos0: bool,
     /// Bytes that wait in memory for one connection.
@@ -288,11 +290,8 @@ impl From<&BrokerLimits> for Limits {
             max_message_expiry: limits.max_message_expiry.map(|value| seconds(value.into())),
             max_queue_bytes: limits.effective_max_queue_bytes(),
             max_queue_age: None,
-            queue_overflow: match limits.effective_queue_overflow() {
-                api::OverflowPolicy::Reject => OverflowPolicy::Reject,
-                api::OverflowPolicy::DropOldest => OverflowPolicy::DropOldest,
-                api::OverflowPolicy::DropNew => OverflowPolicy::DropNew,
-            },
+            queue_overflow: overflow(limits.effective_queue_overflow()),
+            topic_limits: limits.topic_filters.iter().filter_map(topic_limit).collect(),
             queue_qos0: limits.effective_queue_qos0(),
             max_live_bytes: size(limits.effective_max_live_bytes()),
             max_durable_receivers: limits.effective_max_durable_receivers() as usize,
@@ -314,6 +313,25 @@ impl From<&BrokerSpec> for Limits {
             ..Self::from(&limits)
         }
     }
+}
+
+fn overflow(policy: api::OverflowPolicy) -> OverflowPolicy {
+    match policy {
+        api::OverflowPolicy::Reject => OverflowPolicy::Reject,
+        api::OverflowPolicy::DropOldest => OverflowPolicy::DropOldest,
+        api::OverflowPolicy::DropNew => OverflowPolicy::DropNew,
+    }
+}
+
+/// A limit by topic filter; the schema has judged the filter.
+fn topic_limit(limit: &api::TopicFilterLimit) -> Option<TopicLimit> {
+    Some(TopicLimit {
+        filter: TopicFilter::new(limit.topic_filter.as_str()).ok()?,
+        max_messages: limit.max_messages.map(u64::from),
+        max_bytes: limit.max_bytes.map(Into::into),
+        max_age: limit.max_age.map(Into::into),
+        overflow: overflow(limit.effective_overflow()),
+    })
 }
 
 /// The largest packet that the protocol can express (MQTT 5.0 section 2.1.4).

@@ -458,6 +458,7 @@ async fn put_path(broker: &Handle, path: &PathPlan) -> Result<(), Nack> {
             PathOverflow::DropNew => OverflowPolicy::DropNew,
         },
         max_attempts: Some(foreshore_store::Limits::DEFAULT_MAX_ATTEMPTS),
+        own_limits_only: true,
         ..foreshore_store::Limits::default()
     };
     broker

@@ -1,5 +1,6 @@
 //! What the broker counts, for `/metrics`. No label has a value that a client could make up.
 
+pub(crate) mod topic_limits;
 pub(crate) mod traffic;
 
 use std::sync::Arc;
@@ -10,7 +11,10 @@ use foreshore_runtime::{
 };
 use foreshore_store::OpenReport;
 
-use self::traffic::{ByClient, ByTopic};
+use self::{
+    topic_limits::ByTopicLimit,
+    traffic::{ByClient, ByTopic},
+};
 
 /// Counters of a broker. Brokers in one process share those without labels.
 #[derive(Debug)]
@@ -45,6 +49,8 @@ pub(crate) struct Stats {
     pub(crate) by_client: ByClient,
     /// Messages by topic filter.
     pub(crate) by_topic: ByTopic,
+    /// What waits and was dropped, by limit by topic filter.
+    pub(crate) by_topic_limit: ByTopicLimit,
     /// Requests to the state store.
     pub(crate) state_requests: Counter,
     /// Notifications of the state store.
@@ -104,6 +110,7 @@ impl Stats {
             ),
             by_client: ByClient::new(metrics, Arc::clone(broker)),
             by_topic: ByTopic::new(metrics, Arc::clone(broker)),
+            by_topic_limit: ByTopicLimit::new(metrics, Arc::clone(broker)),
             state_requests: counter("broker_state_store_requests", "Requests to the state store"),
             state_notifications: counter(
                 "broker_state_store_notifications",

@@ -54,6 +54,8 @@ use self::{
     timers::Timers,
     trace::Tracer,
 };
+use tokio::sync::Notify;
+
 use crate::{
     auth::Checks,
     listener::placement::Placement,
@@ -79,6 +81,8 @@ pub(crate) struct Engine {
     pub(crate) committer: CommitterHandle,
     pub(crate) clock: BrokerClock,
     pub(crate) limits: ArcSwap<Limits>,
+    /// The limits have changed.
+    pub(crate) limits_changed: Notify,
     pub(crate) conduct: ArcSwap<Conduct>,
     pub(crate) policies: ArcSwap<Policies>,
     pub(crate) sessions: Registry,

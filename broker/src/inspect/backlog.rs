@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use foreshore_store::{PathTotals, Receiver, ReceiverId, Store, StoreError};
+use foreshore_store::{PathTotals, Receiver, ReceiverId, Store, StoreError, TopicLimit};
 use futures::future::join_all;
 use serde::Serialize;
 use tokio::{sync::oneshot, time::timeout};
@@ -69,6 +69,9 @@ pub struct QueueInfo {
     /// Most bytes that may wait, if that is limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
+    /// Of each limit by topic filter of which something waits.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub topic_filters: Vec<TopicFilterInfo>,
     /// Age of the oldest, in seconds of the broker's clock.
     pub oldest_seconds: u64,
     /// Entries that came in each second of the interval.
@@ -78,6 +81,24 @@ pub struct QueueInfo {
     /// Seconds until it is empty at these rates; absent where it does not become less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drained_in_seconds: Option<f64>,
+}
+
+/// What waits in a queue of a limit by topic filter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TopicFilterInfo {
+    /// The filter.
+    pub topic_filter: String,
+    /// Entries.
+    pub entries: u64,
+    /// Most of them, if that is limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_entries: Option<u64>,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Most of them, if that is limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
 }
 
 /// A connection that can't keep up.
@@ -160,12 +181,13 @@ impl Handle {
             .await?;
         tokio::time::sleep(interval.min(MAX_INTERVAL)).await;
         let elapsed = begin.elapsed().as_secs_f64();
-        let now = engine.now();
+        let (now, limits) = (engine.now(), engine.limits.load_full());
         let looks = engine.blocking(move |store| look_again(store, before)).await?;
         let mut queues: Vec<_> = looks
             .into_iter()
             .map(|(before, totals)| QueueInfo {
                 oldest_seconds: totals.oldest_age(now).as_secs(),
+                topic_filters: of_topic_limits(&totals, &limits.topic_limits),
                 ..measured(&before, &totals, elapsed)
             })
             .collect();
@@ -286,11 +308,28 @@ fn measured(before: &Look, now: &PathTotals, seconds: f64) -> QueueInfo {
         entries: ledger.waiting,
         bytes: now.waiting_bytes,
         max_bytes: before.max_bytes,
+        topic_filters: Vec::new(),
         oldest_seconds: 0,
         in_per_second: per_second(came),
         out_per_second: per_second(left),
         drained_in_seconds: (net > 0).then(|| (ledger.waiting as f64 * seconds / net as f64).ceil()),
     }
+}
+
+/// What waits in a queue of those limits that are in force.
+fn of_topic_limits(totals: &PathTotals, limits: &[TopicLimit]) -> Vec<TopicFilterInfo> {
+    let waiting = |limit: &TopicLimit| {
+        let key = limit.key();
+        let waiting = totals.topics.iter().find(|waiting| waiting.key == key)?;
+        Some(TopicFilterInfo {
+            topic_filter: limit.filter.as_str().to_owned(),
+            entries: waiting.entries,
+            max_entries: limit.max_messages,
+            bytes: waiting.bytes,
+            max_bytes: limit.max_bytes,
+        })
+    };
+    limits.iter().filter_map(waiting).collect()
 }
 
 /// What hurts most comes first.
@@ -325,6 +364,7 @@ mod tests {
             oldest: None,
             dead_letter_bytes: 0,
             dead_letters_evicted: 0,
+            topics: Vec::new(),
         }
     }
 

@@ -45,6 +45,7 @@ impl Engine {
         self.load_sessions(&mut operations)?;
         self.load_wills()?;
         self.drop_orphans(&mut operations)?;
+        operations.extend(self.topic_limits_to_set()?);
         while !operations.is_empty() {
             let rest = operations.split_off(operations.len().min(PAGE));
             // Nobody else submits yet, so that there is room.

@@ -4,6 +4,7 @@ mod dead_letters;
 mod path;
 mod publish;
 mod receivers;
+mod topics;
 pub(crate) mod upkeep;
 
 use crate::{
@@ -69,6 +70,7 @@ impl Transaction<'_> {
             Operation::DropReceiver { receiver, reason } => self.drop_receiver(*receiver, reason),
             Operation::OpenPath { receiver } => self.open_path(*receiver),
             Operation::Sweep { receiver } => self.sweep(*receiver),
+            Operation::SetTopicLimits { limits } => self.set_topic_limits(limits),
             Operation::Replay { from, ids, to } => self.replay(id, *from, ids, *to),
             Operation::DeleteDeadLetters { receiver, ids } => self.delete_dead_letters(*receiver, ids),
             Operation::DeleteRetained { topic } => {

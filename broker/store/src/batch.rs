@@ -8,6 +8,7 @@ use crate::{
     entry::{EntryFlags, EntryId, Inflight, Message, PathEpoch, ReceiverId, Settlement, Slot},
     error::StoreError,
     limits::Limits,
+    topics::TopicLimit,
 };
 
 /// Operations that become durable together, in their order.
@@ -85,6 +86,12 @@ pub enum Operation {
     Sweep {
         /// Whose queue.
         receiver: ReceiverId,
+    },
+    /// Puts limits by topic filter in force, [`crate::MAX_TOPIC_LIMITS`] at most, in place of those that were. They hold
+    /// for what is queued from then on.
+    SetTopicLimits {
+        /// All of them; the first that matches a topic counts.
+        limits: Vec<TopicLimit>,
     },
     /// Puts dead letters into a queue, as new entries of that path. They do not expire again, and limits do not hold
     /// them up.
@@ -242,6 +249,7 @@ impl Operation {
                 | Self::DeleteSession { client_id: name }
                 | Self::DeleteWill { client_id: name } => name.len(),
                 Self::Refuse { number } => number.source.len(),
+                Self::SetTopicLimits { limits } => size_of_val(limits.as_slice()),
                 Self::HandOut { .. }
                 | Self::DropReceiver { .. }
                 | Self::OpenPath { .. }
@@ -262,7 +270,7 @@ pub enum Applied {
     Published {
         /// Its id.
         id: EntryId,
-        /// Receivers whose full queue did not take it (`overflow_new`, `too_large`).
+        /// Receivers whose full queue did not take it (`overflow_new`, `topic_overflow_new`, `too_large`).
         passed_over: Vec<(ReceiverId, DropReason)>,
     },
     /// The message was not taken in.

@@ -88,6 +88,11 @@ impl<'r> RowReader<'r> {
         }
     }
 
+    /// Whether nothing is left: what was added to a row later is missing.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     pub(crate) fn byte(&mut self) -> Result<u8, StoreError> {
         let (byte, rest) = self
             .rest

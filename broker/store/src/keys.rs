@@ -148,6 +148,9 @@ pub(crate) const GRAVE: &[u8] = b"grave/";
 /// Rows of [`Table::Meta`] with the totals of paths that ended, by kind.
 pub(crate) const ENDED: &[u8] = b"ended/";
 
+/// Row of [`Table::Meta`] with the limits by topic filter and their totals.
+pub(crate) const TOPICS: &[u8] = b"topics";
+
 /// Key of a numbered row of [`Table::Meta`].
 pub(crate) fn meta_number(prefix: &[u8], number: u64) -> Bytes {
     [prefix, &number.to_be_bytes()].concat().into()

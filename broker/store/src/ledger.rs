@@ -105,6 +105,19 @@ pub struct PathTotals {
     pub dead_letter_bytes: u64,
     /// Dead letters that made room for newer ones.
     pub dead_letters_evicted: u64,
+    /// What waits of limits by topic filter.
+    pub topics: Vec<TopicWaiting>,
+}
+
+/// What waits in one queue of one limit by topic filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicWaiting {
+    /// Key of the limit; see [`crate::TopicLimit::key`].
+    pub key: u64,
+    /// Entries.
+    pub entries: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 impl PathTotals {

@@ -20,6 +20,7 @@
 //! | [`committer`] | group commit, backpressure, watchdog |
 //! | [`ledger`] | totals of paths and sources |
 //! | [`limits`] | limits of a queue |
+//! | [`topics`] | limits by topic filter |
 //! | [`clock`] | the clock that expiry runs on |
 //! | [`offline`] | looking at a store that no broker has open |
 
@@ -45,6 +46,7 @@ mod space;
 pub mod store;
 #[cfg(test)]
 mod tests;
+pub mod topics;
 mod transaction;
 
 pub use batch::{Applied, Batch, Opening, Operation, Publish, Refusal};
@@ -56,9 +58,10 @@ pub use entry::{
 };
 pub use error::StoreError;
 pub use fjall_store::{OpenReport, StoreOptions, open};
-pub use ledger::{Counts, EndedTotals, PathTotals, SourceTotals};
+pub use ledger::{Counts, EndedTotals, PathTotals, SourceTotals, TopicWaiting};
 pub use limits::{Limits, OverflowPolicy};
 pub use store::{Position, Receiver, SharedStore, Space, Store};
+pub use topics::{MAX_TOPIC_LIMITS, TopicLimit, TopicTotals};
 
 /// A store that forgets everything when the process ends.
 ///

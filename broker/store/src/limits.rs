@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::{codec::RowReader, error::StoreError};
+
 /// What happens to a message that a full queue can't take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OverflowPolicy {
@@ -28,6 +30,28 @@ pub struct Limits {
     pub max_attempts: Option<u8>,
     /// Most bytes of dead letters; the oldest make room. `None` means [`Limits::DEFAULT_DEAD_LETTER_BYTES`].
     pub max_dead_letter_bytes: Option<u64>,
+    /// Whether no limits by topic filter hold besides: whoever reads the queue says by itself what it may hold.
+    pub own_limits_only: bool,
+}
+
+impl OverflowPolicy {
+    /// As it is stored.
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Self::Reject => 0,
+            Self::DropOldest => 1,
+            Self::DropNew => 2,
+        }
+    }
+
+    pub(crate) fn read(row: &mut RowReader<'_>) -> Result<Self, StoreError> {
+        match row.byte()? {
+            0 => Ok(Self::Reject),
+            1 => Ok(Self::DropOldest),
+            2 => Ok(Self::DropNew),
+            found => Err(row.damaged(format!("overflow policy {found} is not known"))),
+        }
+    }
 }
 
 impl Limits {

@@ -20,6 +20,7 @@ use crate::{
     rows::{self, PathRow, PositionRow},
     space::SpaceProbe,
     store::{Position, Receiver, Space, Store},
+    topics::{TopicTable, TopicTotals},
     transaction::{Openings, Transaction},
 };
 
@@ -44,6 +45,8 @@ pub(crate) struct QueueStore<E> {
 
 struct Writer {
     upkeep: Upkeep,
+    /// Limits by topic filter, as the last commit left them.
+    topics: TopicTable,
     /// Why nothing can be committed any more.
     closed: Option<StoreError>,
 }
@@ -52,6 +55,7 @@ impl<E: Engine> QueueStore<E> {
     /// Opens the queues that a back end holds and draws a new epoch.
     pub(crate) fn open(engine: E, space: Option<SpaceProbe>, epoch: StoreEpoch) -> Result<Self, StoreError> {
         let (position, mut openings, mut changes) = Self::load(&engine)?;
+        let topics = topics(&engine.view())?;
         openings.retain(|(first_id, _)| *first_id != position.next_id);
         openings.push((position.next_id, epoch));
         let key = keys::meta_number(keys::OPENING, position.next_id);
@@ -67,6 +71,7 @@ impl<E: Engine> QueueStore<E> {
             openings: Openings::new(openings),
             writer: Mutex::new(Writer {
                 upkeep: Upkeep::default(),
+                topics,
                 closed: None,
             }),
             position: RwLock::new(position),
@@ -136,13 +141,18 @@ impl<E: Engine> QueueStore<E> {
         let position = *self.position.read();
         let view = self.engine.view();
         let mut transaction = Transaction::new(&view, &self.openings, position, low_space);
+        transaction.topics = writer.topics.clone();
         let (changed, result) = apply(&mut transaction, &view, writer)?;
         if !changed {
             return Ok(result);
         }
+        let topics = transaction.topics_changed.then(|| transaction.topics.clone());
         let (position, changes) = transaction.finish()?;
         drop(view);
         self.engine.write(changes)?;
+        if let Some(topics) = topics {
+            writer.topics = topics;
+        }
         *self.position.write() = position;
         Ok(result)
     }
@@ -193,6 +203,7 @@ pub(crate) fn read_entry(
         ingested_at,
         expires_at,
         sent,
+        topic: _,
         body,
     } = EntryRow::decode(row)?;
     let record = match body {
@@ -217,6 +228,18 @@ pub(crate) fn read_entry(
         sent,
         size,
     })
+}
+
+/// Limits by topic filter. What can't be read is told of, and counts as none until they are set anew.
+fn topics(view: &impl View) -> Result<TopicTable, StoreError> {
+    let row = view.get(Table::Meta, keys::TOPICS)?;
+    let table = row.map(|row| TopicTable::decode(&row)).transpose();
+    Ok(table
+        .unwrap_or_else(|error| {
+            tracing::error!(%error, "limits by topic filter are lost");
+            None
+        })
+        .unwrap_or_default())
 }
 
 /// The lowest id that waits anywhere.
@@ -351,6 +374,10 @@ impl<E: Engine> Store for QueueStore<E> {
                 Ok(ControlFlow::Continue(()))
             })?;
         Ok(found)
+    }
+
+    fn topics(&self) -> Result<Vec<TopicTotals>, StoreError> {
+        Ok(topics(&self.engine.view())?.0)
     }
 
     fn find_receiver(&self, name: &str) -> Result<Option<ReceiverId>, StoreError> {

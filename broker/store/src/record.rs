@@ -163,7 +163,8 @@ fn read_qos(flags: u8, row: &RowReader<'_>) -> Result<Qos, StoreError> {
 // === entries ===
 
 const INLINE: u8 = 0b0000_1000;
-const SENT: u8 = 0b0001_0000;
+const BY_TOPIC: u8 = 0b0001_0000;
+const SENT: u8 = 0b0010_0000;
 
 /// Row of a queue: how to deliver a message, with the record itself or with the number of those who share it.
 #[derive(Clone, Debug, PartialEq)]
@@ -174,6 +175,8 @@ pub(crate) struct EntryRow {
     pub(crate) expires_at: Option<BrokerTime>,
     /// Whether it was sent with quality of service 2.
     pub(crate) sent: bool,
+    /// Key of the limit by topic filter that it counts for.
+    pub(crate) topic: Option<u64>,
     pub(crate) body: BodyOf,
 }
 
@@ -196,6 +199,8 @@ pub(crate) struct EntryHead {
     pub(crate) sent: bool,
     /// References that the shared body had at first; `None` for an inline one.
     pub(crate) references: Option<u32>,
+    /// Key of the limit by topic filter that it counts for.
+    pub(crate) topic: Option<u64>,
 }
 
 /// Fields of an entry but its record.
@@ -205,6 +210,8 @@ pub(crate) struct EntryFields<'e> {
     pub(crate) ingested_at: BrokerTime,
     pub(crate) expires_at: Option<BrokerTime>,
     pub(crate) sent: bool,
+    /// Key of the limit by topic filter that it counts for.
+    pub(crate) topic: Option<u64>,
 }
 
 impl EntryFields<'_> {
@@ -228,6 +235,7 @@ impl EntryFields<'_> {
             u8::from(self.flags.qos)
                 | flag(RETAIN, self.flags.retain)
                 | flag(INLINE, references.is_none())
+                | flag(BY_TOPIC, self.topic.is_some())
                 | flag(SENT, self.sent),
         );
         row.number(self.size.into());
@@ -235,6 +243,9 @@ impl EntryFields<'_> {
         row.optional(self.expires_at.map(|at| at.0));
         if let Some(references) = references {
             row.number(references.into());
+        }
+        if let Some(key) = self.topic {
+            row.fixed(key);
         }
         write_identifiers(row, &self.flags.subscription_identifiers);
     }
@@ -269,6 +280,10 @@ impl EntryHead {
         } else {
             None
         };
+        let topic = match flags & BY_TOPIC {
+            0 => None,
+            _ => Some(row.fixed()?),
+        };
         Ok((
             flags,
             Self {
@@ -277,6 +292,7 @@ impl EntryHead {
                 expires_at,
                 sent: flags & SENT != 0,
                 references,
+                topic,
             },
         ))
     }
@@ -298,6 +314,7 @@ impl EntryRow {
             expires_at,
             sent,
             references,
+            topic,
         } = head;
         let subscription_identifiers = read_identifiers(&mut row)?;
         let body = match references {
@@ -316,6 +333,7 @@ impl EntryRow {
             ingested_at,
             expires_at,
             sent,
+            topic,
             body,
         })
     }
@@ -328,6 +346,7 @@ impl EntryRow {
             ingested_at: self.ingested_at,
             expires_at: self.expires_at,
             sent: true,
+            topic: self.topic,
         };
         match &self.body {
             BodyOf::Inline(record) => fields.with_record(record),

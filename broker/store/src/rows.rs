@@ -9,7 +9,7 @@ use crate::{
     entry::{Blob, EntryId, Inflight, PathEpoch, ReceiverId, StateEntry, StoreEpoch},
     error::StoreError,
     keys::Bytes,
-    ledger::{Counts, EndedTotals, PathTotals, SourceTotals},
+    ledger::{Counts, EndedTotals, PathTotals, SourceTotals, TopicWaiting},
     limits::{Limits, OverflowPolicy},
 };
 
@@ -36,9 +36,33 @@ pub(crate) struct PathRow {
     /// What the earlier ones did.
     pub(crate) attempts: Attempts,
     pub(crate) limits: Limits,
+    /// What waits of each limit by topic filter, if anything does.
+    pub(crate) topics: Vec<TopicShare>,
+}
+
+/// What waits in one queue of one limit by topic filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TopicShare {
+    /// Key of the limit.
+    pub(crate) key: u64,
+    /// No entry of it has a smaller id.
+    pub(crate) head: EntryId,
+    /// No entry of it was taken in before.
+    pub(crate) oldest: BrokerTime,
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
 }
 
 impl PathRow {
+    /// What waits of a limit by topic filter.
+    pub(crate) fn share(&self, key: u64) -> Option<&TopicShare> {
+        self.topics.iter().find(|share| share.key == key)
+    }
+
+    pub(crate) fn share_mut(&mut self, key: u64) -> Option<&mut TopicShare> {
+        self.topics.iter_mut().find(|share| share.key == key)
+    }
+
     pub(crate) fn totals(&self, receiver: ReceiverId, name: &str) -> PathTotals {
         let ledger = self.counts.to_ledger(name);
         PathTotals {
@@ -49,6 +73,7 @@ impl PathRow {
             oldest: (ledger.waiting > 0).then_some(self.oldest),
             dead_letter_bytes: self.dead_letter_bytes,
             dead_letters_evicted: self.dead_letters_evicted,
+            topics: self.topics.iter().map(TopicShare::waiting).collect(),
             ledger,
         }
     }
@@ -66,6 +91,7 @@ impl PathRow {
             handed_out,
             attempts,
             limits,
+            topics,
         } = self;
         let mut row = RowWriter::new(VERSION, 96);
         row.number(*epoch);
@@ -79,12 +105,15 @@ impl PathRow {
         handed_out.write(&mut row);
         attempts.write(&mut row);
         write_limits(&mut row, limits);
+        if limits.own_limits_only || !topics.is_empty() {
+            write_shares(&mut row, limits, topics);
+        }
         row.finish()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         let mut row = RowReader::open("a path", VERSION, bytes)?;
-        Ok(Self {
+        let mut path = Self {
             epoch: row.number()?,
             head: row.number()?,
             oldest: BrokerTime(row.number()?),
@@ -96,8 +125,63 @@ impl PathRow {
             handed_out: HandedOut::read(&mut row)?,
             attempts: Attempts::read(&mut row)?,
             limits: read_limits(&mut row)?,
-        })
+            topics: Vec::new(),
+        };
+        if !row.is_at_end() {
+            read_shares(&mut row, &mut path)?;
+        }
+        Ok(path)
     }
+}
+
+impl TopicShare {
+    /// Adds later entries.
+    pub(crate) fn add(&mut self, later: &Self) {
+        self.entries += later.entries;
+        self.bytes += later.bytes;
+    }
+
+    fn waiting(&self) -> TopicWaiting {
+        TopicWaiting {
+            key: self.key,
+            entries: self.entries,
+            bytes: self.bytes,
+        }
+    }
+}
+
+/// What limits by topic filter mean for the path. It stands last, and only where there is something to say: rows of
+/// stores that knew no such limits end before it.
+fn write_shares(row: &mut RowWriter, limits: &Limits, topics: &[TopicShare]) {
+    row.byte(u8::from(limits.own_limits_only));
+    row.number(topics.len() as u64);
+    for share in topics {
+        let TopicShare {
+            key,
+            head,
+            oldest,
+            entries,
+            bytes,
+        } = share;
+        row.fixed(*key);
+        for number in [*head, oldest.0, *entries, *bytes] {
+            row.number(number);
+        }
+    }
+}
+
+fn read_shares(row: &mut RowReader<'_>, path: &mut PathRow) -> Result<(), StoreError> {
+    path.limits.own_limits_only = row.byte()? != 0;
+    for _ in 0..row.count()? {
+        path.topics.push(TopicShare {
+            key: row.fixed()?,
+            head: row.number()?,
+            oldest: BrokerTime(row.number()?),
+            entries: row.number()?,
+            bytes: row.number()?,
+        });
+    }
+    Ok(())
 }
 
 fn write_counts(row: &mut RowWriter, counts: &Counts) {
@@ -144,14 +228,11 @@ fn write_limits(row: &mut RowWriter, limits: &Limits) {
         overflow,
         max_attempts,
         max_dead_letter_bytes,
+        own_limits_only: _,
     } = limits;
     row.optional(*max_bytes);
     row.optional(max_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
-    row.byte(match overflow {
-        OverflowPolicy::Reject => 0,
-        OverflowPolicy::DropOldest => 1,
-        OverflowPolicy::DropNew => 2,
-    });
+    row.byte(overflow.code());
     row.optional(max_attempts.map(u64::from));
     row.optional(*max_dead_letter_bytes);
 }
@@ -160,16 +241,12 @@ fn read_limits(row: &mut RowReader<'_>) -> Result<Limits, StoreError> {
     Ok(Limits {
         max_bytes: row.optional()?,
         max_age: row.optional()?.map(Duration::from_millis),
-        overflow: match row.byte()? {
-            0 => OverflowPolicy::Reject,
-            1 => OverflowPolicy::DropOldest,
-            2 => OverflowPolicy::DropNew,
-            found => return Err(row.damaged(format!("overflow policy {found} is not known"))),
-        },
+        overflow: OverflowPolicy::read(row)?,
         max_attempts: row
             .optional()?
             .map(|attempts| u8::try_from(attempts).unwrap_or(u8::MAX)),
         max_dead_letter_bytes: row.optional()?,
+        own_limits_only: false,
     })
 }
 
@@ -373,9 +450,19 @@ mod tests {
                 overflow: OverflowPolicy::DropNew,
                 max_attempts: Some(5),
                 max_dead_letter_bytes: None,
+                own_limits_only: false,
             },
             ..PathRow::default()
         };
+        assert_eq!(PathRow::decode(&path.encode()).unwrap(), path);
+        path.limits.own_limits_only = true;
+        path.topics.push(TopicShare {
+            key: u64::MAX,
+            head: 1,
+            oldest: BrokerTime(2),
+            entries: 3,
+            bytes: 4,
+        });
         path.counts = Counts {
             received: 9,
             delivered: 1,

@@ -12,6 +12,7 @@ use crate::{
     error::StoreError,
     ledger::{EndedTotals, PathTotals, SourceTotals},
     limits::Limits,
+    topics::TopicTotals,
 };
 
 /// Where a store stands.
@@ -92,6 +93,12 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When the disk or the engine fails.
     fn ended(&self) -> Result<Vec<EndedTotals>, StoreError>;
+
+    /// Limits by topic filter that are in force, with what they come to.
+    ///
+    /// # Errors
+    /// When the disk or the engine fails.
+    fn topics(&self) -> Result<Vec<TopicTotals>, StoreError>;
 
     /// The receiver of that name.
     ///

@@ -17,6 +17,7 @@ use crate::{
     ledger::SourceTotals,
     record::EntryHead,
     rows::{self, PathRow, PositionRow},
+    topics::TopicTable,
 };
 
 /// Epochs of the openings of the store, by the first id that each gave out.
@@ -67,6 +68,9 @@ pub(crate) struct Transaction<'v> {
     pub(crate) position: PositionRow,
     /// Whether the disk is below its watermark.
     pub(crate) low_space: bool,
+    /// Limits by topic filter, as the group has left them.
+    pub(crate) topics: TopicTable,
+    pub(crate) topics_changed: bool,
 }
 
 impl<'v> Transaction<'v> {
@@ -85,6 +89,8 @@ impl<'v> Transaction<'v> {
             openings,
             position,
             low_space,
+            topics: TopicTable::default(),
+            topics_changed: false,
         }
     }
 
@@ -189,6 +195,22 @@ impl<'v> Transaction<'v> {
         &mut self.paths[place]
     }
 
+    /// Paths that the group has touched and not ended.
+    pub(crate) fn changed_paths(&self) -> impl Iterator<Item = &PathRow> {
+        let present = self.paths.iter().filter(|path| !path.ended);
+        present.map(|path| &path.row)
+    }
+
+    /// Whether the group has touched a path.
+    pub(crate) fn is_changed(&self, receiver: ReceiverId) -> bool {
+        self.places.get(&receiver).is_some_and(Option::is_some)
+    }
+
+    /// What was there before the group.
+    pub(crate) fn view(&self) -> &'_ dyn View {
+        self.view
+    }
+
     pub(crate) fn receiver_at(&self, place: usize) -> ReceiverId {
         self.paths[place].receiver
     }
@@ -221,6 +243,7 @@ impl<'v> Transaction<'v> {
                 expires_at: None,
                 sent: false,
                 references: None,
+                topic: None,
             }
         });
         self.remove(Table::Queue, key);
@@ -230,6 +253,9 @@ impl<'v> Transaction<'v> {
         let path = &mut self.paths[place];
         path.row.waiting_bytes = path.row.waiting_bytes.saturating_sub(head.size.into());
         path.head_left |= id == path.row.head;
+        if let Some(key) = head.topic {
+            self.take_from_share(place, key, 1, head.size.into());
+        }
         Ok(Some(head))
     }
 
@@ -303,6 +329,7 @@ impl<'v> Transaction<'v> {
             None => {
                 path.row.head = next_id;
                 path.row.waiting_bytes = 0;
+                self.take_shares(place);
             }
         }
         Ok(())
@@ -329,6 +356,9 @@ impl<'v> Transaction<'v> {
                 totals.source.as_bytes(),
                 rows::encode_source(&totals),
             );
+        }
+        if self.topics_changed {
+            self.put(Table::Meta, keys::TOPICS, self.topics.encode());
         }
         self.position.commits += 1;
         self.put(Table::Meta, keys::POSITION, self.position.encode());

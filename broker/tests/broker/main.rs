@@ -16,6 +16,7 @@ mod conformance;
 mod durable;
 mod fuzz;
 mod inspect;
+mod limits;
 mod metrics;
 mod own;
 mod paths;

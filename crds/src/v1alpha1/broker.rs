@@ -15,7 +15,7 @@ use crate::{
 };
 
 mod limits;
-pub use limits::{BrokerLimits, OverflowPolicy};
+pub use limits::{BrokerLimits, OverflowPolicy, TopicFilterLimit};
 
 /// An MQTT broker, 3.1.1 and 5 on the same port. Everything may change while it runs.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]

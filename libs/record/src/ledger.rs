@@ -26,6 +26,12 @@ impl DropReason {
     pub const OVERFLOW_OLDEST: Self = Self(Cow::Borrowed("overflow_oldest"));
     /// The queue was full and its policy drops the newest.
     pub const OVERFLOW_NEW: Self = Self(Cow::Borrowed("overflow_new"));
+    /// As many or as large messages of its topic filter waited as may, and the policy drops the oldest.
+    pub const TOPIC_OVERFLOW_OLDEST: Self = Self(Cow::Borrowed("topic_overflow_oldest"));
+    /// As many or as large messages of its topic filter waited as may, and the policy drops the newest.
+    pub const TOPIC_OVERFLOW_NEW: Self = Self(Cow::Borrowed("topic_overflow_new"));
+    /// The age limit of its topic filter passed.
+    pub const TOPIC_AGE_LIMIT: Self = Self(Cow::Borrowed("topic_age_limit"));
     /// The session that it waited for ended.
     pub const SESSION_ENDED: Self = Self(Cow::Borrowed("session_ended"));
     /// The dataflow that it waited for was deleted.

@@ -182,6 +182,15 @@ const QUEUES: [Column; 9] = [
     ("DRAINED IN", "/drainedInSeconds", drained),
 ];
 
+const TOPIC_FILTERS: [Column; 6] = [
+    ("TOPIC FILTER", "/topicFilter", text),
+    ("QUEUE", "/queue", text),
+    ("ENTRIES", "/entries", text),
+    ("OF", "/maxEntries", text),
+    ("BYTES", "/bytes", size),
+    ("OF", "/maxBytes", size),
+];
+
 const SLOW: [Column; 6] = [
     ("SLOW CONNECTION", "/clientId", text),
     ("KEEPING", "/keeping", text),
@@ -252,6 +261,10 @@ fn backlog_text(answer: &Value) -> String {
     } else {
         rows(&answer["queues"], &QUEUES)
     };
+    let limited = of_topic_filters(&answer["queues"]);
+    if !is_empty(&limited) {
+        text.push_str(&rows(&limited, &TOPIC_FILTERS));
+    }
     if let Some(more @ 1..) = answer["moreQueues"].as_u64() {
         text.push_str(&format!("{more} more queues: --max shows them\n"));
     }
@@ -262,6 +275,19 @@ fn backlog_text(answer: &Value) -> String {
     }
     text.push_str(&rows(&answer["shards"], &SHARDS));
     text
+}
+
+/// What waits in all queues of limits by topic filter, each with the queue's name.
+fn of_topic_filters(queues: &Value) -> Value {
+    let mut limited = Vec::new();
+    for queue in queues.as_array().into_iter().flatten() {
+        for of_filter in queue["topicFilters"].as_array().into_iter().flatten() {
+            let mut of_filter = of_filter.clone();
+            of_filter["queue"] = queue["name"].clone();
+            limited.push(of_filter);
+        }
+    }
+    Value::Array(limited)
 }
 
 fn is_empty(list: &Value) -> bool {

@@ -180,8 +180,12 @@ fn likely_reason(store: &dyn Store, receiver: ReceiverId) -> Result<Option<DropR
         max_bytes,
         max_age,
         overflow,
+        own_limits_only,
         ..
     } = receiver.limits;
+    if !own_limits_only && !store.topics()?.is_empty() {
+        return Ok(None);
+    }
     Ok(match (max_bytes, max_age) {
         (Some(_), None) if overflow == OverflowPolicy::DropOldest => Some(DropReason::OVERFLOW_OLDEST),
         (None, Some(_)) => Some(DropReason::AGE_LIMIT),

@@ -132,6 +132,8 @@ impl Transaction<'_> {
                 ingested_at: now,
                 expires_at: None,
                 sent: false,
+                // Limits do not hold it up.
+                topic: None,
             };
             let row = fields.with_record(&letter.record);
             let path = &mut self.path(target).row;

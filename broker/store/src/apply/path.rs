@@ -163,6 +163,7 @@ impl Transaction<'_> {
             return Ok(Applied::UnknownReceiver);
         };
         let mut count = self.drop_aged(place, SWEEP_MAX)?;
+        count += self.drop_aged_of_all(place, SWEEP_MAX)?;
         let now = self.now();
         while count < SWEEP_MAX {
             self.settle_head(place)?;
@@ -230,7 +231,12 @@ impl Transaction<'_> {
         self.drop_entry(place, id, reason)
     }
 
-    fn drop_entry(&mut self, place: usize, id: EntryId, reason: &DropReason) -> Result<bool, StoreError> {
+    pub(super) fn drop_entry(
+        &mut self,
+        place: usize,
+        id: EntryId,
+        reason: &DropReason,
+    ) -> Result<bool, StoreError> {
         let left = self.take_entry(place, id)?.is_some();
         if left {
             self.path(place).row.counts.drop_entries(reason, 1);

@@ -17,10 +17,13 @@ use crate::{
 
 /// Who takes a message.
 struct Admission<'p> {
-    admitted: Vec<(ReceiverId, &'p EntryFlags)>,
+    admitted: Vec<Admitted<'p>>,
     /// Receivers whose queue does not take it; counted as dropped.
     passed_over: Vec<(ReceiverId, DropReason)>,
 }
+
+/// A queue that takes a message: whose, how it wants it, and the key of the limit by topic filter that it counts for.
+type Admitted<'p> = (ReceiverId, &'p EntryFlags, Option<u64>);
 
 impl Transaction<'_> {
     pub(super) fn publish(&mut self, id: EntryId, publish: &Publish) -> Result<Applied, StoreError> {
@@ -42,7 +45,8 @@ impl Transaction<'_> {
             return refused(Refusal::Repeated);
         }
         let size = u32::try_from(record::weight(record)).unwrap_or(u32::MAX);
-        if let Some(refusal) = self.refusal(publish, size)? {
+        let limit = self.topics.of_topic(record.topic.as_str());
+        if let Some(refusal) = self.refusal(publish, size, limit)? {
             if let Some(number) = &record.number {
                 self.record_number(number, false)?;
             }
@@ -64,7 +68,7 @@ impl Transaction<'_> {
         let Admission {
             admitted,
             passed_over,
-        } = self.admit(id, size, receivers)?;
+        } = self.admit(id, size, receivers, limit)?;
         self.write_entries(id, size, publish, &admitted);
         Ok(Applied::Published { id, passed_over })
     }
@@ -117,7 +121,12 @@ impl Transaction<'_> {
     }
 
     /// Whether the message can't be taken in at all.
-    fn refusal(&mut self, publish: &Publish, size: u32) -> Result<Option<Refusal>, StoreError> {
+    fn refusal(
+        &mut self,
+        publish: &Publish,
+        size: u32,
+        limit: Option<usize>,
+    ) -> Result<Option<Refusal>, StoreError> {
         let retains = publish.update_retained && !publish.message.record.payload.is_empty();
         let stores = retains || !publish.receivers.is_empty();
         if self.low_space && stores {
@@ -133,7 +142,9 @@ impl Transaction<'_> {
                 .limits
                 .max_bytes
                 .is_some_and(|max| row.waiting_bytes + u64::from(size) > max);
-            if full && row.limits.overflow == OverflowPolicy::Reject {
+            if full && row.limits.overflow == OverflowPolicy::Reject
+                || self.refused_by_topic(place, limit, size)?
+            {
                 return Ok(Some(Refusal::QueueFull { receiver: *receiver }));
             }
         }
@@ -157,6 +168,7 @@ impl Transaction<'_> {
         id: EntryId,
         size: u32,
         receivers: &'p [(ReceiverId, EntryFlags)],
+        limit: Option<usize>,
     ) -> Result<Admission<'p>, StoreError> {
         let now = self.now();
         let (mut admitted, mut passed_over) = (Vec::with_capacity(receivers.len()), Vec::new());
@@ -167,7 +179,14 @@ impl Transaction<'_> {
             if self.path(place).added == id {
                 continue;
             }
-            let reason = self.make_room(place, size)?;
+            let key = self.topic_key(place, limit);
+            let mut reason = None;
+            if let Some(key) = key {
+                reason = self.make_room_by_topic(place, key, size)?;
+            }
+            if reason.is_none() {
+                reason = self.make_room(place, size)?;
+            }
             let path = self.path(place);
             path.added = id;
             if path.row.counts.waiting() == 0 {
@@ -180,7 +199,10 @@ impl Transaction<'_> {
                 passed_over.push((*receiver, reason));
             } else {
                 path.row.waiting_bytes += u64::from(size);
-                admitted.push((*receiver, flags));
+                admitted.push((*receiver, flags, key));
+                if let Some(key) = key {
+                    self.add_to_share(place, key, id, size);
+                }
             }
         }
         Ok(Admission {
@@ -212,33 +234,28 @@ impl Transaction<'_> {
         Ok(None)
     }
 
-    fn write_entries(
-        &mut self,
-        id: EntryId,
-        size: u32,
-        publish: &Publish,
-        admitted: &[(ReceiverId, &EntryFlags)],
-    ) {
+    fn write_entries(&mut self, id: EntryId, size: u32, publish: &Publish, admitted: &[Admitted<'_>]) {
         let (record, expires_at) = (&publish.message.record, publish.message.expires_at);
         let ingested_at = self.now();
-        let fields = |flags| EntryFields {
+        let fields = |flags, topic| EntryFields {
             flags,
             size,
             ingested_at,
             expires_at,
             sent: false,
+            topic,
         };
         match admitted {
             [] => {}
-            [(receiver, flags)] => {
-                let row = fields(flags).with_record(record);
+            [(receiver, flags, topic)] => {
+                let row = fields(flags, *topic).with_record(record);
                 self.put(Table::Queue, keys::entry(*receiver, id), row);
             }
             several => {
                 let references = u32::try_from(several.len()).unwrap_or(u32::MAX);
                 self.put(Table::Body, keys::number(id), record::encode_body(record));
-                for (receiver, flags) in several {
-                    let row = fields(flags).with_reference(references);
+                for (receiver, flags, topic) in several {
+                    let row = fields(flags, *topic).with_reference(references);
                     self.put(Table::Queue, keys::entry(*receiver, id), row);
                 }
             }

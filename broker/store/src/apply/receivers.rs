@@ -56,6 +56,7 @@ impl Transaction<'_> {
             return Ok(Applied::UnknownReceiver);
         };
         self.settle_head(place)?;
+        self.take_shares(place);
         let name = self.get(Table::Receiver, &keys::number(receiver))?;
         let name = name
             .map(|row| rows::decode_name(&row))

@@ -124,7 +124,7 @@ impl Transaction<'_> {
                     .limits
                     .max_age
                     .is_some_and(|max_age| now.since(path.oldest) > max_age);
-                if aged || self.head_expired(view, receiver, path.head)? {
+                if aged || self.is_overdue(&path) || self.head_expired(view, receiver, path.head)? {
                     overdue.push(receiver);
                 }
             }

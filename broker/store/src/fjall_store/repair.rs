@@ -17,7 +17,8 @@ use crate::{
     keys::{self, Bytes, Table},
     ledger::Counts,
     record::EntryHead,
-    rows::{self, PathRow, PositionRow},
+    rows::{self, PathRow, PositionRow, TopicShare},
+    topics::TopicTable,
 };
 
 /// Changes that are written together.
@@ -33,12 +34,13 @@ pub(crate) struct Repaired {
 }
 
 /// What a queue holds.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Present {
     entries: u64,
     bytes: u64,
     first: Option<(EntryId, BrokerTime)>,
     last: EntryId,
+    topics: Vec<TopicShare>,
 }
 
 /// Commits that the store remembers.
@@ -63,6 +65,7 @@ pub(crate) fn repair(engine: &impl Engine) -> Result<Repaired, StoreError> {
         .max()
         .unwrap_or_default();
     let mut last_receiver = 0;
+    let mut topics = topics(engine)?;
     let known = receivers(engine)?;
     for receiver in paths
         .keys()
@@ -75,6 +78,12 @@ pub(crate) fn repair(engine: &impl Engine) -> Result<Repaired, StoreError> {
         let mut path = paths.get(&receiver).cloned().unwrap_or_default();
         last_id = last_id.max(path.head);
         set_right(&mut path, found, &mut repaired);
+        for share in &path.topics {
+            if let Some(totals) = topics.of_key(share.key) {
+                totals.waiting += share.entries;
+                totals.waiting_bytes += share.bytes;
+            }
+        }
         changes.push(change(Table::Path, keys::number(receiver), path.encode()));
         if !known.contains(&receiver) {
             let name = format!("lost/{receiver}");
@@ -89,6 +98,9 @@ pub(crate) fn repair(engine: &impl Engine) -> Result<Repaired, StoreError> {
                 rows::encode_number(receiver),
             ));
         }
+    }
+    if !topics.0.is_empty() {
+        changes.push(change(Table::Meta, keys::TOPICS, topics.encode()));
     }
     // Entries of nobody: their receiver ended, or it was created in a commit that was lost.
     for (receiver, found) in present {
@@ -125,6 +137,19 @@ fn change<K: Into<Bytes>>(table: Table, key: K, value: Bytes) -> Change {
         key: key.into(),
         value: Some(value),
     }
+}
+
+/// Limits by topic filter, as if nothing waited.
+fn topics(engine: &impl Engine) -> Result<TopicTable, StoreError> {
+    let row = engine.view().get(Table::Meta, keys::TOPICS)?;
+    // What can't be read is told of when the store is opened.
+    let mut topics = row
+        .and_then(|row| TopicTable::decode(&row).ok())
+        .unwrap_or_default();
+    for totals in &mut topics.0 {
+        (totals.waiting, totals.waiting_bytes) = (0, 0);
+    }
+    Ok(topics)
 }
 
 fn paths(engine: &impl Engine) -> Result<BTreeMap<ReceiverId, PathRow>, StoreError> {
@@ -180,6 +205,19 @@ fn count(
                 found.bytes += head.map_or(0, |head| u64::from(head.size));
                 found.first.get_or_insert((id, ingested_at));
                 found.last = id;
+                if let Some((head, key)) = head.and_then(|head| Some((head, head.topic?))) {
+                    let share = TopicShare {
+                        key,
+                        head: id,
+                        oldest: ingested_at,
+                        entries: 1,
+                        bytes: head.size.into(),
+                    };
+                    match found.topics.iter_mut().find(|known| known.key == key) {
+                        Some(known) => known.add(&share),
+                        None => found.topics.push(share),
+                    }
+                }
             }
             looked_at += 1;
             Ok(if looked_at < CHUNK {
@@ -211,6 +249,7 @@ fn set_right(path: &mut PathRow, found: Present, repaired: &mut Repaired) {
         repaired.returned += returned;
     }
     path.waiting_bytes = found.bytes;
+    path.topics = found.topics;
     if let Some((id, ingested_at)) = found.first {
         path.head = id;
         path.oldest = ingested_at;

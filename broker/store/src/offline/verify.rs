@@ -19,6 +19,7 @@ use crate::{
     ledger::Counts,
     record::{self, EntryRow},
     rows::{self, PathRow, PositionRow},
+    topics::TopicTable,
 };
 
 /// Judges the state of a session or a will, which the store does not understand; an error says what is wrong with it.
@@ -351,6 +352,8 @@ impl<'e> Proof<'e> {
                 if let Some(found) = imbalance(&ended.counts, 0) {
                     return Err(found);
                 }
+            } else if key == keys::TOPICS {
+                TopicTable::decode(row).map_err(|error| text(&error))?;
             } else {
                 return Err("nothing of the store has this key".to_owned());
             }

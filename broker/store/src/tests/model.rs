@@ -119,6 +119,7 @@ fn limits() -> impl Strategy<Value = Limits> {
             overflow,
             max_attempts,
             max_dead_letter_bytes: None,
+            own_limits_only: false,
         })
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     rules,
-    types::{ByteSize, Duration, effective},
+    types::{ByteSize, Duration, TopicFilter, effective},
 };
 
 /// What a full queue does.
@@ -108,7 +108,44 @@ pub struct BrokerLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_publish_rate: Option<u32>,
+    /// Limits of what waits in the durable queue of a session or shared subscription, by topic filter; they hold beside
+    /// those of the whole queue, and for each queue by itself. A message counts for the first whose filter matches its
+    /// topic, from the moment at which the filter is listed. A dataflow's queue has its own limits only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub topic_filters: Vec<TopicFilterLimit>,
 }
+
+/// What messages of a topic filter may come to in one durable queue. At least one of the bounds.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::at_least_one_of(&["maxMessages", "maxBytes", "maxAge"]))]
+#[serde(rename_all = "camelCase")]
+pub struct TopicFilterLimit {
+    /// Whose messages.
+    pub topic_filter: TopicFilter,
+    /// Messages that wait; without bound where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub max_messages: Option<u32>,
+    /// Bytes that wait; without bound where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("1Ki"))]
+    pub max_bytes: Option<ByteSize>,
+    /// Age at which a waiting message is dropped, as `dropped{topic_age_limit}`; that of the storage where it is left out,
+    /// which is never exceeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "99999h"))]
+    pub max_age: Option<Duration>,
+    /// What happens to messages beyond `maxMessages` and `maxBytes`: they are refused, or dropped as
+    /// `dropped{topic_overflow_oldest}` or `dropped{topic_overflow_new}`. DropOldest where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overflow: Option<OverflowPolicy>,
+}
+
+effective!(TopicFilterLimit {
+    /// What happens to messages beyond the bounds:
+    effective_overflow: overflow -> OverflowPolicy = OverflowPolicy::DropOldest;
+});
 
 effective!(BrokerLimits {
     /// Connections at once:

@@ -1,12 +1,12 @@
 //! Queues that are full, entries that are old.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use foreshore_record::{DropReason, Outcome};
+use foreshore_record::{DropReason, Outcome, Record, TopicFilter, TopicName};
 
 use crate::{
     Applied, Batch, BrokerTime, Direction, Entry, Inflight, Limits, Message, Operation, OverflowPolicy,
-    ReceiverId, Refusal, Slot,
+    ReceiverId, Refusal, Slot, TopicLimit,
     tests::{Harness, message, payload_of, publish, publish_message},
 };
 
@@ -19,6 +19,11 @@ over_all_back_ends!(
     what_was_sent_with_quality_of_service_two_does_not_expire,
     the_clock_never_runs_backwards,
     limits_can_be_changed,
+    a_topic_filter_that_is_full_drops_its_own_oldest,
+    a_topic_filter_that_is_full_drops_the_new_one_or_refuses,
+    messages_of_a_topic_filter_grow_old,
+    limits_by_topic_filter_can_be_changed,
+    the_oldest_of_a_topic_filter_is_found_among_many_others,
 );
 
 fn a_full_queue_rejects(store: Harness) {
@@ -271,4 +276,210 @@ fn limits_can_be_changed(mut store: Harness) {
     store.publish("0123456789", &[receiver]);
     assert_eq!(store.totals(receiver).ledger.dropped["overflow_oldest"], 3);
     assert_eq!(store.store().find_receiver("a").unwrap(), Some(receiver));
+}
+
+// === limits by topic filter ===
+
+fn at(topic: &str, payload: &str) -> Message {
+    let mut record = Record::clone(&message(payload).record);
+    record.topic = TopicName::new(topic).unwrap();
+    Message {
+        record: Arc::new(record),
+        expires_at: None,
+    }
+}
+
+fn topic_limit(filter: &str, overflow: OverflowPolicy) -> TopicLimit {
+    TopicLimit {
+        filter: TopicFilter::new(filter).unwrap(),
+        max_messages: None,
+        max_bytes: None,
+        max_age: None,
+        overflow,
+    }
+}
+
+fn set(store: &Harness, limits: Vec<TopicLimit>) {
+    assert_eq!(store.one(Operation::SetTopicLimits { limits }), Applied::Done);
+}
+
+fn at_most_two(filter: &str, overflow: OverflowPolicy) -> TopicLimit {
+    TopicLimit {
+        max_messages: Some(2),
+        ..topic_limit(filter, overflow)
+    }
+}
+
+fn a_topic_filter_that_is_full_drops_its_own_oldest(mut store: Harness) {
+    let limit = at_most_two("video/#", OverflowPolicy::DropOldest);
+    set(
+        &store,
+        vec![limit.clone(), topic_limit("#", OverflowPolicy::DropOldest)],
+    );
+    let own = Limits {
+        own_limits_only: true,
+        ..Limits::default()
+    };
+    let (session, dataflow) = (
+        store.receiver("session/a", Limits::default()),
+        store.receiver("dataflow/b", own),
+    );
+    store.commit(vec![
+        publish_message(at("alarm/1", "a1"), &[session, dataflow]),
+        publish_message(at("video/1", "v1"), &[session, dataflow]),
+        publish_message(at("alarm/2", "a2"), &[session]),
+        publish_message(at("video/2", "v2"), &[session, dataflow]),
+    ]);
+    store.reopen(false);
+    // What was counted before the restart counts.
+    store.one(publish_message(at("video/3", "v3"), &[session, dataflow]));
+    store.reopen(true);
+    store.one(publish_message(at("video/4", "v4"), &[session, dataflow]));
+    assert_eq!(store.payloads(session), ["a1", "a2", "v3", "v4"]);
+    assert_eq!(store.payloads(dataflow), ["a1", "v1", "v2", "v3", "v4"]);
+    let totals = store.totals(session);
+    assert_eq!(totals.ledger.dropped["topic_overflow_oldest"], 2);
+    let waiting = totals
+        .topics
+        .iter()
+        .find(|waiting| waiting.key == limit.key())
+        .unwrap();
+    assert_eq!((waiting.entries, waiting.bytes), (2, 2 * 9));
+    let of_filter = &store.store().topics().unwrap()[0];
+    assert_eq!((of_filter.waiting, of_filter.waiting_bytes), (2, 18));
+    assert_eq!((of_filter.dropped_oldest, &of_filter.limit), (2, &limit));
+
+    // What is delivered makes room, and an ended session leaves nothing behind.
+    let ids: Vec<_> = store.entries(session).iter().map(|entry| entry.id).collect();
+    store.settle(session, 0, &ids[2..]);
+    assert_eq!(store.store().topics().unwrap()[0].waiting, 0);
+    store.one(publish_message(at("video/5", "v5"), &[session]));
+    assert_eq!(store.totals(session).ledger.dropped["topic_overflow_oldest"], 2);
+    store.one(Operation::DropReceiver {
+        receiver: session,
+        reason: DropReason::SESSION_ENDED,
+    });
+    let topics = store.store().topics().unwrap();
+    assert_eq!([topics[0].waiting, topics[1].waiting], [0, 0]);
+}
+
+fn a_topic_filter_that_is_full_drops_the_new_one_or_refuses(store: Harness) {
+    set(
+        &store,
+        vec![
+            at_most_two("new/#", OverflowPolicy::DropNew),
+            at_most_two("reject/#", OverflowPolicy::Reject),
+            TopicLimit {
+                max_bytes: Some(20),
+                ..topic_limit("bytes/#", OverflowPolicy::DropOldest)
+            },
+        ],
+    );
+    let (full, empty) = (
+        store.receiver("session/a", Limits::default()),
+        store.receiver("session/b", Limits::default()),
+    );
+    for _ in 0..2 {
+        store.one(publish_message(at("new/1", "n"), &[full]));
+        store.one(publish_message(at("reject/1", "r"), &[full]));
+    }
+    // Each queue has its own count: the one that is empty takes it.
+    assert_eq!(
+        store.one(publish_message(at("new/1", "n"), &[full, empty])),
+        Applied::Published {
+            id: 5,
+            passed_over: vec![(full, DropReason::TOPIC_OVERFLOW_NEW)]
+        }
+    );
+    assert_eq!(
+        store.one(publish_message(at("reject/1", "r"), &[empty, full])),
+        Applied::Refused(Refusal::QueueFull { receiver: full })
+    );
+    assert_eq!(store.payloads(empty), ["n"]);
+    // By bytes: topic and payload count.
+    for payload in ["1234", "12345", "123456789012345"] {
+        store.one(publish_message(at("bytes/1", payload), &[empty]));
+    }
+    assert_eq!(store.payloads(empty), ["n", "12345"]);
+    let dropped = store.totals(empty).ledger.dropped;
+    assert_eq!((dropped["topic_overflow_oldest"], dropped["too_large"]), (1, 1));
+    let topics = store.store().topics().unwrap();
+    assert_eq!((topics[0].dropped_new, topics[0].waiting), (1, 3));
+    assert_eq!((topics[1].refused, topics[1].waiting), (1, 2));
+    assert_eq!(store.totals(full).ledger.dropped["topic_overflow_new"], 1);
+}
+
+fn messages_of_a_topic_filter_grow_old(mut store: Harness) {
+    let limit = |seconds| TopicLimit {
+        max_age: Some(Duration::from_secs(seconds)),
+        ..topic_limit("video/#", OverflowPolicy::DropOldest)
+    };
+    set(&store, vec![limit(10)]);
+    let receiver = store.receiver("session/a", Limits::default());
+    store.one(publish_message(at("alarm/1", "a1"), &[receiver]));
+    store.one(publish_message(at("video/1", "v1"), &[receiver]));
+    store.wait(6);
+    store.one(publish_message(at("video/2", "v2"), &[receiver]));
+    store.reopen(false);
+    store.wait(6);
+    store.maintain();
+    assert_eq!(store.payloads(receiver), ["a1", "v2"]);
+    // A shorter age holds at once, for what waits as well.
+    set(&store, vec![limit(3)]);
+    store.maintain();
+    assert_eq!(store.payloads(receiver), ["a1"]);
+    assert_eq!(store.totals(receiver).ledger.dropped["topic_age_limit"], 2);
+    assert_eq!(store.store().topics().unwrap()[0].dropped_aged, 2);
+    assert_eq!(store.totals(receiver).topics, []);
+}
+
+fn limits_by_topic_filter_can_be_changed(mut store: Harness) {
+    let receiver = store.receiver("session/a", Limits::default());
+    store.one(publish_message(at("video/0", "v0"), &[receiver]));
+    let limit = at_most_two("video/#", OverflowPolicy::DropOldest);
+    set(&store, vec![limit.clone()]);
+    for index in 1..5 {
+        store.one(publish_message(at("video/1", &format!("v{index}")), &[receiver]));
+    }
+    // What waited before the limit was there is not its own.
+    assert_eq!(store.payloads(receiver), ["v0", "v3", "v4"]);
+    set(&store, Vec::new());
+    store.one(publish_message(at("video/1", "v5"), &[receiver]));
+    store.reopen(true);
+    assert_eq!(store.store().topics().unwrap(), []);
+    assert_eq!(store.payloads(receiver), ["v0", "v3", "v4", "v5"]);
+    // What the limit counted when it was there counts again when it is back.
+    set(&store, vec![limit.clone(), limit]);
+    let topics = store.store().topics().unwrap();
+    assert_eq!((topics.len(), topics[0].waiting), (1, 2));
+    store.one(publish_message(at("video/1", "v6"), &[receiver]));
+    assert_eq!(store.payloads(receiver), ["v0", "v4", "v5", "v6"]);
+}
+
+fn the_oldest_of_a_topic_filter_is_found_among_many_others(store: Harness) {
+    set(&store, vec![at_most_two("video/#", OverflowPolicy::DropOldest)]);
+    let receiver = store.receiver("session/a", Limits::default());
+    let video = |index: u32| publish_message(at("video/1", &format!("v{index}")), &[receiver]);
+    let others = || (0..6_000).map(|_| publish("o", &[receiver])).collect();
+    store.one(video(1));
+    store.one(video(2));
+    store.commit(others());
+    store.one(video(3));
+    store.one(video(4));
+    // Both that are left lie behind the others: a message looks at some of these, and the next goes on from there.
+    let mut waiting = Vec::new();
+    for index in 5..9 {
+        store.one(video(index));
+        waiting.push(store.store().topics().unwrap()[0].waiting);
+    }
+    assert_eq!(waiting.last(), Some(&2), "{waiting:?}");
+    assert!(waiting.iter().all(|waiting| *waiting <= 3), "{waiting:?}");
+    let totals = store.totals(receiver);
+    assert_eq!(
+        (
+            totals.ledger.waiting,
+            totals.ledger.dropped["topic_overflow_oldest"]
+        ),
+        (6_002, 6)
+    );
 }
