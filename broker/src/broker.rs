@@ -18,6 +18,7 @@ use crate::{
     engine::{
         Engine,
         mailbox::Mailbox,
+        memory::Memory,
         pressure::Congestion,
         router::Router,
         shard::{Control, Shard, ShardItem},
@@ -98,6 +99,7 @@ impl Broker {
             clock: committer.handle().clock().clone(),
             committer: committer.handle(),
             open_store: RwLock::new(Some(store)),
+            memory: Arc::new(Memory::new(count, limits.max_memory, limits.max_client_memory)),
             limits: ArcSwap::from_pointee(limits),
             limits_changed: Default::default(),
             conduct: ArcSwap::from_pointee(conduct),
@@ -204,6 +206,7 @@ fn start_tasks(engine: &Arc<Engine>, sys_interval: Option<Duration>) -> Vec<Task
             let space = sweeping.blocking(|store| Ok(store.space())).await;
             sweeping.state_store.set_space(space.ok().flatten());
             sweeping.measure_topic_limits().await;
+            sweeping.measure_memory();
             let (keys, bytes) = sweeping.state_store.size();
             sweeping
                 .stats
@@ -313,6 +316,8 @@ impl Handle {
 
     /// Puts limits in force. Connections keep what they were told at their beginning.
     pub fn set_limits(&self, limits: Limits) {
+        let memory = &self.inner.engine.memory;
+        memory.set_quota(limits.max_memory, limits.max_client_memory);
         self.inner.engine.limits.store(Arc::new(limits));
         self.inner.engine.limits_changed.notify_one();
     }

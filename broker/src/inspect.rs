@@ -12,6 +12,7 @@ use foreshore_record::{PathLedger, Qos, TopicFilter};
 use foreshore_store::{ReceiverId, Space, Store, StoreError, TopicTotals};
 use serde::Serialize;
 
+pub use crate::engine::memory::MemoryUse;
 use crate::{
     broker::Handle,
     error::Error,
@@ -118,6 +119,12 @@ impl Handle {
     /// When the store can't be read.
     pub async fn topic_limits(&self) -> Result<Vec<TopicTotals>, Error> {
         Ok(self.engine().blocking(|store| store.topics()).await?)
+    }
+
+    /// What is held in memory for clients.
+    #[must_use]
+    pub fn memory(&self) -> MemoryUse {
+        self.engine().memory.usage()
     }
 
     /// Free space of the disk below the store; `None` when it is kept in memory, or the system does not say.

@@ -255,6 +255,10 @@ pub struct Limits {
     pub max_retained_bytes: usize,
     /// Messages that one client may publish in a second.
     pub max_publish_rate: Option<u32>,
+    /// Bytes in memory for all clients.
+    pub max_memory: Option<usize>,
+    /// Bytes in memory for one connection.
+    pub max_client_memory: Option<usize>,
     /// Keys of the state store.
     pub max_state_keys: usize,
     /// Bytes of keys and values of the state store, with 256 for each key, and as many of registrations; all of them are in
@@ -298,6 +302,8 @@ impl From<&BrokerLimits> for Limits {
             max_retained_messages: limits.effective_max_retained_messages() as usize,
             max_retained_bytes: size(limits.effective_max_retained_bytes()),
             max_publish_rate: limits.max_publish_rate,
+            max_memory: Some(size(limits.effective_max_memory())),
+            max_client_memory: limits.max_client_memory.map(|bytes| size(bytes.into())),
             max_state_keys: MAX_STATE_KEYS,
             max_state_bytes: MAX_STATE_BYTES,
         }

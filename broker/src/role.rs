@@ -44,6 +44,10 @@ const OWN_LISTENER: &str = "foreshore.internal";
 /// How often the free space of the disk is looked at.
 const SPACE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How often it is looked at whether memory was short. Longer than a client waits before it comes back, so that what
+/// lasts is told once.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(10);
+
 /// What a broker's role is started with.
 pub struct RoleOptions {
     /// Our certificate, for the listeners of our own roles.
@@ -147,10 +151,12 @@ impl BrokerRole {
         let Some(broker) = self.broker() else {
             let broker = self.start(&plan).await?;
             let (object, report) = (plan.object.clone(), Arc::clone(&self.options.report));
-            let watching = watch_space(broker.clone(), object, report);
+            let space = watch_space(broker.clone(), object.clone(), Arc::clone(&report));
+            let memory = watch_memory(broker.clone(), object, report);
+            let watching = async { tokio::join!(space, memory) };
             let ending = self.options.shutdown.clone();
-            foreshore_runtime::spawn("broker space", async move {
-                ending.or_begun(watching).await;
+            foreshore_runtime::spawn("broker space and memory", async move {
+                drop(ending.or_begun(watching).await);
             })
             .detach();
             self.served.send_modify(|served| served.broker = Some(broker));
@@ -443,6 +449,39 @@ async fn watch_space(broker: Handle, object: ObjectRef, report: Arc<dyn Fn(Repor
             if before.is_some() {
                 tracing::info!(free = space.free, "the disk has room for messages");
             }
+            about(Health::Available, reasons::HEALTHY)
+        });
+    }
+}
+
+/// Reports whether clients are kept out or disconnected for want of memory, each time that changes.
+async fn watch_memory(broker: Handle, object: ObjectRef, report: Arc<dyn Fn(Report) + Send + Sync>) {
+    let mut ticks = tokio::time::interval(MEMORY_INTERVAL);
+    let mut before = broker.memory();
+    let mut was_short = None;
+    loop {
+        ticks.tick().await;
+        let now = broker.memory();
+        let (ended, refused) = (now.ended - before.ended, now.refused - before.refused);
+        before = now;
+        let is_short = ended + refused > 0;
+        if was_short.replace(is_short) == Some(is_short) {
+            continue;
+        }
+        let about = |health, reason: &'static str| {
+            let aspect = Aspect::new(AspectKind::Role, "memory");
+            Report::new(BrokerPlan::KIND, &object, aspect, health, reason)
+        };
+        report(if is_short {
+            about(Health::Degraded, reasons::MEMORY_EXHAUSTED)
+                .message("clients that hold most are disconnected, new ones are refused, others go on")
+                .evidence(format!(
+                    "{ended} were disconnected and {refused} refused within {} s; {} MiB are held for clients, maxMemory is {} MiB",
+                    MEMORY_INTERVAL.as_secs(),
+                    now.bytes >> 20,
+                    now.max_bytes.unwrap_or_default() >> 20,
+                ))
+        } else {
             about(Health::Available, reasons::HEALTHY)
         });
     }

@@ -51,6 +51,11 @@ pub(crate) struct Stats {
     pub(crate) by_topic: ByTopic,
     /// What waits and was dropped, by limit by topic filter.
     pub(crate) by_topic_limit: ByTopicLimit,
+    /// Bytes in memory for clients, and the most that they may be; 0 without a quota.
+    pub(crate) memory: [Gauge; 2],
+    /// Connections that were ended, and refused, for want of memory.
+    pub(crate) memory_ended: Counter,
+    pub(crate) memory_refused: Counter,
     /// Requests to the state store.
     pub(crate) state_requests: Counter,
     /// Notifications of the state store.
@@ -111,6 +116,26 @@ impl Stats {
             by_client: ByClient::new(metrics, Arc::clone(broker)),
             by_topic: ByTopic::new(metrics, Arc::clone(broker)),
             by_topic_limit: ByTopicLimit::new(metrics, Arc::clone(broker)),
+            memory: [
+                metrics.register(
+                    "broker_memory_bytes",
+                    "Bytes in memory for clients, as limits.maxMemory counts them",
+                    Gauge::default(),
+                ),
+                metrics.register(
+                    "broker_memory_max_bytes",
+                    "The most that they may be; 0 without a quota",
+                    Gauge::default(),
+                ),
+            ],
+            memory_ended: counter(
+                "broker_memory_connections_ended",
+                "Connections that were ended because they held too much memory",
+            ),
+            memory_refused: counter(
+                "broker_memory_connections_refused",
+                "Connections that were refused for want of memory",
+            ),
             state_requests: counter("broker_state_store_requests", "Requests to the state store"),
             state_notifications: counter(
                 "broker_state_store_notifications",

@@ -120,6 +120,8 @@ pub mod reasons {
     pub const BACKLOG: &str = "Backlog";
     /// A disk is full or broken.
     pub const STORAGE_FAILED: &str = "StorageFailed";
+    /// Clients hold as much memory as they may together.
+    pub const MEMORY_EXHAUSTED: &str = "MemoryExhausted";
     /// Nothing has been reported yet.
     pub const NOT_YET_KNOWN: &str = "NotYetKnown";
 }

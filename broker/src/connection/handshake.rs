@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     auth::{self, Credentials, Principal},
-    engine::shard::{Control, Shard},
+    engine::{
+        memory::{Handshake, SPARED},
+        shard::{Control, Shard},
+    },
     listener::{ConnectionPermit, Listener, Settings},
     message::Message,
     options::Limits,
@@ -123,7 +126,8 @@ async fn let_in(shard: &Rc<Shard>, accepted: Accepted) -> Option<Box<Connection>
         refuse(transport, &refused, max_size).await;
         None
     };
-    let introduced = match tokio::time::timeout(timeout, introduce(stream, &listener)).await {
+    let memory = Handshake::new(&shard.engine.memory);
+    let introduced = match tokio::time::timeout(timeout, introduce(stream, &listener, memory)).await {
         Ok(Ok(introduced)) => introduced,
         Ok(Err((transport, refused))) => return refuse_with(transport, "", usize::MAX, refused).await,
         Err(_) => {
@@ -156,6 +160,7 @@ async fn let_in(shard: &Rc<Shard>, accepted: Accepted) -> Option<Box<Connection>
 async fn introduce(
     stream: std::net::TcpStream,
     listener: &Listener,
+    mut memory: Handshake,
 ) -> Result<Introduced, (Option<Transport>, Refused)> {
     let stream = TcpStream::from_std(stream).map_err(|error| (None, Refused::silently(error.to_string())))?;
     let settings = listener.settings();
@@ -166,6 +171,10 @@ async fn introduce(
     loop {
         if let Err(refused) = read(&mut transport, &mut input).await {
             return Err((Some(transport), refused));
+        }
+        if !memory.holds(input.capacity()) && input.len() > SPARED {
+            // Before it has said which version it speaks, it can't be told either.
+            return Err((None, Refused::silently("there is no memory for its CONNECT")));
         }
         match decode(&input) {
             Ok(None) => {}
@@ -300,6 +309,12 @@ async fn welcome(
     if connect.client_id.is_empty() {
         connect.client_id = format!("auto-{}", uuid::Uuid::new_v4().simple());
         ack.assigned_client_id = Some(connect.client_id.clone());
+    }
+    if engine.memory.excess() > 0 && !listener.is_for_roles() {
+        engine.memory.count_refused();
+        engine.stats.memory_refused.inc();
+        let detail = "the broker is short of memory".to_owned();
+        return Err(refused(ReasonCode::QuotaExceeded, detail));
     }
     let (principal, authentication) = identify(shard, transport, rest, &connect, listener).await?;
     ack.authentication = authentication;

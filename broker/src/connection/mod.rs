@@ -16,6 +16,7 @@
 //! | [`acks`] | acknowledgements, which leave after the commit |
 //! | [`sending`] | deliveries to the client: window, in flight, settled |
 //! | [`drain`] | reading the session's queue, and the switch to live |
+//! | [`memory`] | what it holds in memory |
 //! | [`ending`] | the end |
 //! | [`outgoing`], [`transport`] | bytes |
 //! | [`websocket`] | bytes in frames |
@@ -27,6 +28,7 @@ mod drain;
 pub(crate) mod ending;
 pub(crate) mod handshake;
 mod inbound;
+mod memory;
 mod outgoing;
 mod publish;
 mod request;
@@ -148,7 +150,7 @@ impl Connection {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Ending> {
-        match self.poll_rounds(context) {
+        match self.poll_rounds(context).and_then(|()| self.account()) {
             Ok(()) => Poll::Pending,
             Err(ending) => Poll::Ready(*ending),
         }

@@ -51,6 +51,11 @@ impl Outgoing {
         self.piece_bytes + self.tail.len()
     }
 
+    /// Bytes that it holds in memory.
+    pub(crate) fn memory(&self) -> usize {
+        self.piece_bytes + self.tail.capacity()
+    }
+
     /// Whether everything was handed to the system.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes() == 0 && !self.unflushed

@@ -198,6 +198,11 @@ impl Sending {
         Ok(())
     }
 
+    /// Retained messages that are still to be sent.
+    pub(super) fn replay_len(&self) -> usize {
+        self.replay.len()
+    }
+
     /// All deliveries that were not sent.
     pub(super) fn take_waiting(&mut self) -> impl Iterator<Item = Delivery> {
         self.waiting_bytes = 0;

@@ -149,6 +149,9 @@ impl Connection {
         if let Some(group) = member_of {
             self.serve_group(&group);
         }
+        if known.is_none() {
+            self.state.filter_bytes += text.len();
+        }
         known.is_none()
     }
 
@@ -157,6 +160,9 @@ impl Connection {
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
         for filter in &unsubscribe.filters {
             let known = self.state.subscriptions.remove(filter.as_str());
+            if known.is_some() {
+                self.state.filter_bytes -= filter.len();
+            }
             reasons.push(match known {
                 Some(subscribed) => {
                     for operation in self.engine.unsubscribe(&self.session, filter, &subscribed) {
@@ -195,6 +201,7 @@ impl Connection {
         let mut operations = Vec::new();
         for filter in filters {
             if let Some(subscribed) = self.state.subscriptions.remove(filter) {
+                self.state.filter_bytes -= filter.len();
                 operations.extend(self.engine.unsubscribe(&self.session, filter, &subscribed));
             }
         }

@@ -112,6 +112,13 @@ impl Transport {
     }
 }
 
+impl Socket {
+    /// Whether it is TLS.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
         self: Pin<&mut Self>,

@@ -22,6 +22,7 @@
 pub(crate) mod backlog;
 pub(crate) mod delivery;
 pub(crate) mod mailbox;
+pub(crate) mod memory;
 pub(crate) mod pressure;
 pub(crate) mod publish;
 pub(crate) mod route;
@@ -47,6 +48,7 @@ use parking_lot::RwLock;
 use self::{
     delivery::Delivery,
     mailbox::Mailbox,
+    memory::Memory,
     pressure::Congestion,
     router::Router,
     shard::{Control, ShardItem},
@@ -83,6 +85,8 @@ pub(crate) struct Engine {
     pub(crate) limits: ArcSwap<Limits>,
     /// The limits have changed.
     pub(crate) limits_changed: Notify,
+    /// What is held in memory for clients.
+    pub(crate) memory: Arc<Memory>,
     pub(crate) conduct: ArcSwap<Conduct>,
     pub(crate) policies: ArcSwap<Policies>,
     pub(crate) sessions: Registry,

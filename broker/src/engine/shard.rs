@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use super::{
     Engine,
     delivery::{Delivery, Origin},
+    memory::{SPARED, Verdict},
     pressure::Keeping,
     publish::{NO_ROOM, NOT_CONNECTED},
     route::{LiveTarget, Route},
@@ -53,6 +54,9 @@ const WATCH_EVERY: Duration = Duration::from_millis(250);
 
 /// Bytes that are read from a connection at once.
 const READ_AT_ONCE: usize = 64 << 10;
+
+/// What a client is told that held more than any other when memory was short.
+const EVICTED: &str = "the broker is short of memory and holds most for this client";
 
 /// Work for a shard.
 #[derive(Debug)]
@@ -147,6 +151,10 @@ pub(crate) struct Inbox {
     max_bytes: usize,
     /// Bytes that wait further on, in the connection.
     pub(crate) bytes_ahead: Cell<usize>,
+    /// Bytes that the connection holds in memory in all, as it said last.
+    memory: Cell<usize>,
+    /// Whether the connection ends for holding too many.
+    evicted: Cell<bool>,
     controls: RefCell<VecDeque<Control>>,
     waker: RefCell<Option<Waker>>,
     /// When silence means that the client is gone.
@@ -312,7 +320,12 @@ impl Shard {
     /// Takes a connection's place back; returns what still waited for it.
     pub(crate) fn leave(&self, location: Location) -> VecDeque<Delivery> {
         let inbox = self.slots.borrow_mut().leave(location.slot);
-        inbox.map(|inbox| inbox.take()).unwrap_or_default()
+        let Some(inbox) = inbox else {
+            return VecDeque::new();
+        };
+        let held = inbox.memory.take();
+        self.engine.memory.account(self.index, held, 0);
+        inbox.take()
     }
 
     fn inbox(&self, slot: u32, generation: u32) -> Option<Rc<Inbox>> {
@@ -343,8 +356,61 @@ impl Shard {
         strained
     }
 
+    /// A connection holds so many bytes in memory now; tells why it has to end, if it has to.
+    pub(crate) fn holds(&self, inbox: &Inbox, bytes: usize) -> Result<(), &'static str> {
+        if inbox.evicted.get() || inbox.memory.get() == bytes {
+            return Ok(());
+        }
+        let before = inbox.memory.replace(bytes);
+        let detail = match self.engine.memory.account(self.index, before, bytes) {
+            Verdict::Fits => return Ok(()),
+            Verdict::TooMuch => "the broker holds more for the client than it may for one",
+            Verdict::Worst => EVICTED,
+        };
+        self.evict(inbox);
+        self.engine.memory.set_worst(self.index, self.worst());
+        Err(detail)
+    }
+
+    /// A connection ends because it holds too much: what it holds is as good as given back.
+    fn evict(&self, inbox: &Inbox) {
+        let held = inbox.memory.take();
+        inbox.evicted.set(true);
+        self.engine.memory.account(self.index, held, 0);
+        self.engine.memory.count_ended();
+        self.engine.stats.memory_ended.inc();
+        tracing::warn!(client = %inbox.session.client_id, bytes = held, "a client holds too much memory");
+    }
+
+    /// What the connection holds that holds most.
+    fn worst(&self) -> usize {
+        let slots = self.slots.borrow();
+        let inboxes = slots.all.iter().filter_map(|(_, inbox)| inbox.as_ref());
+        inboxes.map(|inbox| inbox.memory.get()).max().unwrap_or_default()
+    }
+
+    /// Ends the connections that hold most until the quota is kept: those of this shard that are as bad as the worst of
+    /// all, or half as bad.
+    fn keep_memory_quota(&self) {
+        let memory = &self.engine.memory;
+        if memory.excess() > 0 {
+            let mut inboxes = self.inboxes();
+            inboxes.sort_by_key(|inbox| Reverse(inbox.memory.get()));
+            for inbox in inboxes {
+                let held = inbox.memory.get();
+                if memory.excess() == 0 || held <= SPARED || held < memory.worst() / 2 {
+                    break;
+                }
+                self.evict(&inbox);
+                inbox.control(Control::Disconnect(ReasonCode::QuotaExceeded, EVICTED));
+            }
+        }
+        memory.set_worst(self.index, self.worst());
+    }
+
     /// Ends connections whose clients have fallen silent, or were let in by what has expired.
     fn watch(&self, now: Instant) {
+        self.keep_memory_quota();
         let wall_clock = SystemTime::now();
         for inbox in self.inboxes() {
             if let Some(Expiry { detail, .. }) = inbox.expiry.get().filter(|expiry| expiry.at <= wall_clock) {
@@ -399,6 +465,8 @@ impl Inbox {
             bytes: Cell::new(0),
             max_bytes,
             bytes_ahead: Cell::new(0),
+            memory: Cell::new(0),
+            evicted: Cell::new(false),
             controls: RefCell::default(),
             waker: RefCell::default(),
             deadline: Cell::new(None),
@@ -506,6 +574,11 @@ impl Inbox {
         if self.bytes.get() + self.bytes_ahead.get() < self.max_bytes / 8 {
             self.session.pressure.clear();
         }
+    }
+
+    /// Bytes that wait for the connection, here and further on.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.bytes.get() + self.bytes_ahead.get()
     }
 
     fn take(&self) -> VecDeque<Delivery> {

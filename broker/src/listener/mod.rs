@@ -63,6 +63,12 @@ impl Listener {
     pub(crate) fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()
     }
+
+    /// Whether only our own roles can come in: they are let in however short something is.
+    pub(crate) fn is_for_roles(&self) -> bool {
+        let mut methods = self.settings.load().authentication.clone().into_iter();
+        methods.all(|method| matches!(method, Method::Role))
+    }
 }
 
 impl From<&ListenerOptions> for Settings {

@@ -200,9 +200,10 @@ impl Engine {
                 return Ok(());
             }
         };
-        state
-            .subscriptions
-            .insert(text.into(), Subscribed { subscription, group });
+        let subscribed = Subscribed { subscription, group };
+        if state.subscriptions.insert(text.into(), subscribed).is_none() {
+            state.filter_bytes += text.len();
+        }
         Ok(())
     }
 

@@ -10,6 +10,9 @@ use tokio::sync::{Notify, OwnedMutexGuard};
 use super::{Session, state::SessionState};
 use crate::wire::{Version, connect::Will};
 
+/// What a session takes whose client is away, in bytes, beside what it holds.
+const PARKED: usize = 1024;
+
 /// All clients, by identifier.
 #[derive(Debug, Default)]
 pub(crate) struct Registry(Mutex<HashMap<Arc<str>, Arc<Client>>>);
@@ -111,6 +114,19 @@ impl Registry {
     /// All clients.
     pub(crate) fn all(&self) -> Vec<Arc<Client>> {
         self.0.lock().values().cloned().collect()
+    }
+
+    /// Bytes that sessions hold in memory whose clients are away.
+    pub(crate) fn memory_of_parked(&self) -> usize {
+        let bytes = |client: &Arc<Client>| {
+            client
+                .known
+                .lock()
+                .state
+                .as_ref()
+                .map(|state| PARKED + state.memory())
+        };
+        self.all().iter().filter_map(bytes).sum()
     }
 
     /// Number of clients.

@@ -12,6 +12,12 @@ use foreshore_store::{Direction, EntryId, Inflight, ReceiverId, Slot};
 use super::{Session, Subscription};
 use crate::{engine::trace::Leg, inspect::trace, shared::Group, wire::packet::Ack};
 
+/// What a subscription takes beside its filter, in bytes: here, and in both copies of the table of subscriptions.
+const SUBSCRIPTION: usize = 512;
+
+/// What an entry of a map takes beside its value, in bytes.
+const ENTRY: usize = 32;
+
 /// State of a session (MQTT 5.0 section 4.1).
 #[derive(Debug)]
 pub(crate) struct SessionState {
@@ -19,6 +25,8 @@ pub(crate) struct SessionState {
     pub(crate) session: Arc<Session>,
     /// Subscriptions by filter as the client wrote it, `$share/…` included.
     pub(crate) subscriptions: HashMap<Arc<str>, Subscribed>,
+    /// Bytes of all filters.
+    pub(crate) filter_bytes: usize,
     /// Keys of the state store that it is notified of.
     pub(crate) watches: HashSet<Bytes>,
     /// Packet identifiers of the client with quality of service 2 whose PUBREL is awaited.
@@ -111,6 +119,7 @@ impl SessionState {
         Self {
             session,
             subscriptions: HashMap::new(),
+            filter_bytes: 0,
             watches: HashSet::new(),
             inbound: HashSet::new(),
             outbound: BTreeMap::new(),
@@ -118,6 +127,14 @@ impl SessionState {
             expiry,
             restored: true,
         }
+    }
+
+    /// Bytes that it holds in memory.
+    pub(crate) fn memory(&self) -> usize {
+        self.filter_bytes
+            + self.subscriptions.len() * SUBSCRIPTION
+            + self.outbound.len() * (size_of::<InFlight>() + ENTRY)
+            + (self.inbound.len() + self.watches.len()) * ENTRY
     }
 
     /// A packet identifier that is not in use; `None` when all are.

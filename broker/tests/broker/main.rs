@@ -17,6 +17,7 @@ mod durable;
 mod fuzz;
 mod inspect;
 mod limits;
+mod memory;
 mod metrics;
 mod own;
 mod paths;

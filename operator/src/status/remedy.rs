@@ -172,6 +172,11 @@ pub const REMEDIES: &[Remedy] = &[
         "free or replace the disk; nothing that was acknowledged is lost",
     ),
     remedy(
+        reasons::MEMORY_EXHAUSTED,
+        "clients hold as much memory as they may together: those that hold most are disconnected, new ones refused",
+        "see who is slow with foreshore broker backlog; raise limits.maxMemory if all of them are meant to be there",
+    ),
+    remedy(
         reasons::NOT_YET_KNOWN,
         "nothing has been reported yet",
         "wait; if it lasts, look at the log of the role that carries it out",

@@ -108,6 +108,17 @@ pub struct BrokerLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_publish_rate: Option<u32>,
+    /// Bytes that the broker holds in memory for all clients: what waits for them, packets on their way, subscriptions,
+    /// retained messages, the state store. Beyond it the connection that holds most is ended (0x97, quota exceeded) until
+    /// it is kept, and new clients are refused. 1Gi where it is left out; the process has caches, threads and code besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("16Mi"))]
+    pub max_memory: Option<ByteSize>,
+    /// Bytes that the broker holds in memory for one connection, before it is ended (0x97, quota exceeded); without bound
+    /// of its own where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("256Ki"))]
+    pub max_client_memory: Option<ByteSize>,
     /// Limits of what waits in the durable queue of a session or shared subscription, by topic filter; they hold beside
     /// those of the whole queue, and for each queue by itself. A message counts for the first whose filter matches its
     /// topic, from the moment at which the filter is listed. A dataflow's queue has its own limits only.
@@ -182,6 +193,8 @@ effective!(BrokerLimits {
     effective_max_durable_receivers: max_durable_receivers -> u32 = 1000;
     /// Retained messages:
     effective_max_retained_messages: max_retained_messages -> u32 = 100_000;
+    /// Bytes in memory for all clients:
+    effective_max_memory: max_memory -> u64 = 1 << 30;
     /// Bytes of retained messages:
     effective_max_retained_bytes: max_retained_bytes -> u64 = 256 << 20;
 });
