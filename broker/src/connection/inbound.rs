@@ -146,7 +146,6 @@ impl Connection {
             let mut scratch = shard.scratch.borrow_mut();
             let read = self.transport.poll_read(context, &mut scratch);
             if let Poll::Ready(Ok(length @ 1..)) = read {
-                self.heard();
                 let input = &scratch[..length];
                 let taken = self.take_packets(input)?;
                 self.receiving.input.extend_from_slice(&input[taken..]);
@@ -166,7 +165,6 @@ impl Connection {
             input.truncate(start + length);
             if length > 0 {
                 self.receiving.incomplete = false;
-                self.heard();
             }
             read
         };
@@ -201,6 +199,10 @@ impl Connection {
                 self.submit()?;
                 return Err(ending);
             }
+        }
+        if taken > 0 {
+            // [MQTT-3.1.2-22] counts packets: bytes that never come to an end keep no connection alive.
+            self.heard();
         }
         Ok(taken)
     }

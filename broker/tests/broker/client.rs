@@ -136,6 +136,19 @@ impl Client {
         }
     }
 
+    /// A packet that has arrived by now.
+    pub(crate) async fn arrived(&mut self) -> Option<v5::Packet> {
+        let soon = Duration::from_millis(1);
+        if let Ok(Ok(_)) = tokio::time::timeout(soon, self.stream.read_buf(&mut self.input)).await {
+            return self
+                .codec
+                .decode(&mut self.input)
+                .unwrap()
+                .map(|(packet, _)| packet);
+        }
+        None
+    }
+
     pub(crate) async fn receive(&mut self) -> v5::Packet {
         self.next().await.expect("a packet and not the end")
     }

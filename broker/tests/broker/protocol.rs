@@ -331,6 +331,34 @@ async fn silence_ends_a_connection() {
 }
 
 #[tokio::test]
+async fn a_packet_that_trickles_in_keeps_no_connection_alive() {
+    let broker = TestBroker::start().await;
+    let connect = v5::Connect {
+        keep_alive: 1,
+        ..hello("c")
+    };
+    let (mut client, _) = Client::connect(broker.address, connect).await;
+    // The beginning of a PUBLISH of 100 bytes.
+    client.send_raw(&[0x30, 100, 0, 1, b't', 0]).await;
+    let trickle = async {
+        for _ in 0..90 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            client.send_raw(b"x").await;
+            if let Some(packet) = client.arrived().await {
+                return Some(packet);
+            }
+        }
+        None
+    };
+    match trickle.await {
+        Some(v5::Packet::Disconnect(told)) => {
+            assert_eq!(told.reason_code, v5::DisconnectReasonCode::KeepAliveTimeout);
+        }
+        other => panic!("DISCONNECT expected before 18 seconds are over, {other:?} came"),
+    }
+}
+
+#[tokio::test]
 async fn an_identifier_is_assigned_and_the_server_tells_its_limits() {
     let limits = Limits {
         max_keep_alive: 60,
