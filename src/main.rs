@@ -11,7 +11,9 @@ mod admin;
 mod commands;
 mod roles;
 
-use commands::{broker, check, crds, invoke, kubectl, operator, role, sim, status, store, trace, up};
+use commands::{
+    Refused, broker, check, crds, invoke, kubectl, operator, role, sim, status, store, trace, up,
+};
 use foreshore_tls::Role;
 use roles::Work;
 
@@ -19,6 +21,9 @@ use roles::Work;
 /// every lost connection, which the connector tells itself, as an error; of sessions between operator and roles the
 /// operator tells what matters.
 const DEFAULT_LOG: &str = "info,foreshore_control=warn,opcua_server=off,opcua_client=off,opcua_core=off,opcua_crypto=off,opcua_types=off,lsm_tree=warn,fjall=warn";
+
+/// Exit code of a question that was answered with no: neither 1, something failed, nor 2, it was asked wrongly.
+const REFUSED: u8 = 3;
 
 /// An operator, an MQTT broker, connectors and a cloud endpoint for industrial assets.
 #[derive(Parser)]
@@ -95,6 +100,8 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // The answer was printed; it is none of an error.
+        Err(error) if error.is::<Refused>() => ExitCode::from(REFUSED),
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -33,6 +33,19 @@ const LEFT_OVER: Duration = Duration::from_secs(1);
 /// Where a pod answers people's tools: whoever may forward a port to it arrives there.
 pub(crate) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ports::ADMIN);
 
+/// What a command ends with whose answer, which it has printed, is no: so that a script can tell it from yes, and from a
+/// failure.
+#[derive(Debug)]
+pub(crate) struct Refused;
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("refused")
+    }
+}
+
+impl std::error::Error for Refused {}
+
 /// Runs a command to its end on a runtime of its own.
 pub(crate) fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()

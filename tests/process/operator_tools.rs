@@ -171,7 +171,10 @@ fn manifests_explain_who_may_do_what() {
         told(&allowed).contains("allowed by plant/operators-act (Allow)"),
         "{allowed:?}"
     );
-    let refused = json(&ask(&[&start[..], &["-o", "json"]].concat()));
+    assert_eq!(allowed.status.code(), Some(0));
+    let refused = ask(&[&start[..], &["-o", "json"]].concat());
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    let refused: Value = serde_json::from_slice(&refused.stdout).unwrap();
     assert_eq!(
         (&refused["allowed"], &refused["nearest"][0]["rule"]),
         (&false.into(), &"plant/operators-act".into())

@@ -8,7 +8,7 @@ use foreshore_operator::{Platform, RoleName, check, source::directory::Options a
 use foreshore_record::{Qos, TopicFilter, TopicName};
 
 use super::{
-    super::{status::Form, table::harmless},
+    super::{Refused, status::Form, table::harmless},
     inspect::{Target, words},
 };
 use crate::admin::About;
@@ -116,7 +116,7 @@ impl Options {
     }
 }
 
-/// Asks and prints.
+/// Asks and prints; ends with [`Refused`] where it is not allowed.
 pub(super) async fn run(options: Options) -> Result<()> {
     let question = options.question()?;
     if options.paths.is_empty() {
@@ -126,7 +126,7 @@ pub(super) async fn run(options: Options) -> Result<()> {
         } else {
             println!("{answer:#}");
         }
-        return Ok(());
+        return judge(answer["allowed"] == true);
     }
     let explanation = from_manifests(&options, question)?;
     if options.form.is_text() {
@@ -136,7 +136,11 @@ pub(super) async fn run(options: Options) -> Result<()> {
     } else {
         println!("{}", serde_json::to_string_pretty(&explanation)?);
     }
-    Ok(())
+    judge(explanation.allowed)
+}
+
+fn judge(allowed: bool) -> Result<()> {
+    if allowed { Ok(()) } else { Err(Refused.into()) }
 }
 
 fn from_manifests(options: &Options, question: Question) -> Result<Explanation> {
