@@ -1,8 +1,9 @@
 //! A broker that runs, and the handle on it.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, Weak, atomic::AtomicU64},
     thread::JoinHandle,
     time::Duration,
 };
@@ -13,6 +14,7 @@ use foreshore_record::{Record, TopicFilter};
 use foreshore_runtime::Task;
 use foreshore_store::{BrokerClock, Committer, CommitterOptions, OpenReport, SharedStore, StoreError};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 
 use crate::{
     engine::{
@@ -32,6 +34,7 @@ use crate::{
         Policies,
         explain::{Explanation, Question},
     },
+    probe::{self, ProbeReport, Probes, Schedule},
     stats::Stats,
     wire::ReasonCode,
 };
@@ -113,6 +116,7 @@ impl Broker {
             timers: Default::default(),
             stats,
             tracer: Default::default(),
+            probes: Probes::new(&metrics, qualified),
             checks: Default::default(),
             runtime: tokio::runtime::Handle::current(),
             placement: Arc::new(Placement::new(count, few_connections)),
@@ -131,6 +135,7 @@ impl Broker {
             engine,
         });
         let handle = Handle { inner };
+        foreshore_runtime::spawn("broker probe", run_probe(Arc::downgrade(&handle.inner))).detach();
         for listener in listeners {
             handle.open_listener(listener)?;
         }
@@ -189,6 +194,27 @@ fn start_shard(engine: &Arc<Engine>, index: usize) -> Result<JoinHandle<()>, Err
         .name(format!("broker-io-{index}"))
         .spawn(run)
         .map_err(Error::Thread)
+}
+
+/// Looks at the listeners when that is due, for as long as the broker runs.
+async fn run_probe(broker: Weak<Inner>) {
+    loop {
+        let Some(engine) = broker.upgrade().map(|inner| Arc::clone(&inner.engine)) else {
+            return;
+        };
+        let gone = async {
+            while broker.strong_count() > 0 {
+                tokio::time::sleep(SWEEP_EVERY).await;
+            }
+        };
+        let timeout = tokio::select! {
+            timeout = engine.probes.due() => timeout,
+            () = gone => return,
+        };
+        drop(engine);
+        let Some(inner) = broker.upgrade() else { return };
+        Handle { inner }.probe(timeout).await;
+    }
 }
 
 fn start_tasks(engine: &Arc<Engine>, sys_interval: Option<Duration>) -> Vec<Task<()>> {
@@ -338,6 +364,31 @@ impl Handle {
         engine.stats.by_topic.set(filters);
         // Shards look up anew for whom a topic counts.
         engine.router.touch();
+    }
+
+    /// Changes when the broker looks at its own listeners; never with `None`, as in the beginning.
+    pub fn set_probe(&self, schedule: Option<Schedule>) {
+        self.inner.engine.probes.set_schedule(schedule);
+    }
+
+    /// Looks at every listener now, one after the other, each for so long at most.
+    pub async fn probe(&self, timeout: Duration) -> Vec<ProbeReport> {
+        let engine = &self.inner.engine;
+        let mut reports = Vec::new();
+        for (name, endpoint) in self.endpoints() {
+            reports.push(probe::probe(engine, &name, &endpoint, timeout).await);
+        }
+        // What was closed meanwhile can't have been used.
+        let open = self.endpoints();
+        reports.retain(|report| open.iter().any(|(name, _)| *name == report.listener));
+        engine.probes.show(&reports);
+        reports
+    }
+
+    /// What the last look at each listener found, by its name, and each time that it is looked at.
+    #[must_use]
+    pub fn probed(&self) -> watch::Receiver<BTreeMap<String, ProbeReport>> {
+        self.inner.engine.probes.latest()
     }
 
     /// Makes the queue of a path, or changes what it wants or may hold.

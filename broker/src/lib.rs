@@ -22,6 +22,7 @@
 //! | [`path`] | queues of dataflows |
 //! | [`auth`], [`policy`] | who a client is and what it may do |
 //! | [`stats`], [`sys`], [`inspect`] | what can be seen from outside |
+//! | [`probe`] | the broker's own look at its listeners |
 //! | [`role`] | putting a plan in force |
 //! | [`offline`] | what the store holds while no broker runs |
 //!
@@ -41,6 +42,7 @@ pub mod offline;
 pub mod options;
 pub mod path;
 pub mod policy;
+pub mod probe;
 mod retained;
 pub mod role;
 pub mod session;

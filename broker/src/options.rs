@@ -7,7 +7,7 @@ use foreshore_record::TopicFilter;
 use foreshore_store::{OverflowPolicy, TopicLimit};
 use foreshore_tls::Identity;
 
-use crate::{auth::Method, wire::ReasonCode};
+use crate::{auth::Method, probe::Schedule, wire::ReasonCode};
 
 /// What a broker is started with. All but the storage can change while it runs.
 #[derive(Debug)]
@@ -186,6 +186,14 @@ pub fn counted_topics(spec: &BrokerSpec) -> Vec<TopicFilter> {
     filters
         .filter_map(|filter| TopicFilter::new(filter.as_str()).ok())
         .collect()
+}
+
+/// When listeners are looked at; `None` for never.
+#[must_use]
+pub fn probe_schedule(spec: &BrokerSpec) -> Option<Schedule> {
+    let probe = spec.probe.clone().unwrap_or_default();
+    let (interval, timeout) = (probe.effective_interval(), probe.effective_timeout());
+    (!interval.is_zero()).then_some(Schedule { interval, timeout })
 }
 
 /// Another server for clients (MQTT 5.0 section 4.11).

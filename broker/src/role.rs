@@ -4,7 +4,7 @@
 //! Whatever changes, nobody is disconnected who could connect as well after the change.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -35,7 +35,8 @@ use crate::{
         Endpoint,
         manifest::{self, Surroundings},
     },
-    options::{Conduct, Limits, ListenerOptions, Options, Protocol, Storage, counted_topics},
+    options::{Conduct, Limits, ListenerOptions, Options, Protocol, Storage, counted_topics, probe_schedule},
+    probe::ProbeReport,
 };
 
 /// Name of the MQTT listener for our own roles; a manifest's listeners can't have it, since it holds a dot.
@@ -152,11 +153,14 @@ impl BrokerRole {
             let broker = self.start(&plan).await?;
             let (object, report) = (plan.object.clone(), Arc::clone(&self.options.report));
             let space = watch_space(broker.clone(), object.clone(), Arc::clone(&report));
-            let memory = watch_memory(broker.clone(), object, report);
-            let watching = async { tokio::join!(space, memory) };
+            let memory = watch_memory(broker.clone(), object.clone(), Arc::clone(&report));
+            let probes = watch_probes(broker.probed(), object, report);
+            let watching = async {
+                tokio::join!(space, memory, probes);
+            };
             let ending = self.options.shutdown.clone();
-            foreshore_runtime::spawn("broker space and memory", async move {
-                drop(ending.or_begun(watching).await);
+            foreshore_runtime::spawn("broker watch", async move {
+                ending.or_begun(watching).await;
             })
             .detach();
             self.served.send_modify(|served| served.broker = Some(broker));
@@ -178,6 +182,7 @@ impl BrokerRole {
         broker.set_limits(Limits::from(&plan.spec));
         broker.set_conduct(Conduct::from(&plan.spec));
         broker.count_topics(&counted_topics(&plan.spec));
+        broker.set_probe(probe_schedule(&plan.spec));
         self.plan = Some(plan);
         self.open_listeners()
     }
@@ -211,6 +216,7 @@ impl BrokerRole {
         };
         let broker = Broker::start(options).await.map_err(storage_failed)?;
         broker.count_topics(&counted_topics(&plan.spec));
+        broker.set_probe(probe_schedule(&plan.spec));
         if let Err(nack) = self.prepare(&broker).await {
             // The store is to be free for the next try.
             if let Err(error) = broker.stop(Duration::ZERO).await {
@@ -451,6 +457,39 @@ async fn watch_space(broker: Handle, object: ObjectRef, report: Arc<dyn Fn(Repor
             }
             about(Health::Available, reasons::HEALTHY)
         });
+    }
+}
+
+/// Reports which listeners can't be used, and when they can again. It says nothing of those that never failed: that they are
+/// open was said when they were opened.
+async fn watch_probes(
+    mut probed: watch::Receiver<BTreeMap<String, ProbeReport>>,
+    object: ObjectRef,
+    report: Arc<dyn Fn(Report) + Send + Sync>,
+) {
+    let mut failed = BTreeSet::new();
+    while probed.changed().await.is_ok() {
+        let now = probed.borrow_and_update().clone();
+        failed.retain(|listener| now.contains_key(listener));
+        for (listener, found) in now {
+            // A failure is told as long as it lasts: whatever opens the listener anew says that it is open.
+            let recovers = failed.remove(&listener);
+            if found.failure.is_some() {
+                failed.insert(listener.clone());
+            } else if !recovers {
+                continue;
+            }
+            let about = |health, reason: &'static str| {
+                let aspect = Aspect::new(AspectKind::Listener, listener.as_str());
+                Report::new(BrokerPlan::KIND, &object, aspect, health, reason)
+            };
+            report(match found.failure {
+                Some(failure) => about(Health::Unavailable, reasons::PROBE_FAILED)
+                    .message(format!("{} can't be used: {failure}", found.url)),
+                None => about(Health::Available, reasons::HEALTHY)
+                    .message(format!("{} can be used again", found.url)),
+            });
+        }
     }
 }
 

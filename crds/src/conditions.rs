@@ -122,6 +122,8 @@ pub mod reasons {
     pub const STORAGE_FAILED: &str = "StorageFailed";
     /// Clients hold as much memory as they may together.
     pub const MEMORY_EXHAUSTED: &str = "MemoryExhausted";
+    /// A listener is open and clients can't use it.
+    pub const PROBE_FAILED: &str = "ProbeFailed";
     /// Nothing has been reported yet.
     pub const NOT_YET_KNOWN: &str = "NotYetKnown";
 }

@@ -11,6 +11,9 @@ use serde_json::Value;
 use super::Answer;
 use crate::roles::Directory;
 
+/// Longest look at one listener.
+const LONGEST_PROBE: Duration = Duration::from_secs(60);
+
 /// Most items of one answer.
 const MOST: usize = 10_000;
 
@@ -59,6 +62,11 @@ pub(crate) enum About {
         /// At most so many queues, and as many connections.
         max: usize,
     },
+    /// A look at every listener.
+    Probe {
+        /// Longest time for each, in milliseconds.
+        timeout_ms: u64,
+    },
     /// What the policies that are in force say to a client.
     Explain(Question),
     /// What happens to the next messages of a topic filter.
@@ -105,6 +113,10 @@ impl BrokerRequest {
                         .await
                         .map_err(failed)?,
                 )
+            }
+            About::Probe { timeout_ms } => {
+                let timeout = Duration::from_millis(timeout_ms).min(LONGEST_PROBE);
+                serde_json::to_value(broker.probe(timeout).await)
             }
             About::Explain(question) => {
                 let explanation = broker.explain(question);

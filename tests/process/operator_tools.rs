@@ -96,6 +96,7 @@ fn a_broker_alone_is_looked_at_and_its_store_is_proved() {
         told(&connect).contains("allowed: no BrokerPolicy is for this broker"),
         "{connect:?}"
     );
+    probes(&data);
     traces(&data);
     for command in ["verify", "dump", "compact"] {
         let refused = run(&["store", command], &data);
@@ -126,6 +127,26 @@ fn a_broker_alone_is_looked_at_and_its_store_is_proved() {
     let elsewhere = run(&["store", "verify"], &site.path("nothing"));
     assert!(told(&elsewhere).contains("is no store"), "{elsewhere:?}");
     assert!(!site.path("nothing").exists());
+}
+
+/// Every listener can be used, as the broker finds by doing so.
+fn probes(data: &Path) {
+    let probed = json(&run(&["broker", "probe", "-o", "json", "--data"], data));
+    let listener = &probed.as_array().unwrap()[0];
+    assert_eq!(listener["listener"], "listener-0");
+    assert!(
+        listener["failure"].is_null() && listener["seconds"].as_f64().unwrap() > 0.0,
+        "{probed}"
+    );
+    let text = run(&["broker", "probe", "--data"], data);
+    assert!(
+        text.status.success() && told(&text).contains("mqtt://127.0.0.1:"),
+        "{text:?}"
+    );
+    // One that is given no time can't be used.
+    let late = run(&["broker", "probe", "--timeout", "0s", "--data"], data);
+    assert_eq!(late.status.code(), Some(1), "{late:?}");
+    assert!(told(&late).contains("nothing came back within 0 s"), "{late:?}");
 }
 
 /// Where messages are: what the broker itself publishes is watched, and what is not there is said not to be.

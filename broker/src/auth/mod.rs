@@ -72,6 +72,8 @@ pub(crate) enum Proof {
     Token(Arc<TokenIssuer>),
     /// The word of a service.
     Webhook(Arc<Webhook>),
+    /// A ticket of the broker's own probe.
+    Probe,
 }
 
 /// When a client has to prove anew who it is.
@@ -137,11 +139,13 @@ pub(crate) enum ClientClass {
     Token,
     /// The word of a service of the user.
     Webhook,
+    /// The broker itself, which looks at its listener.
+    Probe,
 }
 
 impl ClientClass {
     /// All of them.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Connector,
         Self::Dataflow,
         Self::Operator,
@@ -150,6 +154,7 @@ impl ClientClass {
         Self::Certificate,
         Self::Token,
         Self::Webhook,
+        Self::Probe,
     ];
 
     /// Its name in metrics.
@@ -163,6 +168,7 @@ impl ClientClass {
             Self::Certificate => "certificate",
             Self::Token => "token",
             Self::Webhook => "webhook",
+            Self::Probe => "probe",
         }
     }
 }
@@ -192,6 +198,19 @@ impl Principal {
             .is_some_and(|identity| own.contains(&identity.role()))
     }
 
+    /// The broker itself, which looks at one of its listeners.
+    pub(crate) fn probe() -> Self {
+        Self {
+            proof: Proof::Probe,
+            ..Self::default()
+        }
+    }
+
+    /// Whether it is the broker itself, which looks at one of its listeners.
+    pub(crate) fn is_probe(&self) -> bool {
+        self.proof == Proof::Probe
+    }
+
     /// Which kind of client it is.
     pub(crate) fn class(&self) -> ClientClass {
         match &self.proof {
@@ -204,6 +223,7 @@ impl Principal {
                 _ => ClientClass::Operator,
             },
             Proof::Token(_) => ClientClass::Token,
+            Proof::Probe => ClientClass::Probe,
             Proof::Webhook(_) => ClientClass::Webhook,
         }
     }
@@ -216,6 +236,7 @@ impl Principal {
     pub(crate) fn renew(&mut self, methods: &[Method]) -> Result<(), ReasonCode> {
         let has = |wanted: fn(&Method) -> bool| methods.iter().any(wanted);
         let still = match &self.proof {
+            Proof::Probe => true,
             Proof::Nothing => has(|method| matches!(method, Method::Anonymous)),
             Proof::Certificate => has(|method| matches!(method, Method::Certificate(_))),
             Proof::Role => has(|method| matches!(method, Method::Role)),

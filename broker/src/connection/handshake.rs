@@ -320,6 +320,7 @@ async fn welcome(
     ack.authentication = authentication;
     if let Some(redirect) = &engine.conduct.load().redirect
         && !principal.is_own_role()
+        && !principal.is_probe()
     {
         return Err(refused(redirect.reason(), redirect.server_reference.clone()));
     }
@@ -358,6 +359,16 @@ async fn identify(
     listener: &Listener,
 ) -> Result<(Principal, Option<Authentication>), Refused> {
     let engine = &shard.engine;
+    let Connect {
+        client_id,
+        username,
+        password,
+        ..
+    } = connect;
+    let tickets = &engine.probes.tickets;
+    if tickets.redeem(client_id, username.as_deref(), password.as_deref()) {
+        return Ok((Principal::probe(), None));
+    }
     if let Some(first) = &connect.authentication {
         let authenticate = authentication::authenticate(shard, transport, rest, connect, first, listener);
         let timeout = engine.limits.load().connect_timeout;

@@ -64,6 +64,7 @@ use crate::{
     options::{Conduct, Limits},
     path::PathRegistry,
     policy::Policies,
+    probe::Probes,
     retained::Retained,
     session::{Location, registry::Registry},
     shared::Groups,
@@ -98,6 +99,7 @@ pub(crate) struct Engine {
     pub(crate) timers: Timers,
     pub(crate) stats: Stats,
     pub(crate) tracer: Tracer,
+    pub(crate) probes: Probes,
     pub(crate) checks: Checks,
     /// Where work runs that belongs to no connection.
     pub(crate) runtime: tokio::runtime::Handle,

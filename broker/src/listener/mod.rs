@@ -66,8 +66,9 @@ impl Listener {
 
     /// Whether only our own roles can come in: they are let in however short something is.
     pub(crate) fn is_for_roles(&self) -> bool {
-        let mut methods = self.settings.load().authentication.clone().into_iter();
-        methods.all(|method| matches!(method, Method::Role))
+        let settings = self.settings.load();
+        let mut methods = settings.authentication.iter();
+        methods.any(|method| matches!(method, Method::Role))
     }
 }
 

@@ -24,6 +24,7 @@ mod paths;
 mod peers;
 mod policy;
 mod pressure;
+mod probe;
 mod protocol;
 mod revocation;
 mod role;

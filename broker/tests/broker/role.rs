@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use foreshore_broker::{BrokerRole, RoleOptions, Served};
@@ -29,7 +30,8 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     auth::Issuer,
-    client::{Client, hello},
+    client::{Client, GENEROUS, hello},
+    probe::certificate,
 };
 
 pub(crate) struct Plant {
@@ -209,6 +211,50 @@ async fn a_plan_comes_into_force_and_changes_without_disconnecting_others() {
         .unwrap();
     assert!(!plant.served.borrow().listeners.contains_key("open"));
     alice.ping().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_clients_can_not_use_is_told_until_they_can() {
+    let mut plant = Plant::new();
+    let secret = |until| {
+        let (certificate, key) = certificate(until);
+        let values = [("tls.crt", certificate.pem()), ("tls.key", key.serialize_pem())];
+        SecretPlan {
+            namespace: "plant".into(),
+            name: "server".into(),
+            data: values
+                .into_iter()
+                .map(|(name, text)| (name.into(), SecretValue(text.into_bytes())))
+                .collect(),
+        }
+    };
+    plant.set(&secret(2001)).await.unwrap();
+    let spec = serde_json::json!({
+        "probe": { "interval": "100ms" },
+        "listeners": [{
+            "name": "mqtt", "port": free_port(), "protocol": "Tls", "authentication": [{ "anonymous": {} }],
+            "tls": { "secretRef": { "name": "server" } },
+        }],
+    });
+    plant.set(&broker(spec)).await.unwrap();
+    let until = async |plant: &Plant, health, reason: &str| {
+        let told = async {
+            while plant.health("mqtt") != (health, reason.to_owned()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(GENEROUS, told).await.unwrap();
+    };
+    until(&plant, Health::Unavailable, "ProbeFailed").await;
+    plant.set(&secret(2999)).await.unwrap();
+    until(&plant, Health::Available, "Healthy").await;
+    // The listener of our own roles asks for certificates of theirs, and is well.
+    let own = plant.served.borrow().broker.clone().unwrap();
+    let reports = own.probe(GENEROUS).await;
+    assert!(
+        reports.iter().all(|report| report.failure.is_none()),
+        "{reports:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,6 +58,9 @@ pub struct BrokerSpec {
     /// What is counted apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<BrokerMetrics>,
+    /// The broker's own look at each of its listeners, by connecting and publishing as a client does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<BrokerProbe>,
     /// What a client learns when a policy refuses it something; Explained where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusals: Option<Refusals>,
@@ -82,6 +85,27 @@ pub struct BrokerMetrics {
     #[schemars(length(max = 32))]
     pub topic_filters: Vec<TopicFilter>,
 }
+
+/// The broker's own look at each of its listeners.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokerProbe {
+    /// Time between two looks; 30s where it is left out, never with 0s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("0s", "1h"))]
+    pub interval: Option<Duration>,
+    /// Longest time that a look at one listener may take; 10s where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("100ms", "1m"))]
+    pub timeout: Option<Duration>,
+}
+
+effective!(BrokerProbe {
+    /// Time between two looks:
+    effective_interval: interval -> StdDuration = StdDuration::from_secs(30);
+    /// Longest time that a look at one listener may take:
+    effective_timeout: timeout -> StdDuration = StdDuration::from_secs(10);
+});
 
 effective!(BrokerSpec {
     /// How many pods carry it:

@@ -177,6 +177,11 @@ pub const REMEDIES: &[Remedy] = &[
         "see who is slow with foreshore broker backlog; raise limits.maxMemory if all of them are meant to be there",
     ),
     remedy(
+        reasons::PROBE_FAILED,
+        "the broker connected to its own listener as a client does, and could not use it",
+        "the message says at which step: renew an expired certificate, free connections, look at the broker's log",
+    ),
+    remedy(
         reasons::NOT_YET_KNOWN,
         "nothing has been reported yet",
         "wait; if it lasts, look at the log of the role that carries it out",

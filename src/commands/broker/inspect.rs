@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use foreshore_record::TopicFilter;
 use serde_json::Value;
 
@@ -65,6 +65,18 @@ pub(super) struct Backlog {
     interval: Duration,
     #[command(flatten)]
     of: OfClient,
+}
+
+/// The broker's look at its own listeners.
+#[derive(clap::Args)]
+pub(super) struct Probe {
+    #[command(flatten)]
+    target: Target,
+    /// Longest time for each listener, a minute at most.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
+    timeout: Duration,
+    #[command(flatten)]
+    form: Form,
 }
 
 impl Target {
@@ -143,6 +155,28 @@ pub(super) async fn backlog(options: Backlog) -> Result<()> {
         .await
 }
 
+/// Looks at every listener, and fails if one of them can't be used.
+pub(super) async fn probe(options: Probe) -> Result<()> {
+    let Probe {
+        target,
+        timeout,
+        form,
+    } = options;
+    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let answer = target.ask(About::Probe { timeout_ms }).await?;
+    if form.is_text() {
+        print!("{}", rows(&answer, &PROBED));
+    } else {
+        println!("{answer:#}");
+    }
+    let failed = answer.as_array().into_iter().flatten();
+    match failed.filter(|report| !report["failure"].is_null()).count() {
+        0 => Ok(()),
+        1 => bail!("a listener can't be used"),
+        failed => bail!("{failed} listeners can't be used"),
+    }
+}
+
 /// A column: its heading, the member that it shows, and how.
 type Column = (&'static str, &'static str, fn(&Value) -> String);
 
@@ -191,6 +225,14 @@ const TOPIC_FILTERS: [Column; 6] = [
     ("OF", "/maxBytes", size),
 ];
 
+const PROBED: [Column; 5] = [
+    ("LISTENER", "/listener", text),
+    ("URL", "/url", text),
+    ("ROUND TRIP", "/seconds", milliseconds),
+    ("NOTE", "/note", text),
+    ("FAILURE", "/failure", text),
+];
+
 const SLOW: [Column; 6] = [
     ("SLOW CONNECTION", "/clientId", text),
     ("KEEPING", "/keeping", text),
@@ -222,6 +264,12 @@ fn size(value: &Value) -> String {
 
 fn time(value: &Value) -> String {
     value.as_u64().map_or_else(|| text(value), seconds)
+}
+
+fn milliseconds(value: &Value) -> String {
+    value
+        .as_f64()
+        .map_or_else(|| text(value), |seconds| format!("{:.1} ms", seconds * 1000.0))
 }
 
 fn drained(value: &Value) -> String {

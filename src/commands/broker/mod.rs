@@ -10,7 +10,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use anyhow::{Context, Result, bail};
 use foreshore_broker::{
     Broker, Conduct, Limits, ListenerOptions, Method, Options as BrokerOptions, Protocol, Storage,
-    options::counted_topics,
+    options::{counted_topics, probe_schedule},
 };
 use foreshore_crds::v1alpha1::broker::Listener;
 use foreshore_operator::RoleName;
@@ -47,6 +47,8 @@ enum Command {
     Retained(inspect::Retained),
     /// Show what waits in a broker that runs, for whom, and whether it becomes less.
     Backlog(inspect::Backlog),
+    /// Have a broker that runs connect to each of its listeners as a client does, and fail if one can't be used.
+    Probe(inspect::Probe),
 }
 
 /// How the broker is set up.
@@ -91,6 +93,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         Some(Command::Subscriptions(options)) => inspect::subscriptions(options).await,
         Some(Command::Retained(options)) => inspect::retained(options).await,
         Some(Command::Backlog(options)) => inspect::backlog(options).await,
+        Some(Command::Probe(options)) => inspect::probe(options).await,
     }
 }
 
@@ -143,6 +146,7 @@ async fn serve(options: Setup) -> Result<()> {
     let named = policies.iter().map(|(name, policy)| (name.as_str(), policy));
     broker.set_policies(named).context("--policy")?;
     broker.count_topics(&counted_topics(&spec));
+    broker.set_probe(probe_schedule(&spec));
     // Nobody connects before the policies are in force.
     for listener in tcp.chain(websocket) {
         broker.open_listener(listener)?;
