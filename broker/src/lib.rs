@@ -54,7 +54,7 @@ mod topic_limits;
 mod will;
 pub mod wire;
 
-pub use auth::{Method, PasswordTable, TokenIssuer, TokenOptions, Webhook, WebhookOptions};
+pub use auth::{Method, PasswordTable, ServiceAccountIssuer, TokenIssuer, TokenOptions, Webhook, WebhookOptions};
 pub use broker::{Broker, Handle};
 pub use error::Error;
 pub use foreshore_store::{OverflowPolicy, TopicLimit};

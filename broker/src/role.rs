@@ -14,7 +14,10 @@ use std::{
 use async_trait::async_trait;
 use foreshore_control::{
     Aspect, AspectKind, Change, Health, Nack, PlanResource, Report, ResourceKey, Role,
-    plan::{BrokerPlan, BrokerPolicyPlan, ObjectRef, PathOverflow, PathPlan, SecretPlan, SecretValue},
+    plan::{
+        BrokerPlan, BrokerPolicyPlan, ObjectRef, PathOverflow, PathPlan, SecretPlan, SecretValue,
+        ServiceAccountIssuerPlan,
+    },
     queue::server::{Purpose, service},
     transport::{ServeOptions, serve_tls},
 };
@@ -29,7 +32,7 @@ use parking_lot::RwLock;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    auth::{Issuers, Method},
+    auth::{Issuers, Method, ServiceAccountIssuer},
     broker::{Broker, Handle},
     listener::{
         Endpoint,
@@ -91,6 +94,7 @@ pub struct BrokerRole {
     plan: Option<BrokerPlan>,
     readers: Readers,
     issuers: Issuers,
+    service_accounts: Option<Arc<ServiceAccountIssuer>>,
     served: watch::Sender<Served>,
 }
 
@@ -106,6 +110,7 @@ impl Role for BrokerRole {
                 BrokerPolicyPlan::KIND => self.set_policy(resource.decode()?),
                 PathPlan::KIND => self.set_path(resource.decode()?).await,
                 SecretPlan::KIND => self.set_secret(resource.decode()?),
+                ServiceAccountIssuerPlan::KIND => self.set_service_accounts(&resource.decode()?),
                 kind => {
                     let message = format!("a broker has no use for a {kind}");
                     Err(Nack::new(reasons::UNSUPPORTED_BY_ROLE, message))
@@ -138,6 +143,7 @@ impl BrokerRole {
             plan: None,
             readers: Readers::default(),
             issuers: Issuers::default(),
+            service_accounts: None,
             served,
         };
         (role, watching)
@@ -316,6 +322,7 @@ impl BrokerRole {
             identity: &self.options.identity,
             default_address: self.options.default_address,
             issuers: &self.issuers,
+            service_accounts: self.service_accounts.as_ref(),
         };
         let options = manifest::options(listener, &around)?;
         broker
@@ -343,6 +350,22 @@ impl BrokerRole {
             self.secrets.insert(secret.name, before);
         }
         opened
+    }
+
+    /// Takes who signs the tokens of service accounts. Keys that rotate disconnect nobody.
+    fn set_service_accounts(&mut self, told: &ServiceAccountIssuerPlan) -> Result<(), Nack> {
+        let invalid = |error: crate::auth::InvalidIssuer| Nack::new(reasons::INVALID, error.to_string());
+        let ServiceAccountIssuerPlan { issuer, keys } = told;
+        if let Some(known) = self
+            .service_accounts
+            .as_ref()
+            .filter(|known| known.name() == issuer)
+        {
+            return known.rotate(keys).map_err(invalid);
+        }
+        let issuer = ServiceAccountIssuer::new(issuer, keys).map_err(invalid)?;
+        self.service_accounts = Some(Arc::new(issuer));
+        self.open_listeners()
     }
 
     fn set_policy(&mut self, policy: BrokerPolicyPlan) -> Result<(), Nack> {
@@ -385,6 +408,7 @@ impl BrokerRole {
             SecretPlan::KIND => {
                 self.secrets.remove(&key.name);
             }
+            ServiceAccountIssuerPlan::KIND => self.service_accounts = None,
             BrokerPolicyPlan::KIND => {
                 self.policies.remove(&key.name);
                 if let Some(broker) = self.broker() {

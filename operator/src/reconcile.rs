@@ -117,6 +117,7 @@ impl Reconciler {
         let declared: BTreeSet<ObjectKey> = snapshot.objects.keys().cloned().collect();
         let platform = self.platform.clone();
         let mut scope = Scope::new(&platform, &declared);
+        scope.valid.service_accounts.clone_from(&snapshot.service_accounts);
         let mut verdicts = BTreeMap::new();
         let mut queues = Vec::new();
         for kind in Kind::ALL {
@@ -299,6 +300,8 @@ fn plan(valid: &Valid, queues: &[dataflow::Queues], facts: &Facts, before: Resou
         config_maps: _,
         // Secrets go with what refers to them.
         secrets: _,
+        // It goes with the brokers that take its tokens.
+        service_accounts: _,
         brokers,
         policies,
         connectors,

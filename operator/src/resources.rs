@@ -42,6 +42,7 @@ use crate::{
     object::{Kind, Meta, ObjectKey},
     platform::Platform,
     problem::Problem,
+    source::ServiceAccounts,
     workloads::Owner,
 };
 
@@ -126,6 +127,8 @@ impl<S> Version<S> {
 pub(crate) struct Valid {
     pub(crate) config_maps: BTreeSet<Name>,
     pub(crate) secrets: BTreeMap<Name, Arc<Secret>>,
+    /// Who signs the tokens of the cluster's service accounts, where that was asked for.
+    pub(crate) service_accounts: Option<ServiceAccounts>,
     pub(crate) brokers: BTreeMap<Name, broker::ValidBroker>,
     pub(crate) policies: BTreeMap<Name, broker_policy::ValidPolicy>,
     pub(crate) connectors: BTreeMap<Name, connector::ValidConnector>,
@@ -211,6 +214,7 @@ impl<'a> Scope<'a> {
         let Valid {
             config_maps,
             secrets,
+            service_accounts: _,
             brokers,
             policies,
             connectors,

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
+use foreshore_control::plan::ServiceAccountIssuerPlan;
 use foreshore_runtime::Shutdown;
 use tokio::sync::watch;
 
@@ -57,7 +58,12 @@ pub struct Snapshot {
     pub objects: BTreeMap<ObjectKey, Sourced>,
     /// What can't be told to be an object, or not which.
     pub problems: Vec<Problem>,
+    /// Who signs the tokens of the cluster's service accounts; `None` where no Broker takes them.
+    pub service_accounts: Option<ServiceAccounts>,
 }
+
+/// Who signs the tokens of the cluster's service accounts, or why that is not known.
+pub type ServiceAccounts = Result<Arc<ServiceAccountIssuerPlan>, String>;
 
 /// An object as its source declares it.
 #[derive(Clone)]

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `SCRAM-SHA-256` | two messages of RFC 5802 | listeners with user names and passwords |
 //! | `JWT` | a token | listeners with an issuer of tokens |
+//! | `K8S-SAT` | a token of a service account | listeners with those of the cluster |
 //!
 //! Each method has as many steps as it needs and no more, so that an exchange always ends.
 
@@ -77,10 +78,18 @@ impl Exchange {
         };
         let asked = false;
         let tables: Vec<_> = ways.iter().filter_map(passwords).collect();
-        let issuers: Vec<_> = ways.iter().filter_map(issuer).collect();
+        let mut issuers: Vec<_> = ways.iter().filter_map(issuer).collect();
+        let issuers = match method {
+            token::NAME => issuers,
+            token::SERVICE_ACCOUNT_NAME => {
+                issuers.retain(|issuer| issuer.is_of_service_accounts());
+                issuers
+            }
+            _ => Vec::new(),
+        };
         match method {
+            _ if !issuers.is_empty() => Ok(Self(State::Token { issuers, asked })),
             scram::NAME if !tables.is_empty() => Ok(Self(State::Scram { tables, asked })),
-            token::NAME if !issuers.is_empty() => Ok(Self(State::Token { issuers, asked })),
             _ => {
                 let detail = "the authentication method is not offered here";
                 Err(Rejected::new(ReasonCode::BadAuthenticationMethod, detail))

@@ -31,7 +31,7 @@ pub(crate) use self::{
 use self::{password::User, webhook::Verdict};
 pub use self::{
     password::{PasswordTable, WrongHash},
-    token::{InvalidIssuer, TokenIssuer, TokenOptions},
+    token::{InvalidIssuer, ServiceAccountIssuer, TokenIssuer, TokenOptions},
     webhook::{InvalidWebhook, Webhook, WebhookOptions},
 };
 use crate::wire::ReasonCode;
@@ -50,7 +50,7 @@ pub enum Method {
     Certificate(CertificateUserName),
     /// A certificate of our own authority, which names a role; for our own listener only.
     Role,
-    /// JSON Web Tokens, as the password or by enhanced authentication.
+    /// JSON Web Tokens, those of service accounts too, as the password or by enhanced authentication.
     Jwt(Arc<TokenIssuer>),
     /// A service of the user, which is asked.
     Webhook(Arc<Webhook>),

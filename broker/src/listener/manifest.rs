@@ -11,14 +11,18 @@ use foreshore_crds::{
     conditions::reasons,
     refs::{CA_CERTIFICATE_KEY, CA_REVOCATION_KEY, TLS_CERTIFICATE_KEY, TLS_PRIVATE_KEY_KEY},
     v1alpha1::broker::{
-        JwtAuthentication, Listener, ListenerAuthentication, TlsVersion, WebhookAuthentication,
+        JwtAuthentication, Listener, ListenerAuthentication, ServiceAccountAuthentication, TlsVersion,
+        WebhookAuthentication,
     },
 };
 use foreshore_tls::{ClientAuth, Credentials, Identity, RevocationLists, TrustBundle};
 use tungstenite::http::uri::PathAndQuery;
 
 use crate::{
-    auth::{Issuers, Method, PasswordTable, TokenOptions, Webhook, WebhookOptions},
+    auth::{
+        Issuers, Method, PasswordTable, ServiceAccountIssuer, TokenIssuer, TokenOptions, Webhook,
+        WebhookOptions,
+    },
     options::{ListenerOptions, Protocol},
 };
 
@@ -32,6 +36,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) default_address: IpAddr,
     /// Issuers of tokens that are asked already.
     pub(crate) issuers: &'a Issuers,
+    /// Who signs the tokens of the cluster's service accounts, where that was told.
+    pub(crate) service_accounts: Option<&'a Arc<ServiceAccountIssuer>>,
 }
 
 /// Makes options of a manifest's listener.
@@ -93,9 +99,25 @@ fn method(way: &ListenerAuthentication, around: &Surroundings<'_>) -> Result<Met
     if let Some(service) = &way.webhook {
         return webhook(service, around);
     }
-    let message =
-        "serviceAccount is not built in yet; anonymous, usernamePassword, x509, jwt and webhook are";
+    if let Some(accounts) = &way.service_account {
+        return service_account(accounts, around);
+    }
+    let message = "a way of authentication that is not known here; anonymous, usernamePassword, x509, serviceAccount, jwt and webhook are";
     Err((reasons::UNSUPPORTED_HERE, message.to_owned()))
+}
+
+fn service_account(
+    accounts: &ServiceAccountAuthentication,
+    around: &Surroundings<'_>,
+) -> Result<Method, Refusal> {
+    let ServiceAccountAuthentication { audiences } = accounts;
+    let Some(issuer) = around.service_accounts else {
+        let message = "the keys of the cluster's service accounts are not known yet";
+        return Err((reasons::NOT_YET_KNOWN, message.to_owned()));
+    };
+    let audiences = audiences.iter().map(ToString::to_string).collect();
+    let issuer = TokenIssuer::of_service_accounts(Arc::clone(issuer), audiences);
+    Ok(Method::Jwt(Arc::new(issuer)))
 }
 
 fn jwt(tokens: &JwtAuthentication, around: &Surroundings<'_>) -> Result<Method, Refusal> {

@@ -89,7 +89,7 @@ async fn start_with_users() -> TestBroker {
     .await
 }
 
-fn connect(client_id: &str, method: &str, data: Option<Bytes>) -> v5::Connect {
+pub(crate) fn connect(client_id: &str, method: &str, data: Option<Bytes>) -> v5::Connect {
     v5::Connect {
         auth_method: Some(method.into()),
         auth_data: data,
@@ -97,7 +97,7 @@ fn connect(client_id: &str, method: &str, data: Option<Bytes>) -> v5::Connect {
     }
 }
 
-fn auth(reason_code: AuthReasonCode, method: &str, data: Option<Bytes>) -> Packet {
+pub(crate) fn auth(reason_code: AuthReasonCode, method: &str, data: Option<Bytes>) -> Packet {
     Packet::Auth(Auth {
         reason_code,
         auth_method: Some(method.into()),
@@ -153,7 +153,7 @@ fn proof(name: &str, password: &str, challenge: &[u8]) -> (Bytes, Bytes) {
 
 impl Client {
     /// The next packet, which has to be AUTH.
-    async fn auth(&mut self) -> Auth {
+    pub(crate) async fn auth(&mut self) -> Auth {
         match self.receive().await {
             Packet::Auth(auth) => {
                 // What is left out makes no packet too large ([MQTT-3.15.2-2], [MQTT-3.15.2-3]).
@@ -165,7 +165,7 @@ impl Client {
     }
 
     /// Opens a connection, and says with CONNECT how it means to prove who it is.
-    async fn begin(address: SocketAddr, method: &str, data: Option<Bytes>) -> Self {
+    pub(crate) async fn begin(address: SocketAddr, method: &str, data: Option<Bytes>) -> Self {
         let mut client = Self::open(address).await;
         let connect = connect("c", method, data);
         client.send(Packet::Connect(Box::new(connect))).await;
@@ -199,7 +199,7 @@ impl Client {
     }
 
     /// Expects CONNACK with a refusal, and the end.
-    async fn refused(&mut self) -> (ConnectAckReason, String) {
+    pub(crate) async fn refused(&mut self) -> (ConnectAckReason, String) {
         let ack = self.connack().await;
         assert!(ack.auth_method.is_none());
         assert!(self.next().await.is_none());
@@ -207,7 +207,7 @@ impl Client {
     }
 
     /// Expects DISCONNECT and the end, and tells why.
-    async fn shown_out(&mut self) -> (DisconnectReasonCode, String) {
+    pub(crate) async fn shown_out(&mut self) -> (DisconnectReasonCode, String) {
         match self.receive().await {
             Packet::Disconnect(disconnect) => {
                 assert!(self.next().await.is_none());
@@ -479,6 +479,8 @@ async fn who_fails_to_prove_anew_who_it_is_leaves() {
 pub(crate) struct Issuer {
     pub(crate) url: String,
     pub(crate) authority: CertificateAuthority,
+    /// Its keys as it publishes them.
+    pub(crate) keys: String,
     key: Ed25519KeyPair,
     asked: Arc<AtomicUsize>,
 }
@@ -513,6 +515,7 @@ impl Issuer {
         Self {
             url,
             authority,
+            keys: keys.to_string(),
             key,
             asked,
         }
@@ -604,7 +607,7 @@ async fn serve(
     }
 }
 
-fn with_password(client_id: &str, password: Bytes) -> v5::Connect {
+pub(crate) fn with_password(client_id: &str, password: Bytes) -> v5::Connect {
     v5::Connect {
         username: Some("ignored".into()),
         password: Some(password),
@@ -661,6 +664,13 @@ async fn tokens_of_a_believed_issuer_let_in() {
         ))
         .await;
     assert_eq!(client.connack().await.reason_code, ConnectAckReason::Success);
+    // Its tokens are none of service accounts.
+    let token = issuer.token("system:serviceaccount:a:b", 600, &none);
+    let mut client = Client::begin(broker.address, "K8S-SAT", Some(token)).await;
+    assert_eq!(
+        client.refused().await.0,
+        ConnectAckReason::BadAuthenticationMethod
+    );
     // What is no token of this issuer is left to the next way.
     Client::connect(broker.address, with_password("p", "password".into())).await;
 

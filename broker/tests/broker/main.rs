@@ -28,6 +28,7 @@ mod probe;
 mod protocol;
 mod revocation;
 mod role;
+mod service_accounts;
 mod sessions;
 mod shared;
 mod state_store;

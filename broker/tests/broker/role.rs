@@ -67,6 +67,13 @@ pub(crate) fn broker(spec: serde_json::Value) -> BrokerPlan {
     }
 }
 
+pub(crate) fn policy(rules: serde_json::Value) -> BrokerPolicyPlan {
+    BrokerPolicyPlan {
+        object: object("policy"),
+        spec: serde_json::from_value(serde_json::json!({ "rules": rules })).unwrap(),
+    }
+}
+
 fn users(users: &[(&str, &str)]) -> SecretPlan {
     let data = users
         .iter()

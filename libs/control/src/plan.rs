@@ -251,6 +251,26 @@ pub struct BrokerPolicyPlan {
     pub spec: BrokerPolicySpec,
 }
 
+/// Who signs the tokens of the cluster's service accounts, as its API server publishes it: a broker verifies them without
+/// a right in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceAccountIssuerPlan {
+    /// What the tokens have as `iss`.
+    pub issuer: String,
+    /// Its keys: a JSON Web Key Set (RFC 7517 section 5).
+    pub keys: String,
+}
+
+impl PlanResource for ServiceAccountIssuerPlan {
+    const KIND: &'static str = "ServiceAccountIssuer";
+
+    /// A cluster has one.
+    fn key(&self) -> ResourceKey {
+        ResourceKey::new(Self::KIND, "", "cluster")
+    }
+}
+
 /// What happens to a record that a full queue can't take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PathOverflow {

@@ -9,7 +9,7 @@ use crate::{
     handover::{GivePlan, PeersPlan, TakePlan},
     plan::{
         AssetPlan, BrokerPlan, BrokerPolicyPlan, CloudPlan, ConnectionPlan, DataflowPlan, DevicePlan,
-        EndpointPlan, PathPlan, PlanResource, ResourceKey, SecretPlan, SimulatorPlan,
+        EndpointPlan, PathPlan, PlanResource, ResourceKey, SecretPlan, ServiceAccountIssuerPlan, SimulatorPlan,
     },
 };
 
@@ -229,7 +229,7 @@ pub(crate) fn check_key(key: &ResourceKey) -> Result<(), Error> {
 /// What others refer to comes first: values, then ways to reach something, then what uses them.
 pub(crate) fn phase(kind: &str) -> u32 {
     match kind {
-        SecretPlan::KIND => 0,
+        SecretPlan::KIND | ServiceAccountIssuerPlan::KIND => 0,
         ConnectionPlan::KIND | EndpointPlan::KIND | PeersPlan::KIND => 1,
         // Before the device, which must not begin otherwise than it shall, and gone after it.
         TakePlan::KIND | GivePlan::KIND => 1,

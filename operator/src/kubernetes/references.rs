@@ -41,6 +41,15 @@ fn kind_of(member: &str) -> Option<Kind> {
     }
 }
 
+/// Whether a Broker takes tokens of the cluster's service accounts.
+pub(super) fn takes_service_accounts(broker: &Value) -> bool {
+    let items = |value: &Value, member: &str| value[member].as_array().cloned().unwrap_or_default();
+    items(&broker["spec"], "listeners").iter().any(|listener| {
+        let ways = items(listener, "authentication");
+        ways.iter().any(|way| !way["serviceAccount"].is_null())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -66,6 +75,22 @@ mod tests {
                 "Secret plant/tokens"
             ]
         );
+    }
+
+    #[test]
+    fn a_broker_tells_whether_it_takes_tokens_of_service_accounts() {
+        let broker = |ways: Value| json!({"spec": {"listeners": [{}, {"authentication": ways}]}});
+        assert!(takes_service_accounts(&broker(
+            json!([{"anonymous": {}}, {"serviceAccount": {"audiences": ["a"]}}])
+        )));
+        for other in [
+            broker(json!([{"jwt": {"audiences": ["a"]}}])),
+            broker(json!({"serviceAccount": {}})),
+            json!({"spec": {}}),
+            json!({}),
+        ] {
+            assert!(!takes_service_accounts(&other), "{other}");
+        }
     }
 
     /// A reference with another name would never be read.

@@ -1,11 +1,13 @@
 //! Manifests from the Kubernetes API.
 //!
 //! One watch for each kind and namespace. Secrets and ConfigMaps are read one by one, those alone that manifests name,
-//! and read again from time to time: the operator may not list them. An object that can't be understood is one that is
+//! and read again from time to time: the operator may not list them. So are the keys of the cluster's service accounts,
+//! where a Broker takes their tokens. An object that can't be understood is one that is
 //! declared and not right; it disturbs no other.
 
 mod definitions;
 mod fetched;
+mod issuer;
 mod watched;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -21,7 +23,7 @@ use tokio::{
 };
 use tracing::info;
 
-use self::{fetched::Fetched, watched::Watched};
+use self::{fetched::Fetched, issuer::Issuer, watched::Watched};
 use super::{OperatorMetrics, Scope, standing::Standings, unreadable};
 use crate::{
     object::{Kind, ObjectKey},
@@ -42,7 +44,7 @@ pub struct KubernetesSource {
 
 impl KubernetesSource {
     /// Begins to watch, also on an instance that does not lead: when it does one day, it knows everything already.
-    /// Secrets are read again after `refresh`.
+    /// Secrets and the keys of service accounts are read again after `refresh`.
     #[must_use]
     pub fn start(
         client: Client,
@@ -56,6 +58,7 @@ impl KubernetesSource {
         let state = State {
             watched: Watched::new(Arc::clone(&statuses), metrics),
             fetched: Fetched::new(client.clone()),
+            issuer: Issuer::new(client.clone()),
             refresh,
         };
         spawn("kubernetes source", async move {
@@ -97,6 +100,7 @@ impl ResourceSource for KubernetesSource {
 struct State {
     watched: Watched,
     fetched: Fetched,
+    issuer: Issuer,
     refresh: Duration,
 }
 
@@ -127,11 +131,12 @@ impl State {
                     gathered = None;
                     if self.watched.is_read() {
                         self.fetched.want(self.wanted()).await;
+                        self.issuer.want(self.watched.takes_service_accounts()).await;
                         self.tell(&sender);
                     }
                 }
                 () = sleep_until(refresh) => {
-                    if self.fetched.refresh().await {
+                    if self.fetched.refresh().await | self.issuer.refresh().await {
                         self.tell(&sender);
                     }
                     refresh = Instant::now() + self.refresh;
@@ -152,7 +157,11 @@ impl State {
             .map(|(key, sourced)| (key.clone(), sourced.clone()))
             .collect();
         let faults = self.watched.faults().chain(self.fetched.faults());
-        let problems = faults.map(unreadable).collect();
-        sender.send_replace(Some(Arc::new(Snapshot { objects, problems })));
+        let problems = faults.chain(self.issuer.fault()).map(unreadable).collect();
+        sender.send_replace(Some(Arc::new(Snapshot {
+            objects,
+            problems,
+            service_accounts: self.issuer.told(),
+        })));
     }
 }

@@ -1,5 +1,6 @@
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
+use foreshore_control::{PlanResource, plan::ServiceAccountIssuerPlan};
 use foreshore_crds::v1alpha1::Protocol;
 use foreshore_tls::{AuthorityOptions, CertificateAuthority, Role};
 use serde_json::{Value, json};
@@ -328,6 +329,52 @@ fn what_is_removed_ends_and_what_refers_to_it_is_told() {
             .keys()
             .any(|key| key.name == "sim" || key.name == "filler")
     );
+}
+
+#[test]
+fn a_broker_that_takes_tokens_of_service_accounts_is_told_who_signs_them() {
+    let text = PLANT.replace(
+        "- usernamePassword: {secretRef: {name: users}}",
+        "- serviceAccount: {audiences: [mqtt]}",
+    );
+    assert_ne!(text, PLANT);
+    // On one machine there is nobody who signs.
+    let outcome = reconciler().reconcile(&snapshot(&text), &told());
+    let problem = &outcome.verdicts[&key(Kind::Broker, "main")].problems[0];
+    assert_eq!(problem.reason, reasons::UNSUPPORTED_HERE);
+    let field = "spec.listeners[0].authentication[0].serviceAccount";
+    assert_eq!(problem.field.as_deref(), Some(field));
+
+    let pass = |text: &str, service_accounts| {
+        let mut snapshot = snapshot(text);
+        snapshot.service_accounts = service_accounts;
+        Reconciler::new(Platform::cluster(), Accepted::default()).reconcile(&snapshot, &told())
+    };
+    let issuer = ServiceAccountIssuerPlan {
+        issuer: "https://kubernetes.default.svc".to_owned(),
+        keys: r#"{"keys":[]}"#.to_owned(),
+    };
+    let role = RoleName::new(Role::Broker, "plant", "main");
+    let told_to = |outcome: &Outcome| -> Vec<String> {
+        let roles = outcome.plans.roles.iter();
+        let told = roles.filter(|(_, plan)| plan.contains_key(&issuer.key()));
+        told.map(|(role, _)| role.to_string()).collect()
+    };
+    let known = || Some(Ok(Arc::new(issuer.clone())));
+    let outcome = pass(&text, known());
+    assert_eq!(told_to(&outcome), ["broker/plant/main"]);
+    let carried = |outcome: &Outcome| outcome.plans.carried[&key(Kind::Broker, "main")].clone();
+    assert!(carried(&outcome).parts.contains(&(role.clone(), issuer.key())));
+    assert_eq!(carried(&outcome).notes, []);
+    assert_eq!(told_to(&pass(PLANT, known())), [""; 0], "nobody takes them");
+
+    // Until it is known the cause is told, and the broker does everything else.
+    let outcome = pass(&text, Some(Err("forbidden (HTTP 403)".to_owned())));
+    assert_eq!(told_to(&outcome), [""; 0]);
+    let expected =
+        "the keys of the cluster's service accounts are not known yet: forbidden (HTTP 403)".to_owned();
+    assert_eq!(carried(&outcome).notes, [Note::Waits(expected)]);
+    assert!(outcome.plans.roles[&role].keys().any(|key| key.kind == "Broker"));
 }
 
 #[test]

@@ -219,6 +219,24 @@ impl ValidBroker {
             },
         );
         planner.secrets(&role, &object, secrets);
+        let mut ways = version
+            .spec
+            .listeners
+            .iter()
+            .flat_map(|listener| &listener.authentication);
+        if ways.any(|way| way.service_account.is_some()) {
+            service_accounts(planner, &role, &object);
+        }
+    }
+}
+
+/// Tells a broker who signs the tokens of the cluster's service accounts.
+fn service_accounts(planner: &mut Planner<'_>, role: &RoleName, object: &ObjectKey) {
+    let unknown = "the keys of the cluster's service accounts are not known yet";
+    match &planner.valid.service_accounts {
+        Some(Ok(issuer)) => planner.add(role, object, &**issuer),
+        Some(Err(cause)) => planner.waits(role, object, format!("{unknown}: {cause}")),
+        None => planner.waits(role, object, unknown),
     }
 }
 

@@ -14,6 +14,7 @@ mod pods;
 mod quiet;
 mod rights;
 mod scale;
+mod service_accounts;
 mod tools;
 mod uninstall;
 mod untouched;
@@ -55,6 +56,7 @@ enum Work {
     Tools,
     LateSecret,
     Dangling,
+    ServiceAccounts,
     WrongChange,
     NewerField,
     ApiAway,
@@ -94,6 +96,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("devices_go_over_when_a_connector_is_scaled", Work::Scale),
     scenario("a_secret_that_comes_late_is_waited_for", Work::LateSecret),
     scenario("who_names_nobody_is_told_so", Work::Dangling),
+    scenario("service_accounts_come_in_with_their_tokens", Work::ServiceAccounts),
     scenario("a_wrong_change_stops_nothing", Work::WrongChange),
     scenario("a_field_of_a_newer_release_is_told", Work::NewerField),
     needing(
@@ -180,6 +183,7 @@ impl Scenario {
             Work::Tools => tools::tell(cluster).await,
             Work::LateSecret => bad_days::late_secret(cluster).await,
             Work::Dangling => bad_days::dangling(cluster).await,
+            Work::ServiceAccounts => service_accounts::come_in(cluster).await,
             Work::WrongChange => bad_days::stops_nothing(cluster).await,
             Work::NewerField => bad_days::field_of_newer(cluster).await,
             Work::ApiAway => bad_days::away(cluster).await,

@@ -1,10 +1,12 @@
 //! JSON Web Tokens (RFC 7519) of one issuer.
 //!
 //! The issuer signs, the broker only verifies: nothing that is asked for here is a secret of ours. Where a token has no
-//! key among those that are known, the issuer is asked again ([`fetch`]), seldom.
+//! key among those that are known, the issuer is asked again ([`fetch`]), seldom. The keys of a cluster's service accounts
+//! come with the plan instead ([`service_account`]).
 
 mod fetch;
 mod keys;
+mod service_account;
 #[cfg(test)]
 mod tests;
 
@@ -18,15 +20,20 @@ use foreshore_tls::TrustBundle;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
+pub use self::service_account::ServiceAccountIssuer;
 use self::{
     fetch::Published,
-    keys::{Algorithm, Key},
+    keys::{Algorithm, Key, KeySet},
 };
 use super::{Checks, Expiry, Principal, Proof, Rejected};
 use crate::wire::ReasonCode;
 
 /// Name of the method by which a token is shown with AUTH.
 pub(super) const NAME: &str = "JWT";
+
+/// Name of the method by which a token of a Kubernetes service account is shown with AUTH: clients of Azure IoT Operations
+/// use it (its SDKs' `MqttConnectionSettings`).
+pub(super) const SERVICE_ACCOUNT_NAME: &str = "K8S-SAT";
 
 /// Longest token, in bytes.
 const MAX_TOKEN: usize = 16 << 10;
@@ -61,12 +68,21 @@ pub struct TokenOptions {
 #[derive(Debug)]
 pub struct TokenIssuer {
     options: TokenOptions,
-    published: Published,
+    keys: Keys,
 }
 
-/// An issuer that can't be asked.
+/// Where the keys of an issuer come from.
+#[derive(Debug)]
+enum Keys {
+    /// It publishes them.
+    Published(Published),
+    /// The plan tells them: it issues tokens of service accounts.
+    Told(Arc<ServiceAccountIssuer>),
+}
+
+/// An issuer whose keys can't be had.
 #[derive(Debug, thiserror::Error)]
-#[error("issuer {issuer:?} can't be asked for its keys: {cause}")]
+#[error("the keys of issuer {issuer:?} can't be had: {cause}")]
 pub struct InvalidIssuer {
     /// The issuer.
     pub issuer: String,
@@ -103,7 +119,7 @@ impl Issuers {
 /// Two are the same when they are asked for the same; what they answered does not count.
 impl PartialEq for TokenIssuer {
     fn eq(&self, other: &Self) -> bool {
-        self.options == other.options
+        (&self.options, self.is_of_service_accounts()) == (&other.options, other.is_of_service_accounts())
     }
 }
 
@@ -128,7 +144,28 @@ impl TokenIssuer {
             issuer: options.issuer.clone(),
             cause,
         })?;
-        Ok(Self { options, published })
+        let keys = Keys::Published(published);
+        Ok(Self { options, keys })
+    }
+
+    /// The tokens of a cluster's service accounts, for any of these audiences.
+    #[must_use]
+    pub fn of_service_accounts(issuer: Arc<ServiceAccountIssuer>, audiences: Vec<String>) -> Self {
+        let options = TokenOptions {
+            issuer: issuer.name().to_owned(),
+            jwks_uri: None,
+            audiences,
+            username_claim: "sub".to_owned(),
+            groups_claim: None,
+            authorities: None,
+        };
+        let keys = Keys::Told(issuer);
+        Self { options, keys }
+    }
+
+    /// Whether it issues tokens of service accounts.
+    pub(super) fn is_of_service_accounts(&self) -> bool {
+        matches!(self.keys, Keys::Told(_))
     }
 
     /// Whether a text is a token that says to be of this issuer.
@@ -170,7 +207,7 @@ impl TokenIssuer {
         }
         let id = header.get("kid").and_then(Value::as_str);
         let keys = self.keys(algorithm, id).await;
-        if keys.is_empty() && self.published.keys().len() == 0 {
+        if keys.is_empty() && self.known().len() == 0 {
             let detail = "the keys of the token's issuer are not known yet";
             return Err(Rejected::new(ReasonCode::ServerUnavailable, detail));
         }
@@ -189,11 +226,22 @@ impl TokenIssuer {
     }
 
     async fn keys(&self, algorithm: Algorithm, id: Option<&str>) -> Vec<Key> {
-        let known = self.published.keys().fitting(algorithm, id);
-        if known.is_empty() && self.published.ask_again().await {
-            return self.published.keys().fitting(algorithm, id);
+        let known = self.known().fitting(algorithm, id);
+        if let Keys::Published(published) = &self.keys
+            && known.is_empty()
+            && published.ask_again().await
+        {
+            return published.keys().fitting(algorithm, id);
         }
         known
+    }
+
+    /// The keys as they are known.
+    fn known(&self) -> Arc<KeySet> {
+        match &self.keys {
+            Keys::Published(published) => published.keys(),
+            Keys::Told(issuer) => issuer.keys(),
+        }
     }
 
     /// What the claims of a token come to whose signature is right.
@@ -226,10 +274,15 @@ impl TokenIssuer {
         let username = claims.get(username_claim).and_then(Value::as_str);
         let username = username.filter(|name| !name.is_empty() && !name.contains('\0'));
         let username = username.ok_or_else(|| format!("the token has no user name in {username_claim:?}"))?;
-        let groups = groups_claim.as_ref().and_then(|claim| claims.get(claim));
+        let groups = if self.is_of_service_accounts() {
+            service_account::groups(username)?
+        } else {
+            let groups = groups_claim.as_ref().and_then(|claim| claims.get(claim));
+            texts(groups).take(MAX_GROUPS).map(str::to_owned).collect()
+        };
         Ok(Principal {
             username: Some(username.to_owned()),
-            groups: texts(groups).take(MAX_GROUPS).map(str::to_owned).collect(),
+            groups,
             proof: Proof::Token(Arc::clone(self)),
             expiry: Some(Expiry {
                 at: expires,

@@ -139,8 +139,8 @@ fn issuer() -> Arc<TokenIssuer> {
         groups_claim: Some("roles".to_owned()),
         authorities: None,
     };
-    let published = Published::known(KeySet::default());
-    Arc::new(TokenIssuer { options, published })
+    let keys = Keys::Published(Published::known(KeySet::default()));
+    Arc::new(TokenIssuer { options, keys })
 }
 
 #[tokio::test]
@@ -209,7 +209,7 @@ async fn only_what_the_issuer_signed_is_believed() {
     let key = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": public }] });
     let known = Published::known(KeySet::parse(key.to_string().as_bytes()).unwrap());
     let mut issuer = self::issuer();
-    Arc::get_mut(&mut issuer).unwrap().published = known;
+    Arc::get_mut(&mut issuer).unwrap().keys = Keys::Published(known);
     let claims =
         json!({ "iss": "https://issuer.invalid", "aud": "plant", "exp": 9_999_999_999_u64, "name": "alice" });
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());

@@ -42,6 +42,8 @@ pub(super) struct Watched {
     objects: BTreeMap<ObjectKey, Sourced>,
     /// Secrets and ConfigMaps by those who name them.
     references: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+    /// Brokers that take tokens of the cluster's service accounts.
+    take_service_accounts: BTreeSet<ObjectKey>,
     statuses: Statuses,
     metrics: OperatorMetrics,
 }
@@ -64,6 +66,7 @@ impl Watched {
             streams: Vec::new(),
             objects: BTreeMap::new(),
             references: BTreeMap::new(),
+            take_service_accounts: BTreeSet::new(),
             statuses,
             metrics,
         }
@@ -111,6 +114,11 @@ impl Watched {
     /// Secrets and ConfigMaps that objects name.
     pub(super) fn references(&self) -> impl Iterator<Item = &ObjectKey> {
         self.references.values().flatten()
+    }
+
+    /// Whether a Broker takes tokens of the cluster's service accounts.
+    pub(super) fn takes_service_accounts(&self) -> bool {
+        !self.take_service_accounts.is_empty()
     }
 
     /// Whether every kind has been read once.
@@ -179,6 +187,11 @@ impl Watched {
         } else {
             self.references.insert(key.clone(), references);
         }
+        if key.kind == Kind::Broker && references::takes_service_accounts(&value) {
+            self.take_service_accounts.insert(key.clone());
+        } else {
+            self.take_service_accounts.remove(&key);
+        }
         self.objects.insert(key, sourced);
         true
     }
@@ -186,6 +199,7 @@ impl Watched {
     fn remove(&mut self, key: &ObjectKey) -> bool {
         self.statuses.lock().forget(key);
         self.references.remove(key);
+        self.take_service_accounts.remove(key);
         self.objects.remove(key).is_some()
     }
 }

@@ -269,6 +269,7 @@ impl Catalogue {
         let mut snapshot = Snapshot {
             objects: BTreeMap::new(),
             problems: problems.clone(),
+            service_accounts: None,
         };
         snapshot.problems.extend(
             parts
