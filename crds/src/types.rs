@@ -205,10 +205,10 @@ bounded_string!(
     "an MQTT topic filter: '+' fills a whole level, '#' the last one"
 );
 bounded_string!(
-    /// An MQTT topic filter of a policy, with `${clientid}` and `${username}`.
+    /// An MQTT topic filter of a policy, with `${clientid}`, `${username}` and `${attributes.NAME}`.
     PolicyTopic, 1..=512,
-    r"^(#|(\+|([^+#/{}\x00]|\$\{(clientid|username)\})*)(/(\+|([^+#/{}\x00]|\$\{(clientid|username)\})*))*(/#)?)$",
-    "an MQTT topic filter: '+' fills a whole level, '#' the last one; ${clientid} and ${username} stand for the client's own"
+    r"^(#|(\+|([^+#/{}\x00]|\$\{(clientid|username|attributes\.[A-Za-z0-9_.-]+)\})*)(/(\+|([^+#/{}\x00]|\$\{(clientid|username|attributes\.[A-Za-z0-9_.-]+)\})*))*(/#)?)$",
+    "an MQTT topic filter: '+' fills a whole level, '#' the last one; ${clientid}, ${username} and ${attributes.NAME} stand for the client's own"
 );
 bounded_string!(
     /// An expression in CEL.

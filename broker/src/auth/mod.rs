@@ -112,6 +112,8 @@ pub(crate) struct Principal {
     pub(crate) groups: Vec<String>,
     /// Facts of its certificate: `CN`, `O`, `dns`, …; each may have several values.
     pub(crate) certificate: BTreeMap<String, Vec<String>>,
+    /// What is known of the user beside, by name.
+    pub(crate) attributes: BTreeMap<String, String>,
     /// The role of ours that its certificate names, on our own listener only.
     pub(crate) role: Option<RoleIdentity>,
     /// What let it in.

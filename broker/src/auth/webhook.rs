@@ -4,6 +4,7 @@
 //! or none in time, is no answer: the next way decides.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -20,8 +21,17 @@ use super::{Credentials, Expiry, Principal, Proof, https};
 /// Longest answer, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
 
-/// Most groups that are taken from an answer.
+/// Most groups of an answer.
 const MAX_GROUPS: usize = 256;
+
+/// Most attributes of an answer.
+const MAX_ATTRIBUTES: usize = 64;
+
+/// Longest name of an attribute, in bytes: as policies can have it.
+const MAX_ATTRIBUTE_NAME: usize = 63;
+
+/// Longest user name, name of a group, or value of an attribute, in bytes.
+const MAX_VALUE: usize = 1024;
 
 /// Questions at a time; others wait, as long as an answer may take.
 const AT_A_TIME: usize = 32;
@@ -92,6 +102,8 @@ struct Known {
     username: String,
     #[serde(default)]
     groups: Vec<String>,
+    #[serde(default)]
+    attributes: BTreeMap<String, String>,
     expires_at: Option<Timestamp>,
 }
 
@@ -171,13 +183,14 @@ impl Webhook {
         }
         let Known {
             username,
-            mut groups,
+            groups,
+            attributes,
             expires_at,
         } = serde_json::from_slice(body).map_err(|error| error.to_string())?;
         if username.is_empty() || username.contains('\0') {
             return Err("it answers with no user name".to_owned());
         }
-        groups.truncate(MAX_GROUPS);
+        check(&username, &groups, &attributes)?;
         let expiry = expires_at.map(|at| Expiry {
             at: SystemTime::from(at),
             detail: "what the webhook answered has expired",
@@ -188,11 +201,39 @@ impl Webhook {
         Ok(Verdict::Known(Box::new(Principal {
             username: Some(username),
             groups,
+            attributes,
             proof: Proof::Webhook(Arc::clone(self)),
             expiry,
             ..Principal::default()
         })))
     }
+}
+
+/// Holds an answer to its bounds. Nothing is cut: what is left out might be what a policy refuses somebody for.
+fn check(username: &str, groups: &[String], attributes: &BTreeMap<String, String>) -> Result<(), String> {
+    let bound = |what: &str, found: usize, max: usize| {
+        if found > max {
+            return Err(format!("it answers with {what} {found}, {max} are allowed"));
+        }
+        Ok(())
+    };
+    bound("a user name whose bytes are", username.len(), MAX_VALUE)?;
+    bound("groups whose number is", groups.len(), MAX_GROUPS)?;
+    for group in groups {
+        bound("a group whose bytes are", group.len(), MAX_VALUE)?;
+    }
+    bound("attributes whose number is", attributes.len(), MAX_ATTRIBUTES)?;
+    for (name, value) in attributes {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        if name.is_empty() || name.len() > MAX_ATTRIBUTE_NAME || !name.bytes().all(allowed) {
+            let found: String = name.chars().take(MAX_ATTRIBUTE_NAME).collect();
+            return Err(format!(
+                "it answers with the attribute {found:?}, letters, digits, _, - and . are allowed, at most {MAX_ATTRIBUTE_NAME}"
+            ));
+        }
+        bound(&format!("a value of {name} whose bytes are"), value.len(), MAX_VALUE)?;
+    }
+    Ok(())
 }
 
 fn pem(shown: &Credentials<'_>) -> Option<String> {
@@ -215,7 +256,8 @@ mod tests {
         };
         let webhook = Arc::new(Webhook::new(&options("https://w.invalid/login")).unwrap());
         let read = |status, body: &str| webhook.read(status, body.as_bytes());
-        let good = r#"{ "username": "u", "groups": ["g"], "expiresAt": "9999-01-01T00:00:00Z", "more": 1 }"#;
+        let good = r#"{ "username": "u", "groups": ["g"], "attributes": { "site": "north" },
+            "expiresAt": "9999-01-01T00:00:00Z", "more": 1 }"#;
         let Ok(Verdict::Known(principal)) = read(StatusCode::OK, good) else {
             panic!()
         };
@@ -223,6 +265,7 @@ mod tests {
             (principal.username.as_deref(), &principal.groups[..]),
             (Some("u"), &["g".to_owned()][..])
         );
+        assert_eq!(principal.attributes["site"], "north");
         let expected = SystemTime::from("9999-01-01T00:00:00Z".parse::<Timestamp>().unwrap());
         assert_eq!(principal.expiry.unwrap().at, expected);
         assert_eq!(read(StatusCode::FORBIDDEN, good), Ok(Verdict::Refused));
@@ -241,5 +284,30 @@ mod tests {
             assert!(read(status, body).is_err(), "{status} {body}");
         }
         assert!(Webhook::new(&options("http://w.invalid")).is_err());
+    }
+
+    #[test]
+    fn answers_are_held_to_their_bounds() {
+        let long = |length| "x".repeat(length);
+        let groups = |count| vec!["g".to_owned(); count];
+        let attributes = |count| -> BTreeMap<_, _> { (0..count).map(|n| (format!("a{n}"), long(1))).collect() };
+        let one = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        let none = BTreeMap::new();
+        assert_eq!(check(&long(1024), &groups(256), &attributes(64)), Ok(()));
+        assert_eq!(check("u", &[long(1024)], &one(&long(63), &long(1024))), Ok(()));
+        for (checked, words) in [
+            (check(&long(1025), &[], &none), "a user name whose bytes are 1025, 1024 are allowed"),
+            (check("u", &groups(257), &none), "groups whose number is 257, 256 are allowed"),
+            (check("u", &[long(1025)], &none), "a group whose bytes are 1025"),
+            (check("u", &[], &attributes(65)), "attributes whose number is 65, 64 are allowed"),
+            (check("u", &[], &one("a", &long(1025))), "a value of a whose bytes are 1025"),
+            (check("u", &[], &one("", "v")), "the attribute \"\", letters"),
+            (check("u", &[], &one(&long(64), "v")), "letters, digits"),
+            (check("u", &[], &one("a b", "v")), "the attribute \"a b\""),
+            (check("u", &[], &one("a/b", "v")), "the attribute \"a/b\""),
+        ] {
+            let error = checked.unwrap_err();
+            assert!(error.contains(words), "{words}: {error}");
+        }
     }
 }

@@ -55,6 +55,9 @@ pub struct Question {
     /// Facts of its certificate, such as `CN`; each may have several values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub certificate: BTreeMap<String, Vec<String>>,
+    /// Attributes of the user, as a webhook's answer or the token of a service account tells them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
     /// What it wants to do.
     pub request: Request,
 }
@@ -140,6 +143,7 @@ impl Policies {
             username: question.username.clone(),
             groups: question.groups.clone(),
             certificate: question.certificate.clone(),
+            attributes: question.attributes.clone(),
             ..Principal::default()
         };
         let permissions = self.permissions(&question.client_id, &principal);
@@ -247,6 +251,7 @@ impl Reader<'_> {
             users,
             groups,
             certificate,
+            attributes,
             connect,
             publish,
             subscribe,
@@ -299,6 +304,15 @@ impl Reader<'_> {
                 &values,
             );
         }
+        for (name, pattern) in attributes {
+            let value = self.principal.attributes.get(name).map(String::as_str);
+            self.names(
+                &mut reading,
+                &format!("attributes.{name}"),
+                std::slice::from_ref(pattern),
+                value.as_slice(),
+            );
+        }
         match &self.question.request {
             Request::Connect => {}
             Request::Publish { topic, qos, retain } => {
@@ -329,21 +343,18 @@ impl Reader<'_> {
         if patterns.is_empty() {
             return;
         }
-        let (client_id, username) = (
-            self.question.client_id.as_str(),
-            self.question.username.as_deref(),
-        );
+        let names = self.principal.names(&self.question.client_id);
         let matching = values.iter().find_map(|value| {
             let pattern = patterns
                 .iter()
-                .find(|pattern| pattern.matches(value, client_id, username))?;
+                .find(|pattern| pattern.matches(value, names))?;
             Some((value, pattern))
         });
         match matching {
             Some((value, pattern)) => reading.matches.push(Match {
                 field: field.to_owned(),
                 pattern: pattern.to_string(),
-                filled: pattern.filled(client_id, username),
+                filled: pattern.filled(names),
                 found: (*value).to_owned(),
             }),
             None => reading.obstacles.push(Obstacle {
@@ -351,7 +362,7 @@ impl Reader<'_> {
                 found: values.iter().map(|value| (*value).to_owned()).collect(),
                 allowed: patterns
                     .iter()
-                    .map(|pattern| pattern.filled(client_id, username))
+                    .map(|pattern| pattern.filled(names))
                     .collect(),
                 note: String::new(),
             }),
@@ -364,13 +375,10 @@ impl Reader<'_> {
         if templates.is_empty() {
             return;
         }
-        let (client_id, username) = (
-            self.question.client_id.as_str(),
-            self.question.username.as_deref(),
-        );
+        let names = self.principal.names(&self.question.client_id);
         let (mut allowed, mut notes) = (Vec::new(), Vec::new());
         for template in templates {
-            match template.filter(client_id, username) {
+            match template.filter(names) {
                 Ok(filter) if test(&filter) => {
                     reading.matches.push(Match {
                         field: "topics".to_owned(),
@@ -443,6 +451,9 @@ impl fmt::Display for Question {
         }
         for (fact, values) in &self.certificate {
             write!(formatter, ", {fact} {}", quoted(values))?;
+        }
+        for (name, value) in &self.attributes {
+            write!(formatter, ", attribute {name} {value:?}")?;
         }
         match &self.request {
             Request::Connect => write!(formatter, ": connect"),

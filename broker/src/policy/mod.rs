@@ -13,12 +13,12 @@ pub mod explain;
 mod pattern;
 mod permissions;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use foreshore_crds::v1alpha1::broker_policy::{BrokerPolicySpec, PolicyAction, PolicyEffect, PolicyRule};
 use foreshore_record::{Qos, TopicFilter};
 
-use self::pattern::{InvalidPattern, Template};
+use self::pattern::{InvalidPattern, Names, Template};
 use self::permissions::denies;
 pub(crate) use self::permissions::{Denied, Permissions};
 use crate::auth::Principal;
@@ -40,6 +40,7 @@ struct Rule {
     users: Vec<Template>,
     groups: Vec<Template>,
     certificate: Vec<(String, Template)>,
+    attributes: Vec<(String, Template)>,
     connect: bool,
     publish: bool,
     subscribe: bool,
@@ -134,6 +135,12 @@ impl Rule {
                 .map(|pattern| Template::parse(pattern, true))
                 .collect::<Result<Vec<_>, _>>()
         };
+        let facts = |patterns: &BTreeMap<String, foreshore_crds::types::NamePattern>| {
+            patterns
+                .iter()
+                .map(|(fact, pattern)| Ok((fact.clone(), Template::parse(pattern, true)?)))
+                .collect::<Result<Vec<_>, _>>()
+        };
         let does = |action| rule.actions.contains(&action);
         Ok(Self {
             name: format!("{policy}/{}", rule.name).into(),
@@ -141,11 +148,8 @@ impl Rule {
             clients: names(&principals.clients)?,
             users: names(&principals.users)?,
             groups: names(&principals.groups)?,
-            certificate: principals
-                .certificate
-                .iter()
-                .map(|(fact, pattern)| Ok((fact.clone(), Template::parse(pattern, true)?)))
-                .collect::<Result<_, _>>()?,
+            certificate: facts(&principals.certificate)?,
+            attributes: facts(&principals.attributes)?,
             connect: does(PolicyAction::Connect),
             publish: does(PolicyAction::Publish),
             subscribe: does(PolicyAction::Subscribe),
@@ -155,7 +159,7 @@ impl Rule {
                 .map(|topic| {
                     let template = Template::parse(topic, false)?;
                     template
-                        .filter("x", Some("x"))
+                        .filter_of_anybody()
                         .map_err(|_| InvalidPattern::topic(topic))?;
                     Ok(template)
                 })
@@ -169,21 +173,25 @@ impl Rule {
     }
 
     fn applies_to(&self, client_id: &str, principal: &Principal) -> bool {
-        let username = principal.username.as_deref();
+        let names = principal.names(client_id);
         let any = |patterns: &[Template], values: &[&str]| {
             patterns.is_empty()
                 || values
                     .iter()
-                    .any(|value| patterns.iter().any(|p| p.matches(value, client_id, username)))
+                    .any(|value| patterns.iter().any(|p| p.matches(value, names)))
         };
         let groups: Vec<&str> = principal.groups.iter().map(String::as_str).collect();
         any(&self.clients, &[client_id])
-            && any(&self.users, username.as_slice())
+            && any(&self.users, principal.username.as_deref().as_slice())
             && any(&self.groups, &groups)
             && self.certificate.iter().all(|(fact, pattern)| {
                 principal
                     .facts(fact)
-                    .any(|value| pattern.matches(value, client_id, username))
+                    .any(|value| pattern.matches(value, names))
+            })
+            && self.attributes.iter().all(|(name, pattern)| {
+                let value = principal.attributes.get(name);
+                value.is_some_and(|value| pattern.matches(value, names))
             })
     }
 
@@ -198,10 +206,21 @@ impl Rule {
 
     /// The rule's topics for one client; those into which its names can't be filled safely match nothing.
     fn filters(&self, client_id: &str, principal: &Principal) -> Vec<TopicFilter> {
-        let username = principal.username.as_deref();
+        let names = principal.names(client_id);
         self.topics
             .iter()
-            .filter_map(|topic| topic.filter(client_id, username).ok())
+            .filter_map(|topic| topic.filter(names).ok())
             .collect()
+    }
+}
+
+impl Principal {
+    /// What patterns are filled in with.
+    fn names<'a>(&'a self, client_id: &'a str) -> Names<'a> {
+        Names {
+            client_id,
+            username: self.username.as_deref(),
+            attributes: &self.attributes,
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! What a client says of itself must never be read as a pattern: in names its value stands for itself, and in topics a
 //! value that holds `/`, `+` or `#` makes the topic match nothing.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use foreshore_record::TopicFilter;
 
@@ -12,6 +12,17 @@ const CLIENT_ID: &str = "${clientid}";
 
 /// What stands for the user name.
 const USERNAME: &str = "${username}";
+
+/// What stands for an attribute begins with this, and a closing brace ends it.
+const ATTRIBUTE: &str = "attributes.";
+
+/// The names of a client that are filled in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names<'a> {
+    pub(super) client_id: &'a str,
+    pub(super) username: Option<&'a str>,
+    pub(super) attributes: &'a BTreeMap<String, String>,
+}
 
 /// A parsed pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,12 +35,15 @@ enum Piece {
     Any,
     ClientId,
     Username,
+    Attribute(String),
 }
 
 /// A pattern that can't be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InvalidPattern {
-    #[error("{pattern:?} names ${{{found}}}: ${{clientid}} and ${{username}} are allowed")]
+    #[error(
+        "{pattern:?} names ${{{found}}}: ${{clientid}}, ${{username}} and ${{attributes.NAME}} are allowed"
+    )]
     Fact { pattern: String, found: String },
     #[error("{pattern:?} has \"${{\" without a closing brace")]
     Brace { pattern: String },
@@ -42,8 +56,10 @@ pub(super) enum InvalidPattern {
 pub(super) enum Unfilled {
     #[error("the client has no user name")]
     NoUser,
+    #[error("the client has no attribute {0:?}")]
+    NoAttribute(String),
     #[error("for {fact}, found {value:?}: a name without '/', '+' and '#' is allowed")]
-    Unsafe { fact: &'static str, value: String },
+    Unsafe { fact: String, value: String },
     #[error("it is no topic filter")]
     NoFilter,
 }
@@ -69,6 +85,9 @@ impl Template {
             pieces.push(match fact {
                 "clientid" => Piece::ClientId,
                 "username" => Piece::Username,
+                _ if attribute(fact).is_some() => {
+                    Piece::Attribute(attribute(fact).unwrap_or_default().to_owned())
+                }
                 _ => {
                     return Err(InvalidPattern::Fact {
                         pattern: pattern.to_owned(),
@@ -83,15 +102,13 @@ impl Template {
     }
 
     /// Whether a name matches.
-    pub(super) fn matches(&self, name: &str, client_id: &str, username: Option<&str>) -> bool {
+    pub(super) fn matches(&self, name: &str, names: Names<'_>) -> bool {
         let mut parts: Vec<Option<&str>> = Vec::with_capacity(self.0.len());
         for piece in &self.0 {
             parts.push(match piece {
-                Piece::Text(text) => Some(text),
                 Piece::Any => None,
-                Piece::ClientId => Some(client_id),
-                Piece::Username => match username {
-                    Some(username) => Some(username),
+                piece => match piece.value(names) {
+                    Some(value) => Some(value),
                     None => return false,
                 },
             });
@@ -103,41 +120,80 @@ impl Template {
     ///
     /// # Errors
     /// When a name can't be filled in safely.
-    pub(super) fn filter(&self, client_id: &str, username: Option<&str>) -> Result<TopicFilter, Unfilled> {
-        let safe = |fact, value: &str| {
-            if value.is_empty() || value.contains(['/', '+', '#', '\0']) {
-                let value = value.to_owned();
-                Err(Unfilled::Unsafe { fact, value })
-            } else {
-                Ok(())
-            }
-        };
+    pub(super) fn filter(&self, names: Names<'_>) -> Result<TopicFilter, Unfilled> {
         for piece in &self.0 {
-            match piece {
-                Piece::Text(_) | Piece::Any => {}
-                Piece::ClientId => safe(CLIENT_ID, client_id)?,
-                Piece::Username => safe(USERNAME, username.ok_or(Unfilled::NoUser)?)?,
+            let missing = match piece {
+                Piece::Text(_) | Piece::Any => continue,
+                Piece::ClientId | Piece::Username => Unfilled::NoUser,
+                Piece::Attribute(name) => Unfilled::NoAttribute(name.clone()),
+            };
+            let value = piece.value(names).ok_or(missing)?;
+            if value.is_empty() || value.contains(['/', '+', '#', '\0']) {
+                return Err(Unfilled::Unsafe {
+                    fact: piece.written(),
+                    value: value.to_owned(),
+                });
             }
         }
-        TopicFilter::new(self.filled(client_id, username)).map_err(|_| Unfilled::NoFilter)
+        TopicFilter::new(self.filled(names)).map_err(|_| Unfilled::NoFilter)
+    }
+
+    /// The topic filter for somebody whose names are as simple as can be.
+    ///
+    /// # Errors
+    /// When it is one for nobody.
+    pub(super) fn filter_of_anybody(&self) -> Result<TopicFilter, Unfilled> {
+        let simple = |piece: &Piece| match piece {
+            Piece::Text(text) => text.clone(),
+            _ => "x".to_owned(),
+        };
+        TopicFilter::new(self.0.iter().map(simple).collect::<String>()).map_err(|_| Unfilled::NoFilter)
     }
 
     /// The pattern with the names of one client in it, for people: a name that is missing stays as it is written.
-    pub(super) fn filled(&self, client_id: &str, username: Option<&str>) -> String {
-        let pieces = self.0.iter().map(|piece| match piece {
-            Piece::Text(text) => text.as_str(),
-            Piece::Any => "*",
-            Piece::ClientId => client_id,
-            Piece::Username => username.unwrap_or(USERNAME),
-        });
-        pieces.collect()
+    pub(super) fn filled(&self, names: Names<'_>) -> String {
+        let pieces = self.0.iter();
+        pieces
+            .map(|piece| piece.value(names).map_or_else(|| piece.written(), str::to_owned))
+            .collect()
     }
+}
+
+impl Piece {
+    /// What it is for one client; `None` for any characters, and where the client has no such name.
+    fn value<'a>(&'a self, names: Names<'a>) -> Option<&'a str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Any => None,
+            Self::ClientId => Some(names.client_id),
+            Self::Username => names.username,
+            Self::Attribute(name) => names.attributes.get(name).map(String::as_str),
+        }
+    }
+
+    /// As a policy has it.
+    fn written(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Any => "*".to_owned(),
+            Self::ClientId => CLIENT_ID.to_owned(),
+            Self::Username => USERNAME.to_owned(),
+            Self::Attribute(name) => format!("${{{ATTRIBUTE}{name}}}"),
+        }
+    }
+}
+
+/// The attribute that a fact names.
+fn attribute(fact: &str) -> Option<&str> {
+    fact.strip_prefix(ATTRIBUTE).filter(|name| !name.is_empty())
 }
 
 impl fmt::Display for Template {
     /// The pattern as it was written.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.filled(CLIENT_ID, None))
+        self.0
+            .iter()
+            .try_for_each(|piece| formatter.write_str(&piece.written()))
     }
 }
 
@@ -187,10 +243,31 @@ fn matches_parts(text: &str, parts: &[Option<&str>]) -> bool {
 mod tests {
     use super::*;
 
+    fn attributes(attributes: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let attributes = attributes.iter();
+        attributes
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
     fn matches(pattern: &str, name: &str) -> bool {
-        Template::parse(pattern, true)
-            .unwrap()
-            .matches(name, "client*", Some("user"))
+        Template::parse(pattern, true).unwrap().matches(
+            name,
+            Names {
+                client_id: "client*",
+                username: Some("user"),
+                attributes: &attributes(&[("site", "nor*")]),
+            },
+        )
+    }
+
+    /// The topic of a client without a user name, of which attributes are known.
+    fn filter(pattern: &str, client_id: &str, known: &[(&str, &str)]) -> Result<TopicFilter, Unfilled> {
+        Template::parse(pattern, false).unwrap().filter(Names {
+            client_id,
+            username: None,
+            attributes: &attributes(known),
+        })
     }
 
     #[test]
@@ -210,22 +287,45 @@ mod tests {
         assert!(matches("${username}-*", "user-7") && !matches("${username}-*", "other-7"));
         // The client is named `client*`, which is not a pattern.
         assert!(matches("${clientid}", "client*") && !matches("${clientid}", "clients"));
-        let template = Template::parse("${username}", true).unwrap();
-        assert!(!template.matches("", "c", None));
+        assert!(matches("${attributes.site}-1", "nor*-1") && !matches("${attributes.site}", "north"));
+        let nobody = Names {
+            client_id: "c",
+            username: None,
+            attributes: &BTreeMap::new(),
+        };
+        for pattern in ["${username}", "${attributes.site}"] {
+            assert!(!Template::parse(pattern, true).unwrap().matches("", nobody), "{pattern}");
+        }
     }
 
     #[test]
     fn names_can_not_inject_topics() {
-        let template = Template::parse("devices/${clientid}/#", false).unwrap();
-        assert_eq!(template.filter("a", None).unwrap().as_str(), "devices/a/#");
+        let pattern = "devices/${clientid}/#";
+        assert_eq!(filter(pattern, "a", &[]).unwrap().as_str(), "devices/a/#");
         for name in ["+", "#", "a/#", "a/b", "", "a+b", "a\0b"] {
-            assert!(template.filter(name, None).is_err(), "{name:?}");
+            assert!(filter(pattern, name, &[]).is_err(), "{name:?}");
+            let site = filter("sites/${attributes.site}/+", "c", &[("site", name)]);
+            assert!(site.is_err(), "{name:?}");
         }
-        assert_eq!(template.filter("a*", None).unwrap().as_str(), "devices/a*/#");
+        assert_eq!(filter(pattern, "a*", &[]).unwrap().as_str(), "devices/a*/#");
+        assert_eq!(filter("u/${username}", "a", &[]), Err(Unfilled::NoUser));
+        // Nor does a value that looks like a pattern name another.
+        let known = [("site", "${clientid}"), ("si.te-1_", "north")];
         assert_eq!(
-            Template::parse("u/${username}", false).unwrap().filter("a", None),
-            Err(Unfilled::NoUser)
+            filter("${attributes.si.te-1_}/${attributes.site}", "c", &known)
+                .unwrap()
+                .as_str(),
+            "north/${clientid}"
         );
+        let missing = filter("sites/${attributes.line}", "c", &known).unwrap_err();
+        assert_eq!(missing.to_string(), "the client has no attribute \"line\"");
+    }
+
+    #[test]
+    fn a_pattern_is_told_as_it_was_written() {
+        for pattern in ["a/${clientid}/+", "${username}", "s/${attributes.site}/#"] {
+            assert_eq!(Template::parse(pattern, false).unwrap().to_string(), pattern);
+        }
     }
 
     #[test]
@@ -233,8 +333,9 @@ mod tests {
         let error = |pattern| Template::parse(pattern, true).unwrap_err().to_string();
         assert_eq!(
             error("${ip}"),
-            "\"${ip}\" names ${ip}: ${clientid} and ${username} are allowed"
+            "\"${ip}\" names ${ip}: ${clientid}, ${username} and ${attributes.NAME} are allowed"
         );
+        assert!(error("${attributes.}").contains("${attributes.NAME} are allowed"));
         assert_eq!(
             error("${clientid"),
             "\"${clientid\" has \"${\" without a closing brace"

@@ -798,10 +798,18 @@ async fn a_service_of_the_user_is_asked_who_comes() {
             .map(|text| STANDARD.decode(text).unwrap());
         match (question["username"].as_str(), password.as_deref()) {
             (Some("alice"), Some(b"one")) if question["clientId"] == "alice's" => {
-                (200, json!({ "username": "Alice", "groups": ["ops"] }).to_string())
+                let attributes = json!({ "site": "north", "line": "1/#" });
+                (
+                    200,
+                    json!({ "username": "Alice", "groups": ["ops"], "attributes": attributes }).to_string(),
+                )
             }
             (Some("bob"), _) => (403, String::new()),
             (Some("long"), _) => (200, "x".repeat(100_000)),
+            (Some("wide"), _) => (
+                200,
+                json!({ "username": "Wide", "attributes": { "s": "x".repeat(2000) } }).to_string(),
+            ),
             (Some("soon"), _) => {
                 let soon = Timestamp::now() + Duration::from_secs(5);
                 (
@@ -825,7 +833,7 @@ async fn a_service_of_the_user_is_asked_who_comes() {
         timeout: Duration::from_secs(30),
     };
     let webhook = |shown| Method::Webhook(Arc::new(Webhook::new(&options(shown)).unwrap()));
-    let others = || users(&[("bob", "two"), ("long", "two"), ("alice", "two")]);
+    let others = || users(&[("bob", "two"), ("long", "two"), ("wide", "two"), ("alice", "two")]);
     let broker = start(vec![webhook(Some(credentials(&authority))), others()]).await;
     let login = |client_id: &str, username: &'static str, password: &'static str| v5::Connect {
         username: Some(username.into()),
@@ -835,10 +843,25 @@ async fn a_service_of_the_user_is_asked_who_comes() {
     let policy = json!({ "rules": [
         { "name": "all", "effect": "Allow", "actions": ["Connect"] },
         { "name": "ops", "effect": "Allow", "actions": ["Publish"], "principals": { "groups": ["ops"], "users": ["Alice"] } },
+        { "name": "site", "effect": "Allow", "actions": ["Subscribe"], "principals": { "attributes": { "site": "nor*" } },
+          "topics": ["sites/${attributes.site}/#", "lines/${attributes.line}", "areas/${attributes.area}"] },
+        { "name": "other", "effect": "Allow", "actions": ["Subscribe"], "topics": ["other"],
+          "principals": { "attributes": { "site": "nor*", "area": "*" } } },
     ]});
     let policy = serde_json::from_value(policy).unwrap();
     broker.handle.set_policies([("p", &policy)]).unwrap();
     let (mut alice, _) = Client::connect(broker.address, login("alice's", "alice", "one")).await;
+    // Attributes stand in rules and topics; one that holds a wildcard, or is not there, matches nothing.
+    for (filter, expected) in [
+        ("sites/north/#", SubscribeAckReason::GrantedQos1),
+        ("sites/south/#", SubscribeAckReason::NotAuthorized),
+        ("lines/1/#", SubscribeAckReason::NotAuthorized),
+        ("lines/1/a", SubscribeAckReason::NotAuthorized),
+        ("areas/", SubscribeAckReason::NotAuthorized),
+        ("other", SubscribeAckReason::NotAuthorized),
+    ] {
+        assert_eq!(alice.subscribe(filter, QoS::AtLeastOnce).await, expected, "{filter}");
+    }
     assert_eq!(
         alice.publish("a", "x").await,
         PublishAckReason::NoMatchingSubscribers
@@ -854,6 +877,7 @@ async fn a_service_of_the_user_is_asked_who_comes() {
         ConnectAckReason::NotAuthorized
     );
     Client::connect(broker.address, login("l", "long", "two")).await;
+    Client::connect(broker.address, login("w", "wide", "two")).await;
     Client::connect(broker.address, login("a", "alice", "two")).await;
     assert_eq!(
         refused(login("x", "mallory", "two")).await,

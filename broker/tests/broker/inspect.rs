@@ -195,6 +195,7 @@ async fn an_explanation_is_of_the_policies_that_are_in_force() {
         username: None,
         groups: Vec::new(),
         certificate: Default::default(),
+        attributes: Default::default(),
         request: Request::Publish {
             topic: TopicName::new("own/c1/x").unwrap(),
             qos: foreshore_record::Qos::AtLeastOnce,

@@ -47,7 +47,7 @@ async fn a_pod_comes_in_with_the_token_of_its_service_account() {
     let rules = json!([
         { "name": "all", "effect": "Allow", "actions": ["Connect"],
           "principals": { "groups": ["system:serviceaccounts"] } },
-        { "name": "own", "effect": "Allow", "actions": ["Publish"], "topics": ["pods/${username}"],
+        { "name": "own", "effect": "Allow", "actions": ["Publish"], "topics": ["pods/${username}", "of/${attributes.namespace}/${attributes.serviceAccount}"],
           "principals": { "groups": ["system:serviceaccounts:plant"] } },
     ]);
     plant.set(&policy(rules)).await.unwrap();
@@ -59,6 +59,14 @@ async fn a_pod_comes_in_with_the_token_of_its_service_account() {
     assert_eq!(
         client.publish(&mine, "x").await,
         PublishAckReason::NoMatchingSubscribers
+    );
+    assert_eq!(
+        client.publish("of/plant/press", "x").await,
+        PublishAckReason::NoMatchingSubscribers
+    );
+    assert_eq!(
+        client.publish("of/plant/other", "x").await,
+        PublishAckReason::NotAuthorized
     );
     for method in [METHOD, "JWT"] {
         let (mut client, ack) = Client::connect(address, connect(method, method, Some(token(USER)))).await;

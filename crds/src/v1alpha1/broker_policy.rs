@@ -83,8 +83,8 @@ pub struct PolicyRule {
     #[schemars(length(min = 1, max = 3))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub actions: Vec<PolicyAction>,
-    /// Where, for Publish and Subscribe: topic filters in which `${clientid}` and `${username}` stand for the
-    /// client's own. A value with `/`, `+` or `#` in it matches nothing. A subscription is matched when the filter
+    /// Where, for Publish and Subscribe: topic filters in which `${clientid}`, `${username}` and `${attributes.NAME}`
+    /// stand for the client's own. A value with `/`, `+` or `#` in it matches nothing. A subscription is matched when the filter
     /// covers all that it asks for (Allow), or overlaps it (Deny).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
@@ -104,7 +104,7 @@ pub struct PolicyRule {
 /// Who: each list matches when one of its members does, and every list that is there must match. `*` in a member
 /// stands for any characters.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[x_kube(validation = rules::at_least_one_of(&["clients", "users", "groups", "certificate"]))]
+#[x_kube(validation = rules::at_least_one_of(&["clients", "users", "groups", "certificate", "attributes"]))]
 #[serde(rename_all = "camelCase")]
 pub struct Principals {
     /// Client identifiers.
@@ -126,6 +126,12 @@ pub struct Principals {
     #[schemars(extend("maxProperties" = 16))]
     #[x_kube(validation = rules::certificate_facts())]
     pub certificate: BTreeMap<String, NamePattern>,
+    /// Attributes of the user, as the listener's authentication tells them: by a webhook's answer, or `namespace`,
+    /// `serviceAccount`, `pod` and `node` of a service account's token; all must match.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    #[x_kube(validation = rules::attribute_names())]
+    pub attributes: BTreeMap<String, NamePattern>,
 }
 
 /// What is known about a policy.

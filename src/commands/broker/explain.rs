@@ -33,6 +33,9 @@ pub(super) struct Options {
     /// A fact of the client's certificate, such as CN=pump; may be given several times.
     #[arg(long, value_name = "FACT=VALUE", value_parser = parse_fact)]
     certificate: Vec<(String, String)>,
+    /// An attribute of the user, such as site=north; may be given several times.
+    #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = parse_fact)]
+    attributes: Vec<(String, String)>,
     #[command(flatten)]
     wanted: Wanted,
     /// Quality of service of what it publishes.
@@ -68,7 +71,7 @@ struct Wanted {
 fn parse_fact(text: &str) -> Result<(String, String), String> {
     let (fact, value) = text
         .split_once('=')
-        .ok_or_else(|| format!("found {text:?}, FACT=VALUE is allowed"))?;
+        .ok_or_else(|| format!("found {text:?}, NAME=VALUE is allowed"))?;
     Ok((fact.to_owned(), value.to_owned()))
 }
 
@@ -83,6 +86,7 @@ impl Options {
             username: self.user.clone(),
             groups: self.groups.clone(),
             certificate,
+            attributes: self.attributes.iter().cloned().collect(),
             request: self.request()?,
         })
     }

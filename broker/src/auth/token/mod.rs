@@ -11,6 +11,7 @@ mod service_account;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Weak},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -24,6 +25,7 @@ pub use self::service_account::ServiceAccountIssuer;
 use self::{
     fetch::Published,
     keys::{Algorithm, Key, KeySet},
+    service_account::Account,
 };
 use super::{Checks, Expiry, Principal, Proof, Rejected};
 use crate::wire::ReasonCode;
@@ -274,15 +276,18 @@ impl TokenIssuer {
         let username = claims.get(username_claim).and_then(Value::as_str);
         let username = username.filter(|name| !name.is_empty() && !name.contains('\0'));
         let username = username.ok_or_else(|| format!("the token has no user name in {username_claim:?}"))?;
-        let groups = if self.is_of_service_accounts() {
-            service_account::groups(username)?
+        let (groups, attributes) = if self.is_of_service_accounts() {
+            let account = Account::read(username, claims)?;
+            (account.groups, account.attributes)
         } else {
             let groups = groups_claim.as_ref().and_then(|claim| claims.get(claim));
-            texts(groups).take(MAX_GROUPS).map(str::to_owned).collect()
+            let groups = texts(groups).take(MAX_GROUPS).map(str::to_owned).collect();
+            (groups, BTreeMap::new())
         };
         Ok(Principal {
             username: Some(username.to_owned()),
             groups,
+            attributes,
             proof: Proof::Token(Arc::clone(self)),
             expiry: Some(Expiry {
                 at: expires,

@@ -3,9 +3,10 @@
 //! The API server signs them and publishes its keys to whoever has the right to read them. A broker has no right in the
 //! cluster: the operator reads the keys and tells them with the plan, anew when they rotate.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
+use serde_json::{Map, Value};
 
 use super::{InvalidIssuer, keys::KeySet};
 
@@ -65,33 +66,66 @@ fn read(name: &str, keys: &str) -> Result<KeySet, InvalidIssuer> {
     Ok(keys)
 }
 
-/// The groups of a service account, as the API server tells them (Kubernetes, "Using RBAC authorization").
-///
-/// # Errors
-/// When the user is no service account.
-pub(super) fn groups(username: &str) -> Result<Vec<String>, String> {
-    let account = username.strip_prefix(USER_PREFIX);
-    let account = account.and_then(|account| account.split_once(':'));
-    match account {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains(':') => {
-            Ok(vec![GROUP.to_owned(), format!("{GROUP}:{namespace}")])
+/// What is known of a service account.
+#[derive(Debug)]
+pub(super) struct Account {
+    /// Its groups, as the API server tells them (Kubernetes, "Using RBAC authorization").
+    pub(super) groups: Vec<String>,
+    /// `namespace`, `serviceAccount` and, of a token that is bound to a pod, `pod` and `node`.
+    pub(super) attributes: BTreeMap<String, String>,
+}
+
+impl Account {
+    /// Reads the user name of a token, and its claims (Kubernetes, "Bound service account tokens").
+    ///
+    /// # Errors
+    /// When the user is no service account.
+    pub(super) fn read(username: &str, claims: &Map<String, Value>) -> Result<Self, String> {
+        let account = username.strip_prefix(USER_PREFIX);
+        let account = account.and_then(|account| account.split_once(':'));
+        let account = account.filter(|(namespace, name)| {
+            !namespace.is_empty() && !name.is_empty() && !name.contains(':')
+        });
+        let Some((namespace, name)) = account else {
+            return Err("the token is not that of a service account".to_owned());
+        };
+        let mut attributes = BTreeMap::from([
+            ("namespace".to_owned(), namespace.to_owned()),
+            ("serviceAccount".to_owned(), name.to_owned()),
+        ]);
+        for what in ["pod", "node"] {
+            let bound = claims.get("kubernetes.io").and_then(|bound| bound.get(what));
+            let name = bound.and_then(|bound| bound.get("name")).and_then(Value::as_str);
+            attributes.extend(name.map(|name| (what.to_owned(), name.to_owned())));
         }
-        _ => Err("the token is not that of a service account".to_owned()),
+        Ok(Self {
+            groups: vec![GROUP.to_owned(), format!("{GROUP}:{namespace}")],
+            attributes,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const KEY: &str = r#"{ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "a", "x": "AAAA" }] }"#;
 
     #[test]
     fn a_service_account_has_the_groups_that_the_api_server_gives_it() {
+        let read = |user: &str, claims: Value| Account::read(user, claims.as_object().unwrap());
+        let bound = json!({ "kubernetes.io": {
+            "namespace": "ignored", "pod": { "name": "press-0", "uid": "u" }, "node": { "name": 7 },
+        }});
+        let account = read("system:serviceaccount:plant:press", bound).unwrap();
         assert_eq!(
-            groups("system:serviceaccount:plant:press").unwrap(),
+            account.groups,
             ["system:serviceaccounts", "system:serviceaccounts:plant"]
         );
+        let attributes: Vec<_> = account.attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(attributes, ["namespace=plant", "pod=press-0", "serviceAccount=press"]);
         for user in [
             "alice",
             "system:serviceaccount:plant",
@@ -100,7 +134,7 @@ mod tests {
             "system:serviceaccount:plant:press:more",
             "system:node:plant:press",
         ] {
-            assert!(groups(user).is_err(), "{user}");
+            assert!(read(user, json!({})).is_err(), "{user}");
         }
     }
 

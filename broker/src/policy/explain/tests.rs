@@ -9,6 +9,7 @@ fn question(client_id: &str, username: Option<&str>, request: Request) -> Questi
         username: username.map(str::to_owned),
         groups: Vec::new(),
         certificate: BTreeMap::new(),
+        attributes: BTreeMap::new(),
         request,
     }
 }
