@@ -17,6 +17,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::{
+    audit::{Audit, AuditDestination, Event, What},
     engine::{
         Engine,
         mailbox::Mailbox,
@@ -81,17 +82,20 @@ impl Broker {
             storage,
             limits,
             conduct,
+            audit: destination,
             shards,
             few_connections,
             sys_interval,
             metrics,
         } = options;
-        let (store, found, committer) = blocking(move || open(&storage)).await?;
-        let count = shards.unwrap_or_else(default_shards).clamp(1, MAX_SHARDS);
-        let congestion = Arc::<Congestion>::default();
         let qualified: Arc<str> = format!("{namespace}/{name}").into();
         let stats = Stats::new(&metrics, &qualified);
+        let audit = Audit::new(&qualified, stats.audit_left_out.clone());
+        audit.set(destination.as_ref())?;
+        let (store, found, committer) = blocking(move || open(&storage)).await?;
         stats.count_lost(&found);
+        let count = shards.unwrap_or_else(default_shards).clamp(1, MAX_SHARDS);
+        let congestion = Arc::<Congestion>::default();
         let engine = Arc::new(Engine {
             identity: (namespace, name),
             router: Router::new(),
@@ -118,6 +122,7 @@ impl Broker {
             tracer: Default::default(),
             probes: Probes::new(&metrics, qualified),
             checks: Default::default(),
+            audit,
             runtime: tokio::runtime::Handle::current(),
             placement: Arc::new(Placement::new(count, few_connections)),
             next_uid: AtomicU64::new(1),
@@ -127,15 +132,19 @@ impl Broker {
         let threads = (0..count)
             .map(|index| start_shard(&engine, index))
             .collect::<Result<Vec<_>, _>>()?;
-        let inner = Arc::new(Inner {
-            committer: Mutex::new(Some(committer)),
-            listeners: Mutex::default(),
-            shards: Mutex::new(threads),
-            _tasks: start_tasks(&engine, sys_interval),
-            engine,
+        let inner = Arc::new_cyclic(|inner| {
+            let mut tasks = start_tasks(&engine, sys_interval);
+            let probe = run_probe(Arc::clone(&engine), Weak::clone(inner));
+            tasks.push(foreshore_runtime::spawn("broker probe", probe));
+            Inner {
+                committer: Mutex::new(Some(committer)),
+                listeners: Mutex::default(),
+                shards: Mutex::new(threads),
+                _tasks: tasks,
+                engine,
+            }
         });
         let handle = Handle { inner };
-        foreshore_runtime::spawn("broker probe", run_probe(Arc::downgrade(&handle.inner))).detach();
         for listener in listeners {
             handle.open_listener(listener)?;
         }
@@ -197,21 +206,9 @@ fn start_shard(engine: &Arc<Engine>, index: usize) -> Result<JoinHandle<()>, Err
 }
 
 /// Looks at the listeners when that is due, for as long as the broker runs.
-async fn run_probe(broker: Weak<Inner>) {
+async fn run_probe(engine: Arc<Engine>, broker: Weak<Inner>) {
     loop {
-        let Some(engine) = broker.upgrade().map(|inner| Arc::clone(&inner.engine)) else {
-            return;
-        };
-        let gone = async {
-            while broker.strong_count() > 0 {
-                tokio::time::sleep(SWEEP_EVERY).await;
-            }
-        };
-        let timeout = tokio::select! {
-            timeout = engine.probes.due() => timeout,
-            () = gone => return,
-        };
-        drop(engine);
+        let timeout = engine.probes.due().await;
         let Some(inner) = broker.upgrade() else { return };
         Handle { inner }.probe(timeout).await;
     }
@@ -228,6 +225,7 @@ fn start_tasks(engine: &Arc<Engine>, sys_interval: Option<Duration>) -> Vec<Task
             let settled = store.position().next_id.saturating_sub(1);
             sweeping.retained.sweep(sweeping.now(), settled);
             sweeping.tracer.sweep();
+            sweeping.audit.sweep();
             // A store that can't be asked any more tells that elsewhere.
             let space = sweeping.blocking(|store| Ok(store.space())).await;
             sweeping.state_store.set_space(space.ok().flatten());
@@ -292,6 +290,7 @@ impl Handle {
         let engine = &self.inner.engine;
         for open in listeners.iter_mut() {
             if open.change(engine, &options) {
+                engine.audit.tell(&listener(What::ListenerChanged, &options.name));
                 return Ok(open.address);
             }
         }
@@ -304,6 +303,11 @@ impl Handle {
         });
         let open = OpenListener::open(engine, options)?;
         let address = open.address;
+        let told = Event {
+            detail: Some(&address.to_string()),
+            ..listener(What::ListenerOpened, &open.options.name)
+        };
+        engine.audit.tell(&told);
         listeners.push(open);
         Ok(address)
     }
@@ -313,6 +317,10 @@ impl Handle {
         self.inner.listeners.lock().retain(|open| {
             let stays = open.options.name != name;
             if !stays {
+                self.inner
+                    .engine
+                    .audit
+                    .tell(&listener(What::ListenerClosed, name));
                 open.disconnect(&self.inner.engine);
             }
             stays
@@ -328,8 +336,15 @@ impl Handle {
         &self,
         policies: impl IntoIterator<Item = (&'a str, &'a BrokerPolicySpec)>,
     ) -> Result<(), Error> {
-        let policies = Policies::compile(policies)?;
+        let mut names = Vec::new();
+        let named = policies.into_iter().inspect(|(name, _)| names.push(*name));
+        let policies = Policies::compile(named)?;
         self.inner.engine.policies.store(Arc::new(policies));
+        self.inner.engine.audit.tell(&Event {
+            event: What::PoliciesChanged,
+            name: Some(&names.join(", ")),
+            ..Event::default()
+        });
         self.inner.engine.control_all(&Control::PolicyChanged);
         Ok(())
     }
@@ -344,17 +359,58 @@ impl Handle {
     pub fn set_limits(&self, limits: Limits) {
         let memory = &self.inner.engine.memory;
         memory.set_quota(limits.max_memory, limits.max_client_memory);
-        self.inner.engine.limits.store(Arc::new(limits));
+        let before = self.inner.engine.limits.swap(Arc::new(limits));
         self.inner.engine.limits_changed.notify_one();
+        if *before != **self.inner.engine.limits.load() {
+            self.tell_change("limits");
+        }
     }
 
     /// Changes how clients are treated. A redirection that is new disconnects all clients but our own roles.
     pub fn set_conduct(&self, conduct: Conduct) {
         let redirect = conduct.redirect.clone();
         let before = self.inner.engine.conduct.swap(Arc::new(conduct));
+        if *before != **self.inner.engine.conduct.load() {
+            self.tell_change("conduct");
+        }
         if let Some(redirect) = redirect.filter(|redirect| before.redirect.as_ref() != Some(redirect)) {
             self.inner.engine.control_all(&Control::Redirected(redirect));
         }
+    }
+
+    /// Writes the audit log there from now on, or nowhere.
+    ///
+    /// # Errors
+    /// When the file can't be opened; then it goes where it went.
+    pub fn set_audit(&self, destination: Option<&AuditDestination>) -> Result<(), Error> {
+        Ok(self.inner.engine.audit.set(destination)?)
+    }
+
+    /// Tells the audit log what somebody told the broker to do, or looked at.
+    pub fn tell_command(&self, command: &'static str, actor: Option<&str>) {
+        self.inner.engine.audit.tell(&Event {
+            event: What::Command,
+            command: Some(command),
+            actor,
+            ..Event::default()
+        });
+    }
+
+    /// Tells the audit log that a Secret has changed of which listeners are made.
+    pub(crate) fn tell_secret(&self, name: &str) {
+        self.inner.engine.audit.tell(&Event {
+            event: What::SecretChanged,
+            name: Some(name),
+            ..Event::default()
+        });
+    }
+
+    fn tell_change(&self, name: &str) {
+        self.inner.engine.audit.tell(&Event {
+            event: What::LimitsChanged,
+            name: Some(name),
+            ..Event::default()
+        });
     }
 
     /// Counts messages by topic: for the first of these filters that matches, or for `other`. At most 32 are counted apart,
@@ -466,6 +522,12 @@ impl Handle {
         if tokio::time::timeout(within, joined).await.is_err() {
             tracing::warn!("connections did not end in time");
         }
+        if tokio::time::timeout(within, self.inner.engine.audit.close())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the audit log was not written to its end in time");
+        }
         let committer = self.inner.committer.lock().take();
         let stopped = match committer {
             Some(committer) => blocking(move || committer.stop().map_err(Error::from)).await,
@@ -481,6 +543,14 @@ impl Handle {
             }
         }
         stopped
+    }
+}
+
+fn listener(event: What, name: &str) -> Event<'_> {
+    Event {
+        event,
+        listener: Some(name),
+        ..Event::default()
     }
 }
 

@@ -3,6 +3,7 @@
 use foreshore_store::StoreError;
 
 pub use crate::{
+    audit::AuditError,
     auth::{InvalidIssuer, InvalidWebhook, WrongHash},
     listener::ListenError,
     policy::InvalidPolicy,
@@ -20,6 +21,9 @@ pub enum Error {
     /// A policy can't be compiled.
     #[error(transparent)]
     Policy(#[from] InvalidPolicy),
+    /// The audit log can't be written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The system gives no thread, or no runtime for one.
     #[error("can't start a thread: {0}")]
     Thread(#[source] std::io::Error),

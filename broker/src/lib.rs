@@ -21,6 +21,7 @@
 //! | [`state_store`] | a key-value store over MQTT |
 //! | [`path`] | queues of dataflows |
 //! | [`auth`], [`policy`] | who a client is and what it may do |
+//! | [`audit`] | who did what, for whoever asks later |
 //! | [`stats`], [`sys`], [`inspect`] | what can be seen from outside |
 //! | [`probe`] | the broker's own look at its listeners |
 //! | [`role`] | putting a plan in force |
@@ -30,6 +31,7 @@
 //! what it acknowledges. What makes it quick is in the engine: publishing takes no lock, a message is encoded once for
 //! all who get it, and a connection lives on one thread.
 
+pub mod audit;
 pub mod auth;
 pub mod broker;
 mod connection;
@@ -54,7 +56,10 @@ mod topic_limits;
 mod will;
 pub mod wire;
 
-pub use auth::{Method, PasswordTable, ServiceAccountIssuer, TokenIssuer, TokenOptions, Webhook, WebhookOptions};
+pub use audit::{AuditDestination, AuditError};
+pub use auth::{
+    Method, PasswordTable, ServiceAccountIssuer, TokenIssuer, TokenOptions, Webhook, WebhookOptions,
+};
 pub use broker::{Broker, Handle};
 pub use error::Error;
 pub use foreshore_store::{OverflowPolicy, TopicLimit};

@@ -7,7 +7,7 @@ use foreshore_record::TopicFilter;
 use foreshore_store::{OverflowPolicy, TopicLimit};
 use foreshore_tls::Identity;
 
-use crate::{auth::Method, probe::Schedule, wire::ReasonCode};
+use crate::{audit::AuditDestination, auth::Method, probe::Schedule, wire::ReasonCode};
 
 /// What a broker is started with. All but the storage can change while it runs.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct Options {
     pub limits: Limits,
     /// How it treats its clients.
     pub conduct: Conduct,
+    /// Where the audit log goes; nowhere where it is left out.
+    pub audit: Option<AuditDestination>,
     /// Threads that carry connections; one for each processor, eight at most, where it is left out.
     pub shards: Option<usize>,
     /// Connections that one thread carries before others are used.
@@ -394,6 +396,7 @@ impl Default for Options {
             storage: Storage::Memory,
             limits: Limits::default(),
             conduct: Conduct::default(),
+            audit: None,
             shards: None,
             few_connections: 4,
             sys_interval: None,

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -23,7 +23,7 @@ use foreshore_control::{
 };
 use foreshore_crds::{
     conditions::reasons,
-    v1alpha1::broker::{BrokerSpec, Listener, StorageBackend},
+    v1alpha1::broker::{self as api, BrokerSpec, Listener, StorageBackend},
 };
 use foreshore_runtime::{Metrics, Shutdown};
 use foreshore_store::{OverflowPolicy, Space, StoreOptions};
@@ -32,6 +32,7 @@ use parking_lot::RwLock;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
+    audit::AuditDestination,
     auth::{Issuers, Method, ServiceAccountIssuer},
     broker::{Broker, Handle},
     listener::{
@@ -185,6 +186,8 @@ impl BrokerRole {
             );
             return Err(Nack::new(reasons::UNSUPPORTED_HERE, message));
         }
+        let audit = audit(&plan.spec, &self.options.directory);
+        broker.set_audit(audit.as_ref()).map_err(storage_failed)?;
         broker.set_limits(Limits::from(&plan.spec));
         broker.set_conduct(Conduct::from(&plan.spec));
         broker.count_topics(&counted_topics(&plan.spec));
@@ -216,6 +219,7 @@ impl BrokerRole {
             storage,
             limits: Limits::from(&plan.spec),
             conduct: Conduct::from(&plan.spec),
+            audit: audit(&plan.spec, &self.options.directory),
             sys_interval: plan.spec.sys_interval.map(Into::into),
             metrics: self.options.metrics.clone(),
             ..Options::default()
@@ -346,6 +350,9 @@ impl BrokerRole {
     fn set_secret(&mut self, secret: SecretPlan) -> Result<(), Nack> {
         let before = self.secrets.insert(secret.name.clone(), secret.data);
         let opened = self.open_listeners();
+        if let Some(broker) = self.broker().filter(|_| opened.is_ok()) {
+            broker.tell_secret(&secret.name);
+        }
         if let (Err(_), Some(before)) = (&opened, before) {
             self.secrets.insert(secret.name, before);
         }
@@ -567,6 +574,18 @@ async fn put_path(broker: &Handle, path: &PathPlan) -> Result<(), Nack> {
         .put_path(&path.path, path.topics.clone(), limits)
         .await
         .map_err(storage_failed)
+}
+
+/// Where the audit log goes: its file is beside the store, which has its directory for itself.
+fn audit(spec: &BrokerSpec, store: &Path) -> Option<AuditDestination> {
+    let audit = spec.audit.as_ref()?;
+    Some(match audit.effective_destination() {
+        api::AuditDestination::Stdout => AuditDestination::Stdout,
+        api::AuditDestination::File => AuditDestination::File {
+            path: store.with_file_name("audit.jsonl"),
+            max_bytes: audit.effective_max_file_bytes(),
+        },
+    })
 }
 
 fn storage(spec: &BrokerSpec) -> StorageBackend {

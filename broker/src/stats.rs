@@ -56,6 +56,8 @@ pub(crate) struct Stats {
     /// Connections that were ended, and refused, for want of memory.
     pub(crate) memory_ended: Counter,
     pub(crate) memory_refused: Counter,
+    /// Lines of the audit log that were left out for want of room.
+    pub(crate) audit_left_out: Counter,
     /// Requests to the state store.
     pub(crate) state_requests: Counter,
     /// Notifications of the state store.
@@ -135,6 +137,10 @@ impl Stats {
             memory_refused: counter(
                 "broker_memory_connections_refused",
                 "Connections that were refused for want of memory",
+            ),
+            audit_left_out: counter(
+                "broker_audit_lines_left_out",
+                "Lines of the audit log that could not be written, or not as fast as they were told",
             ),
             state_requests: counter("broker_state_store_requests", "Requests to the state store"),
             state_notifications: counter(

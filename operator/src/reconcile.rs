@@ -117,7 +117,10 @@ impl Reconciler {
         let declared: BTreeSet<ObjectKey> = snapshot.objects.keys().cloned().collect();
         let platform = self.platform.clone();
         let mut scope = Scope::new(&platform, &declared);
-        scope.valid.service_accounts.clone_from(&snapshot.service_accounts);
+        scope
+            .valid
+            .service_accounts
+            .clone_from(&snapshot.service_accounts);
         let mut verdicts = BTreeMap::new();
         let mut queues = Vec::new();
         for kind in Kind::ALL {

@@ -173,6 +173,7 @@ pub(crate) fn desired(valid: &Valid) -> BTreeMap<RoleName, Workload> {
     let Valid {
         config_maps: _,
         secrets: _,
+        service_accounts: _,
         brokers,
         policies: _,
         connectors,

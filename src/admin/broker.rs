@@ -82,15 +82,32 @@ pub(crate) enum About {
     Message(MessageId),
 }
 
+impl About {
+    /// Its name in the audit log.
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Sessions { .. } => "sessions",
+            Self::Subscriptions { .. } => "subscriptions",
+            Self::Retained { .. } => "retained",
+            Self::Backlog { .. } => "backlog",
+            Self::Probe { .. } => "probe",
+            Self::Explain(_) => "explain",
+            Self::Trace { .. } => "trace",
+            Self::Message(_) => "message",
+        }
+    }
+}
+
 impl BrokerRequest {
     /// Whether it is pointless once nobody waits for the answer.
     pub(super) fn is_for_a_listener(&self) -> bool {
         matches!(self.about, About::Trace { .. })
     }
 
-    /// Asks the broker.
-    pub(super) async fn run(self, directory: &Directory) -> Answer {
+    /// Asks the broker, for a user as the operating system knows it.
+    pub(super) async fn run(self, directory: &Directory, user: Option<String>) -> Answer {
         let broker = directory.broker(self.broker.as_deref())?;
+        broker.tell_command(self.about.as_str(), user.as_deref());
         let failed = |error: foreshore_broker::Error| error.to_string();
         let value = match self.about {
             About::Sessions { client, max } => {

@@ -121,7 +121,7 @@ impl Answerer {
         timeout(PATIENCE, reader.read_line(&mut line)).await??;
         let answer = match serde_json::from_str(&line) {
             Ok(Request::Broker(request)) if request.is_for_a_listener() => tokio::select! {
-                answer = request.run(&self.directory) => answer,
+                answer = request.run(&self.directory, user) => answer,
                 // Whoever asked has gone, or breaks the rule of one request a connection.
                 _ = reader.read_u8() => return Ok(()),
             },
@@ -148,7 +148,7 @@ impl Answerer {
                 serde_json::to_value(self.directory.ledger().await).map_err(|error| error.to_string())
             }
             Request::Invoke(invocation) => invocation.run(&self.directory, user).await,
-            Request::Broker(request) => request.run(&self.directory).await,
+            Request::Broker(request) => request.run(&self.directory, user).await,
         }
     }
 

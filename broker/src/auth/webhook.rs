@@ -231,7 +231,11 @@ fn check(username: &str, groups: &[String], attributes: &BTreeMap<String, String
                 "it answers with the attribute {found:?}, letters, digits, _, - and . are allowed, at most {MAX_ATTRIBUTE_NAME}"
             ));
         }
-        bound(&format!("a value of {name} whose bytes are"), value.len(), MAX_VALUE)?;
+        bound(
+            &format!("a value of {name} whose bytes are"),
+            value.len(),
+            MAX_VALUE,
+        )?;
     }
     Ok(())
 }
@@ -290,17 +294,30 @@ mod tests {
     fn answers_are_held_to_their_bounds() {
         let long = |length| "x".repeat(length);
         let groups = |count| vec!["g".to_owned(); count];
-        let attributes = |count| -> BTreeMap<_, _> { (0..count).map(|n| (format!("a{n}"), long(1))).collect() };
+        let attributes =
+            |count| -> BTreeMap<_, _> { (0..count).map(|n| (format!("a{n}"), long(1))).collect() };
         let one = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
         let none = BTreeMap::new();
         assert_eq!(check(&long(1024), &groups(256), &attributes(64)), Ok(()));
         assert_eq!(check("u", &[long(1024)], &one(&long(63), &long(1024))), Ok(()));
         for (checked, words) in [
-            (check(&long(1025), &[], &none), "a user name whose bytes are 1025, 1024 are allowed"),
-            (check("u", &groups(257), &none), "groups whose number is 257, 256 are allowed"),
+            (
+                check(&long(1025), &[], &none),
+                "a user name whose bytes are 1025, 1024 are allowed",
+            ),
+            (
+                check("u", &groups(257), &none),
+                "groups whose number is 257, 256 are allowed",
+            ),
             (check("u", &[long(1025)], &none), "a group whose bytes are 1025"),
-            (check("u", &[], &attributes(65)), "attributes whose number is 65, 64 are allowed"),
-            (check("u", &[], &one("a", &long(1025))), "a value of a whose bytes are 1025"),
+            (
+                check("u", &[], &attributes(65)),
+                "attributes whose number is 65, 64 are allowed",
+            ),
+            (
+                check("u", &[], &one("a", &long(1025))),
+                "a value of a whose bytes are 1025",
+            ),
             (check("u", &[], &one("", "v")), "the attribute \"\", letters"),
             (check("u", &[], &one(&long(64), "v")), "letters, digits"),
             (check("u", &[], &one("a b", "v")), "the attribute \"a b\""),

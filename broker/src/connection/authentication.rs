@@ -21,6 +21,7 @@ use super::{
     transport::Transport,
 };
 use crate::{
+    audit::What,
     auth::{self, Exchange, Principal, Rejected, Step},
     engine::shard::Shard,
     listener::Listener,
@@ -272,6 +273,7 @@ impl Connection {
         self.inbox.expiry.set(principal.expiry);
         self.client.principal = principal;
         tracing::debug!(client = %self.client.id, "the client has proved anew who it is");
+        self.audit(What::Reauthenticated);
         self.apply_policies()
     }
 }

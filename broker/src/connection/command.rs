@@ -10,6 +10,7 @@ use foreshore_record::{TopicName, property};
 
 use super::{Connection, publish::Refused};
 use crate::{
+    audit::Action,
     message::Message,
     wire::{ReasonCode, properties},
 };
@@ -66,6 +67,7 @@ impl Connection {
             rule,
             "command refused"
         );
+        self.audit_denied(Action::Command, message.topic.as_str(), rule, stated);
         Refused {
             reason: ReasonCode::NotAuthorized,
             // Other clients may forbid reason strings.

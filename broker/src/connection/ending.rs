@@ -101,6 +101,7 @@ impl Connection {
             detail = %ending.detail,
             "connection ends"
         );
+        self.audit_end(&ending);
         if let Some(reason) = ending.reason {
             let ClientFacts {
                 version,

@@ -7,7 +7,9 @@ use foreshore_store::ReadRange;
 use tokio::net::TcpStream;
 
 use super::{
-    Accepted, ClientFacts, Connection, authentication, command,
+    Accepted, ClientFacts, Connection,
+    audit::Stranger,
+    authentication, command,
     drain::{self, Drain, Resend},
     inbound::Receiving,
     outgoing::Outgoing,
@@ -15,6 +17,7 @@ use super::{
     transport::Transport,
 };
 use crate::{
+    audit::What,
     auth::{self, Credentials, Principal},
     engine::{
         memory::{Handshake, SPARED},
@@ -63,6 +66,16 @@ impl Refused {
             reason,
             detail: detail.into(),
         }
+    }
+
+    /// What the client is told; `None` where it is told nothing.
+    pub(super) fn code(&self) -> Option<ReasonCode> {
+        self.version.map(|_| self.reason)
+    }
+
+    /// Why, in words.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// Without a word to the client.
@@ -114,7 +127,18 @@ async fn let_in(shard: &Rc<Shard>, accepted: Accepted) -> Option<Box<Connection>
         permit,
     } = accepted;
     let timeout = shard.engine.limits.load().connect_timeout;
-    let refuse_with = async |transport: Option<Transport>, client: &str, max_size, refused: Refused| {
+    let refuse_with = async |transport: Option<Transport>,
+                             client: &str,
+                             username: Option<&str>,
+                             max_size,
+                             refused: Refused| {
+        let stranger = Stranger {
+            listener: &listener,
+            peer,
+            client,
+            username,
+        };
+        stranger.refused(&shard.engine, &refused);
         tracing::info!(
             listener = %listener.name,
             %peer,
@@ -129,9 +153,16 @@ async fn let_in(shard: &Rc<Shard>, accepted: Accepted) -> Option<Box<Connection>
     let memory = Handshake::new(&shard.engine.memory);
     let introduced = match tokio::time::timeout(timeout, introduce(stream, &listener, memory)).await {
         Ok(Ok(introduced)) => introduced,
-        Ok(Err((transport, refused))) => return refuse_with(transport, "", usize::MAX, refused).await,
+        Ok(Err((transport, refused))) => return refuse_with(transport, "", None, usize::MAX, refused).await,
         Err(_) => {
             tracing::debug!(listener = %listener.name, %peer, "no CONNECT arrived in time");
+            let stranger = Stranger {
+                listener: &listener,
+                peer,
+                client: "",
+                username: None,
+            };
+            stranger.was_silent(&shard.engine);
             return None;
         }
     };
@@ -141,7 +172,7 @@ async fn let_in(shard: &Rc<Shard>, accepted: Accepted) -> Option<Box<Connection>
         connect,
         mut rest,
     } = introduced;
-    let client_id = connect.client_id.clone();
+    let (client_id, username) = (connect.client_id.clone(), connect.username.clone());
     let max_size = connect.largest_packet();
     match welcome(shard, &mut transport, &mut rest, connect, &listener, peer).await {
         Ok(welcomed) => {
@@ -150,9 +181,20 @@ async fn let_in(shard: &Rc<Shard>, accepted: Accepted) -> Option<Box<Connection>
                 let changed = Control::ListenerChanged(Arc::clone(&listener));
                 welcomed.attached.inbox.control(changed);
             }
-            Some(Box::new(welcomed.connection(shard, transport, rest, permit)))
+            let connection = Box::new(welcomed.connection(shard, transport, rest, permit));
+            connection.audit(What::Connected);
+            Some(connection)
         }
-        Err(refused) => refuse_with(Some(transport), &client_id, max_size, refused).await,
+        Err(refused) => {
+            refuse_with(
+                Some(transport),
+                &client_id,
+                username.as_deref(),
+                max_size,
+                refused,
+            )
+            .await
+        }
     }
 }
 

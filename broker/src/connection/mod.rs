@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`handshake`] | from the socket to a session |
 //! | [`authentication`] | AUTH, before CONNACK and later |
+//! | [`audit`] | what the audit log is told |
 //! | [`inbound`] | packets from the client |
 //! | [`publish`] | PUBLISH from the client |
 //! | [`command`] | commands to assets, which tell who asks |
@@ -22,6 +23,7 @@
 //! | [`websocket`] | bytes in frames |
 
 mod acks;
+mod audit;
 mod authentication;
 mod command;
 mod drain;

@@ -19,6 +19,7 @@ use super::{
     inbound::Relief,
 };
 use crate::{
+    audit::Action,
     engine::{
         mailbox::Mailbox,
         pressure::Pressure,
@@ -371,6 +372,7 @@ impl Connection {
                 rule = denied.rule(),
                 "publish refused"
             );
+            self.audit_denied(Action::Publish, message.topic.as_str(), denied.rule(), None);
             return Err(self.policy_refusal().into());
         }
         let limits = self.engine.limits.load();

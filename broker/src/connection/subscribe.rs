@@ -10,6 +10,7 @@ use super::{
     ending::Ending,
 };
 use crate::{
+    audit::Action,
     engine::router::Change,
     session::{Subscription, rows, state::Subscribed},
     wire::{
@@ -89,6 +90,7 @@ impl Connection {
                 rule = denied.rule(),
                 "subscription refused"
             );
+            self.audit_denied(Action::Subscribe, text, denied.rule(), None);
             self.policy_refusal()
         })?;
         if self.state.subscriptions.contains_key(text) {

@@ -59,6 +59,7 @@ use self::{
 use tokio::sync::Notify;
 
 use crate::{
+    audit::Audit,
     auth::Checks,
     listener::placement::Placement,
     options::{Conduct, Limits},
@@ -101,6 +102,7 @@ pub(crate) struct Engine {
     pub(crate) tracer: Tracer,
     pub(crate) probes: Probes,
     pub(crate) checks: Checks,
+    pub(crate) audit: Audit,
     /// Where work runs that belongs to no connection.
     pub(crate) runtime: tokio::runtime::Handle,
     /// Connections at present, in handshakes too.

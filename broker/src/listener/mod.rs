@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 
 use self::placement::Place;
 use crate::{
+    audit::{self, Event, Key, What},
     auth::Method,
     connection::Accepted,
     engine::{
@@ -229,6 +230,17 @@ async fn accept(engine: Arc<Engine>, listener: Arc<Listener>, socket: TcpListene
         let Some(permit) = ConnectionPermit::new(&engine, &listener) else {
             engine.stats.not_connected.inc();
             tracing::warn!(listener = %listener.name, %peer, "connection refused: there are too many");
+            let detail = "there are too many connections";
+            engine.audit.tell_of(
+                Key::Address(peer.ip()),
+                Event {
+                    event: What::Refused,
+                    listener: Some(&listener.name),
+                    peer: audit::peer(peer),
+                    detail: Some(detail),
+                    ..Event::default()
+                },
+            );
             continue;
         };
         let prepared = stream.set_nodelay(true).and_then(|()| stream.into_std());

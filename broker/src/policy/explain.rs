@@ -345,9 +345,7 @@ impl Reader<'_> {
         }
         let names = self.principal.names(&self.question.client_id);
         let matching = values.iter().find_map(|value| {
-            let pattern = patterns
-                .iter()
-                .find(|pattern| pattern.matches(value, names))?;
+            let pattern = patterns.iter().find(|pattern| pattern.matches(value, names))?;
             Some((value, pattern))
         });
         match matching {
@@ -360,10 +358,7 @@ impl Reader<'_> {
             None => reading.obstacles.push(Obstacle {
                 field: field.to_owned(),
                 found: values.iter().map(|value| (*value).to_owned()).collect(),
-                allowed: patterns
-                    .iter()
-                    .map(|pattern| pattern.filled(names))
-                    .collect(),
+                allowed: patterns.iter().map(|pattern| pattern.filled(names)).collect(),
                 note: String::new(),
             }),
         }

@@ -184,11 +184,10 @@ impl Rule {
         any(&self.clients, &[client_id])
             && any(&self.users, principal.username.as_deref().as_slice())
             && any(&self.groups, &groups)
-            && self.certificate.iter().all(|(fact, pattern)| {
-                principal
-                    .facts(fact)
-                    .any(|value| pattern.matches(value, names))
-            })
+            && self
+                .certificate
+                .iter()
+                .all(|(fact, pattern)| principal.facts(fact).any(|value| pattern.matches(value, names)))
             && self.attributes.iter().all(|(name, pattern)| {
                 let value = principal.attributes.get(name);
                 value.is_some_and(|value| pattern.matches(value, names))

@@ -294,7 +294,10 @@ mod tests {
             attributes: &BTreeMap::new(),
         };
         for pattern in ["${username}", "${attributes.site}"] {
-            assert!(!Template::parse(pattern, true).unwrap().matches("", nobody), "{pattern}");
+            assert!(
+                !Template::parse(pattern, true).unwrap().matches("", nobody),
+                "{pattern}"
+            );
         }
     }
 

@@ -66,7 +66,7 @@ const RECORD: &str = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPn
 const HASH: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$Ok4hSwFi4zI1Q2+DLCpqbhdMlvT9uMDkhvcKVF2nCoE";
 
-fn users(users: &[(&str, &str)]) -> Method {
+pub(crate) fn users(users: &[(&str, &str)]) -> Method {
     let users = users
         .iter()
         .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
@@ -526,7 +526,7 @@ impl Issuer {
         self.asked.load(Ordering::Relaxed)
     }
 
-    fn method(&self) -> Method {
+    pub(crate) fn method(&self) -> Method {
         let options = TokenOptions {
             issuer: self.url.clone(),
             jwks_uri: None,
@@ -860,7 +860,11 @@ async fn a_service_of_the_user_is_asked_who_comes() {
         ("areas/", SubscribeAckReason::NotAuthorized),
         ("other", SubscribeAckReason::NotAuthorized),
     ] {
-        assert_eq!(alice.subscribe(filter, QoS::AtLeastOnce).await, expected, "{filter}");
+        assert_eq!(
+            alice.subscribe(filter, QoS::AtLeastOnce).await,
+            expected,
+            "{filter}"
+        );
     }
     assert_eq!(
         alice.publish("a", "x").await,

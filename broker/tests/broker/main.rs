@@ -7,6 +7,7 @@
     reason = "a failure ends the test"
 )]
 
+mod audit;
 mod auth;
 mod basics;
 mod change;

@@ -39,11 +39,23 @@ async fn slow_readers_and_floods_are_ended_and_a_pair_that_behaves_loses_nothing
     let mut writer = Client::clean(broker.address, "writer").await;
     let address = broker.address;
 
+    // Ten that read nothing of what they subscribed to. Everybody is there before memory is short.
+    let mut slow = Vec::new();
+    for index in 0..10 {
+        let mut client = Client::clean(address, &format!("slow-{index}")).await;
+        client.subscribe("bad", QoS::AtMostOnce).await;
+        slow.push(client);
+    }
+    let mut pourer = Client::clean(address, "pourer").await;
     // Twenty packets of 2 MiB of which the end never comes.
-    let mut floods: FuturesUnordered<_> = (0..20)
-        .map(|index| {
+    let mut floods = Vec::new();
+    for index in 0..20 {
+        floods.push(Client::clean(address, &format!("flood-{index}")).await);
+    }
+    let mut floods: FuturesUnordered<_> = floods
+        .into_iter()
+        .map(|mut flood| {
             tokio::spawn(async move {
-                let mut flood = Client::clean(address, &format!("flood-{index}")).await;
                 let mut head = vec![0x30, 0x80, 0x80, 0x80, 0x01, 0, 1, b'f', 0];
                 head.resize(3 * MIB / 2, b'x');
                 flood.send_raw(&head).await;
@@ -51,15 +63,7 @@ async fn slow_readers_and_floods_are_ended_and_a_pair_that_behaves_loses_nothing
             })
         })
         .collect();
-    // Ten that read nothing of what they subscribed to, each with more than the quota on its way.
-    let mut slow = Vec::new();
-    for index in 0..10 {
-        let mut client = Client::clean(address, &format!("slow-{index}")).await;
-        client.subscribe("bad", QoS::AtMostOnce).await;
-        slow.push(client);
-    }
     let pouring = tokio::spawn(async move {
-        let mut pourer = Client::clean(address, "pourer").await;
         let payload = "x".repeat(60_000);
         for _ in 0..400 {
             pourer

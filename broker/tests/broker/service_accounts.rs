@@ -89,7 +89,10 @@ async fn a_pod_comes_in_with_the_token_of_its_service_account() {
     for (token, words) in [
         (token("alice"), "not that of a service account"),
         (issuer.token(USER, -61, &json!({})), "the token has expired"),
-        (issuer.token(USER, 600, &json!({ "aud": "api" })), "another audience"),
+        (
+            issuer.token(USER, 600, &json!({ "aud": "api" })),
+            "another audience",
+        ),
         (Bytes::from_static(b"no token"), "not a token of an issuer"),
     ] {
         let mut client = Client::begin(address, METHOD, Some(token)).await;

@@ -61,6 +61,10 @@ pub struct BrokerSpec {
     /// The broker's own look at each of its listeners, by connecting and publishing as a client does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<BrokerProbe>,
+    /// The audit log: who connected, who was refused, what policies denied and what was changed; none where it is left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<BrokerAudit>,
     /// What a client learns when a policy refuses it something; Explained where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusals: Option<Refusals>,
@@ -115,6 +119,38 @@ effective!(BrokerSpec {
     /// How much it logs:
     effective_log_level: log_level -> LogLevel = LogLevel::Info;
 });
+
+/// The audit log: one JSON object a line.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::only_where("maxFileBytes", "(!has(self.destination) || self.destination == 'File')", "with the destination File"))]
+#[serde(rename_all = "camelCase")]
+pub struct BrokerAudit {
+    /// Where its lines go; File where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<AuditDestination>,
+    /// Size beyond which the file is set aside as `audit.jsonl.1`, in the place of the one before; 64Mi where it is left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::size_at_least("64Ki"))]
+    pub max_file_bytes: Option<ByteSize>,
+}
+
+effective!(BrokerAudit {
+    /// Where its lines go:
+    effective_destination: destination -> AuditDestination = AuditDestination::File;
+    /// Size in bytes beyond which the file is set aside:
+    effective_max_file_bytes: max_file_bytes -> u64 = 64 << 20;
+});
+
+/// Where the lines of an audit log go.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuditDestination {
+    /// The file `audit.jsonl` on the broker's volume, or in its folder locally.
+    #[default]
+    File,
+    /// Standard output of the broker's container, beside its log on standard error; in a cluster only.
+    Stdout,
+}
 
 /// What a client learns when a policy refuses it something.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -264,7 +264,12 @@ impl Nack {
     /// again by itself.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        [reasons::PORT_IN_USE, reasons::STORAGE_FAILED, reasons::NOT_YET_KNOWN].contains(&&*self.reason)
+        [
+            reasons::PORT_IN_USE,
+            reasons::STORAGE_FAILED,
+            reasons::NOT_YET_KNOWN,
+        ]
+        .contains(&&*self.reason)
     }
 
     pub(crate) fn bounded(self) -> Self {

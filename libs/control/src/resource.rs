@@ -9,7 +9,8 @@ use crate::{
     handover::{GivePlan, PeersPlan, TakePlan},
     plan::{
         AssetPlan, BrokerPlan, BrokerPolicyPlan, CloudPlan, ConnectionPlan, DataflowPlan, DevicePlan,
-        EndpointPlan, PathPlan, PlanResource, ResourceKey, SecretPlan, ServiceAccountIssuerPlan, SimulatorPlan,
+        EndpointPlan, PathPlan, PlanResource, ResourceKey, SecretPlan, ServiceAccountIssuerPlan,
+        SimulatorPlan,
     },
 };
 

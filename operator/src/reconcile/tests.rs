@@ -378,6 +378,26 @@ fn a_broker_that_takes_tokens_of_service_accounts_is_told_who_signs_them() {
 }
 
 #[test]
+fn an_audit_log_goes_to_standard_output_in_pods_only() {
+    let with = |destination: &str| {
+        let audit = format!("  audit: {{destination: {destination}}}\n");
+        snapshot(&PLANT.replace("  replicas: 1 # of the broker\n", &audit))
+    };
+    let problems = |platform: Platform, destination: &str| {
+        let outcome = Reconciler::new(platform, Accepted::default()).reconcile(&with(destination), &told());
+        let problems = &outcome.verdicts[&key(Kind::Broker, "main")].problems;
+        let field = |problem: &Problem| problem.field.clone().unwrap_or_default();
+        problems.iter().map(field).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        problems(Platform::standalone(), "Stdout"),
+        ["spec.audit.destination"]
+    );
+    assert_eq!(problems(Platform::standalone(), "File"), [""; 0]);
+    assert_eq!(problems(Platform::cluster(), "Stdout"), [""; 0]);
+}
+
+#[test]
 fn queues_outlive_the_endpoint_of_their_sink() {
     let mut reconciler = reconciler();
     reconciler.reconcile(&snapshot(PLANT), &told());

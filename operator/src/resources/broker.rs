@@ -6,8 +6,9 @@ use foreshore_crds::{
     v1alpha1::{
         BrokerSpec,
         broker::{
-            BrokerStorage, CertificateAuthentication, JetStream, JwtAuthentication, Listener,
-            ListenerAuthentication, PasswordAuthentication, StorageBackend, WebhookAuthentication,
+            AuditDestination, BrokerAudit, BrokerStorage, CertificateAuthentication, JetStream,
+            JwtAuthentication, Listener, ListenerAuthentication, PasswordAuthentication, StorageBackend,
+            WebhookAuthentication,
         },
     },
 };
@@ -39,6 +40,8 @@ fn dereference(version: &Version<BrokerSpec>, scope: &Scope<'_>) -> (Vec<Name>, 
         limits: _,
         sys_interval: _,
         metrics: _,
+        probe: _,
+        audit: _,
         refusals: _,
         redirect: _,
         log_level: _,
@@ -115,6 +118,8 @@ pub(crate) fn validate(
     let spec = &*version.spec;
     faults.take(scope.pod(spec.pod.as_ref()));
     faults.take(check_storage(spec, scope));
+    let audit = spec.audit.as_ref().map(BrokerAudit::effective_destination);
+    faults.take(scope.pod_only("spec.audit.destination", audit == Some(AuditDestination::Stdout)));
     if let Some(storage) = &spec.storage {
         faults.take(not_built_in("spec.storage.maxBytes", storage.max_bytes.is_some()));
         faults.take(not_built_in("spec.storage.sync", storage.sync.is_some()));

@@ -9,7 +9,8 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use foreshore_broker::{
-    Broker, Conduct, Limits, ListenerOptions, Method, Options as BrokerOptions, Protocol, Storage,
+    AuditDestination, Broker, Conduct, Limits, ListenerOptions, Method, Options as BrokerOptions, Protocol,
+    Storage,
     options::{counted_topics, probe_schedule},
 };
 use foreshore_crds::v1alpha1::broker::Listener;
@@ -69,6 +70,9 @@ struct Setup {
     /// Let in clients without a user name. The only method that needs no manifests.
     #[arg(long)]
     anonymous: bool,
+    /// Where to write the audit log, one JSON object a line: a file, or stdout; nowhere where it is left out.
+    #[arg(long, value_name = "FILE|stdout")]
+    audit: Option<PathBuf>,
     /// Address of /metrics and /healthz.
     #[arg(long, value_name = "ADDRESS:PORT")]
     http: Option<SocketAddr>,
@@ -82,6 +86,19 @@ struct Setup {
 enum Store {
     Fjall,
     Memory,
+}
+
+/// Size in bytes beyond which the file of an audit log is set aside: that of a `Broker` that says nothing else.
+const MAX_AUDIT_FILE: u64 = 64 << 20;
+
+fn audit(path: PathBuf) -> AuditDestination {
+    if path.as_os_str() == "stdout" {
+        return AuditDestination::Stdout;
+    }
+    AuditDestination::File {
+        path,
+        max_bytes: MAX_AUDIT_FILE,
+    }
 }
 
 /// Runs the broker until it is told to end, or looks at one.
@@ -138,6 +155,7 @@ async fn serve(options: Setup) -> Result<()> {
         storage,
         limits: Limits::from(&spec),
         conduct: Conduct::from(&spec),
+        audit: options.audit.map(audit),
         sys_interval: spec.sys_interval.map(Into::into),
         metrics: metrics.clone(),
         ..names

@@ -96,7 +96,10 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("devices_go_over_when_a_connector_is_scaled", Work::Scale),
     scenario("a_secret_that_comes_late_is_waited_for", Work::LateSecret),
     scenario("who_names_nobody_is_told_so", Work::Dangling),
-    scenario("service_accounts_come_in_with_their_tokens", Work::ServiceAccounts),
+    scenario(
+        "service_accounts_come_in_with_their_tokens",
+        Work::ServiceAccounts,
+    ),
     scenario("a_wrong_change_stops_nothing", Work::WrongChange),
     scenario("a_field_of_a_newer_release_is_told", Work::NewerField),
     needing(

@@ -83,9 +83,8 @@ impl Account {
     pub(super) fn read(username: &str, claims: &Map<String, Value>) -> Result<Self, String> {
         let account = username.strip_prefix(USER_PREFIX);
         let account = account.and_then(|account| account.split_once(':'));
-        let account = account.filter(|(namespace, name)| {
-            !namespace.is_empty() && !name.is_empty() && !name.contains(':')
-        });
+        let account = account
+            .filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty() && !name.contains(':'));
         let Some((namespace, name)) = account else {
             return Err("the token is not that of a service account".to_owned());
         };
@@ -124,8 +123,15 @@ mod tests {
             account.groups,
             ["system:serviceaccounts", "system:serviceaccounts:plant"]
         );
-        let attributes: Vec<_> = account.attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        assert_eq!(attributes, ["namespace=plant", "pod=press-0", "serviceAccount=press"]);
+        let attributes: Vec<_> = account
+            .attributes
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        assert_eq!(
+            attributes,
+            ["namespace=plant", "pod=press-0", "serviceAccount=press"]
+        );
         for user in [
             "alice",
             "system:serviceaccount:plant",
@@ -141,7 +147,12 @@ mod tests {
     #[test]
     fn keys_that_are_of_no_use_replace_none() {
         let issuer = ServiceAccountIssuer::new("i", KEY).unwrap();
-        for wrong in ["", "[]", r#"{ "keys": [] }"#, r#"{ "keys": [{ "kty": "oct", "k": "AAAA" }] }"#] {
+        for wrong in [
+            "",
+            "[]",
+            r#"{ "keys": [] }"#,
+            r#"{ "keys": [{ "kty": "oct", "k": "AAAA" }] }"#,
+        ] {
             assert!(ServiceAccountIssuer::new("i", wrong).is_err(), "{wrong}");
             let error = issuer.rotate(wrong).unwrap_err();
             assert!(error.to_string().contains("\"i\""), "{error}");

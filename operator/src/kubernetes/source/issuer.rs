@@ -113,7 +113,10 @@ impl Issuer {
 async fn read(client: &Client) -> Result<ServiceAccountIssuerPlan, Error> {
     let Configuration { issuer } = get(client, CONFIGURATION).await?;
     if issuer.is_empty() || issuer.len() > MAX_ISSUER {
-        let problem = format!("found an issuer of {} bytes, 1 to {MAX_ISSUER} are allowed", issuer.len());
+        let problem = format!(
+            "found an issuer of {} bytes, 1 to {MAX_ISSUER} are allowed",
+            issuer.len()
+        );
         return Err(unusable(CONFIGURATION, problem));
     }
     let Keys { keys } = get(client, KEYS).await?;
@@ -204,10 +207,18 @@ mod tests {
         let long = json!({"keys": [{"kid": "k".repeat(MAX_KEYS)}]});
         let wrong = [
             (CONFIGURATION, (403, refused.to_string()), "no right (HTTP 403)"),
-            (CONFIGURATION, (200, json!({"issuer": ""}).to_string()), "issuer of 0 bytes"),
+            (
+                CONFIGURATION,
+                (200, json!({"issuer": ""}).to_string()),
+                "issuer of 0 bytes",
+            ),
             (CONFIGURATION, (200, "nonsense".to_owned()), "expected"),
             (KEYS, (200, json!({"keys": []}).to_string()), "no key"),
-            (KEYS, (200, json!({"more": []}).to_string()), "missing field `keys`"),
+            (
+                KEYS,
+                (200, json!({"more": []}).to_string()),
+                "missing field `keys`",
+            ),
             (KEYS, (200, long.to_string()), "262144 are allowed"),
         ];
         for (path, page, words) in wrong {

@@ -26,7 +26,15 @@ pub(super) async fn come_in(cluster: &Cluster) -> Result<()> {
     let way = format!(
         r#"[{{"op":"add","path":"/spec/listeners/0/authentication/0","value":{{"serviceAccount":{{"audiences":["{AUDIENCE}"]}}}}}}]"#
     );
-    let patch = ["patch", "broker.foreshore.dev", "broker", "-n", PLANT, "--type=json", "-p"];
+    let patch = [
+        "patch",
+        "broker.foreshore.dev",
+        "broker",
+        "-n",
+        PLANT,
+        "--type=json",
+        "-p",
+    ];
     cluster.kubectl(&[&patch[..], &[&way]].concat()).await?;
     let shown = show(cluster).await;
     // Whatever was found, the example is as it was for those that come after.
@@ -83,7 +91,9 @@ async fn connect(address: &str, token: &str) -> Result<u8> {
     // CONNACK of less than 128 bytes: type, length, flags, reason code.
     let mut head = [0; 4];
     let reading = stream.read_exact(&mut head);
-    tokio::time::timeout(DEADLINE, reading).await.context("no CONNACK")??;
+    tokio::time::timeout(DEADLINE, reading)
+        .await
+        .context("no CONNACK")??;
     match head {
         [0x20, _, _, reason] => Ok(reason),
         other => bail!("found {other:02x?}, not CONNACK"),
