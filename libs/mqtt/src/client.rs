@@ -79,7 +79,7 @@ pub enum ConnectionState {
     Connecting {
         /// Tries that failed since the last connection.
         failures: u32,
-        /// Why the last try failed.
+        /// Why the last try failed, or the connection before ended.
         error: Option<Arc<ConnectError>>,
     },
     /// There is one.
@@ -140,6 +140,28 @@ impl Client {
             client,
             Service::new(options, publications, controls, state_sender, target_receiver),
         )
+    }
+
+    /// Makes a client for a session that the server keeps while we are away (MQTT 5.0, section 4.1), with the one subscriber
+    /// that receives its messages. The options should say that the session has a memory: no clean start, an expiry.
+    ///
+    /// The subscriber knows its filters before the first connection, so nothing that the server kept is taken for
+    /// unwanted; from `former` filters, which the session may still have, it is unsubscribed. A filter that the server refuses ends the connection, and is told as its error. What comes again after a
+    /// break is not handed out again while the subscriber has it. Dropping the subscriber unsubscribes nothing; the client
+    /// has to be dropped with it.
+    #[must_use]
+    pub fn with_session(
+        options: Options,
+        filters: Vec<(TopicFilter, Qos)>,
+        former: Vec<TopicFilter>,
+    ) -> (Self, Service, Subscriber) {
+        let (client, mut service) = Self::new(options);
+        let id = client.next_subscriber.fetch_add(1, Ordering::Relaxed);
+        let reserved = usize::from(client.receive_maximum.max(1));
+        let (deliveries, receiver) = mpsc::channel(reserved * 2);
+        service.begin_session(id, deliveries, reserved, filters, former);
+        let subscriber = Subscriber::new(id, receiver, client.control.clone());
+        (client, service, subscriber)
     }
 
     /// Publishes a record, number and all. Waits while the window is full; resolves when the record has its place in
@@ -206,5 +228,7 @@ impl Client {
     }
 }
 
+#[cfg(test)]
+mod session_tests;
 #[cfg(test)]
 mod tests;

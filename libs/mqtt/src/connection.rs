@@ -21,8 +21,9 @@ use crate::{
     error::{ConnectError, ConnectionLost, SubscribeError},
     inflight::{InFlight, LARGEST_PUBLISH_ID, OUTBOUND_HIGH},
     options::{Options, Target},
-    subscriptions::{Acks, SubscriberId, Subscriptions},
+    subscriptions::{Acks, Delivery, SubscriberId, Subscriptions, Token},
     transport::{Established, Limits, establish},
+    version::Version,
 };
 
 /// SUBSCRIBE packets without answer before no more are sent.
@@ -42,11 +43,19 @@ pub struct Service {
     in_flight: InFlight,
     subscriptions: Subscriptions,
     acks: Arc<Acks>,
+    /// The server keeps a session for the one subscriber.
+    is_for_session: bool,
+    /// The server's session has the filters that it is kept for.
+    session_subscribed: bool,
+    /// Filters that the server's session may have from earlier, and is not kept for any more.
+    former: Vec<TopicFilter>,
     /// SUBSCRIBE packets without answer, by packet identifier.
     unanswered: HashMap<NonZeroU16, Asked>,
     next_control_id: u16,
-    /// Messages of QoS 1 that were received and not acknowledged.
+    /// Messages of QoS 1 that were received over this connection and not acknowledged.
     unacknowledged: usize,
+    /// Messages of QoS 1 that were received in this session and not acknowledged, by packet identifier.
+    received: HashMap<NonZeroU16, Token>,
     /// Messages of QoS 0 that found no room.
     dropped: u64,
     connections: u64,
@@ -90,12 +99,31 @@ impl Service {
             target,
             subscriptions: Subscriptions::default(),
             acks: Arc::default(),
+            is_for_session: false,
+            session_subscribed: false,
+            former: Vec::new(),
             unanswered: HashMap::new(),
             next_control_id: LARGEST_PUBLISH_ID,
             unacknowledged: 0,
+            received: HashMap::new(),
             dropped: 0,
             connections: 0,
         }
+    }
+
+    /// Adds the subscriber that the server keeps a session for.
+    pub(crate) fn begin_session(
+        &mut self,
+        id: SubscriberId,
+        deliveries: mpsc::Sender<Delivery>,
+        reserved: usize,
+        filters: Vec<(TopicFilter, Qos)>,
+        former: Vec<TopicFilter>,
+    ) {
+        self.is_for_session = true;
+        self.former = former;
+        self.subscriptions
+            .begin_session(id, deliveries, reserved, filters);
     }
 
     /// Keeps a connection until the shutdown begins or every handle is gone. Then sends what waits until everything is
@@ -108,14 +136,18 @@ impl Service {
                 break;
             };
             let since = Instant::now();
+            let address = established.address.clone();
             match Box::pin(self.drive(established, &shutdown)).await {
                 End::Done => break,
                 End::Lost(error) => {
-                    let in_flight = self.in_flight.len();
-                    warn!(connection = self.connections, in_flight, %error, "connection to broker lost");
+                    let (client, in_flight) = (self.options.client_id.as_str(), self.in_flight.len());
+                    warn!(client, connection = self.connections, in_flight, %error, "connection to broker lost");
                     self.state.send_replace(ConnectionState::Connecting {
                         failures: 0,
-                        error: None,
+                        error: Some(Arc::new(ConnectError::Lost {
+                            address,
+                            source: error,
+                        })),
                     });
                 }
             }
@@ -145,7 +177,8 @@ impl Service {
     /// Tries the addresses in turn, with waits between; `None` when there is nothing left to connect for.
     async fn connect(&mut self, backoff: &mut Backoff, shutdown: &Shutdown) -> Option<Established> {
         let mut failures = 0_u32;
-        loop {
+        // What ends while it waits makes no further try: each may count for a lock.
+        while failures == 0 || !self.is_done(shutdown) {
             let target = self.target.borrow_and_update().clone();
             let index = usize::try_from(failures).unwrap_or(0) % target.addresses.len().max(1);
             let address = target.addresses.get(index).cloned();
@@ -164,7 +197,8 @@ impl Service {
             failures = failures.saturating_add(1);
             // The same trouble is told at once, and then ever more rarely.
             if failures.is_power_of_two() {
-                warn!(failures, %error, "no connection to broker");
+                let client = self.options.client_id.as_str();
+                warn!(client, failures, %error, "no connection to broker");
             }
             self.state.send_replace(ConnectionState::Connecting {
                 failures,
@@ -181,12 +215,14 @@ impl Service {
                 () = shutdown.begun(), if !shutdown.is_begun() => {}
             }
         }
+        None
     }
 
     fn connected(&mut self, established: &Established) {
         self.connections += 1;
         let (address, number) = (established.address.as_str(), self.connections);
-        info!(address, connection = number, "connected to broker");
+        let client = self.options.client_id.as_str();
+        info!(client, address, connection = number, "connected to broker");
         self.state.send_replace(ConnectionState::Connected {
             address: address.into(),
             number,
@@ -200,6 +236,17 @@ impl Service {
         self.in_flight.resume(session_present, wire.limits);
         self.acks.begin_connection();
         self.unacknowledged = 0;
+        if !session_present {
+            self.received.clear();
+            self.session_subscribed = false;
+            if !self.options.clean_start && self.connections > 1 {
+                warn!(
+                    client = self.options.client_id,
+                    address = wire.address,
+                    "the server has forgotten the session, what it kept for us is lost"
+                );
+            }
+        }
         let mut end = self
             .subscribe_all(&mut wire)
             .map_or_else(End::from, |()| End::Done);
@@ -211,11 +258,19 @@ impl Service {
                 Err(lost) => End::Lost(lost),
             };
         }
+        // What was taken last need not come again.
+        if matches!(end, End::Done | End::Lost(ConnectionLost::Unclaimed))
+            && let Err(lost) = self.acknowledge(&mut wire)
+        {
+            end = End::Lost(lost);
+        }
         let code = match &end {
             End::Done => Some(DisconnectReasonCode::NormalDisconnection),
             End::Lost(ConnectionLost::Malformed(_)) => Some(DisconnectReasonCode::MalformedPacket),
             End::Lost(ConnectionLost::Protocol { .. }) => Some(DisconnectReasonCode::ProtocolError),
-            End::Lost(ConnectionLost::Moved) => Some(DisconnectReasonCode::NormalDisconnection),
+            End::Lost(
+                ConnectionLost::Moved | ConnectionLost::Unclaimed | ConnectionLost::Subscription(_),
+            ) => Some(DisconnectReasonCode::NormalDisconnection),
             End::Lost(_) => None,
         };
         if let Some(code) = code {
@@ -251,9 +306,13 @@ impl Service {
         let may_control = self.unanswered.len() < MAX_UNANSWERED && !self.controls.is_closed();
         let wake = wire.deadline();
         let wake = shutdown.deadline().map_or(wake, |deadline| deadline.min(wake));
+        let may_read = self.may_receive(wire);
+        if !may_read {
+            wire.is_not_heard();
+        }
         wire.make_room();
         tokio::select! {
-            read = wire.read.read_buf(&mut wire.inbound) => {
+            read = wire.read.read_buf(&mut wire.inbound), if may_read => {
                 wire.has_read(read?)?;
                 self.receive(wire)?;
             }
@@ -263,7 +322,10 @@ impl Service {
             }
             publication = self.publications.recv(), if may_publish => self.publish(publication, wire),
             control = self.controls.recv(), if may_control => self.control(control, wire)?,
-            () = self.acks.notified() => self.acknowledge(wire)?,
+            () = self.acks.notified() => {
+                self.acknowledge(wire)?;
+                self.receive(wire)?;
+            }
             Ok(()) = self.target.changed() => self.retarget(wire)?,
             () = shutdown.begun(), if !shutdown.is_begun() => {}
             () = tokio::time::sleep_until(wake) => wire.keep_alive()?,
@@ -283,6 +345,7 @@ impl Service {
 impl Limits {
     /// Those of no server.
     const NOTHING: Self = Self {
+        version: Version::V5,
         receive_maximum: 0,
         max_packet_size: 0,
         max_qos: Qos::AtMostOnce,

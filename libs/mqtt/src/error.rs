@@ -48,14 +48,35 @@ pub enum ConnectError {
         /// The server's own words, if any.
         message: String,
     },
-    /// What answered does not speak MQTT 5.
-    #[error("{address} does not speak mqtt 5: {message}")]
+    /// What answered does not speak MQTT as it was asked to.
+    #[error("{address} does not speak this mqtt: {message}")]
     Protocol {
         /// Which address.
         address: String,
         /// What was seen.
         message: String,
     },
+    /// There was a connection, and it ended.
+    #[error("connection to {address}: {source}")]
+    Lost {
+        /// Which address.
+        address: String,
+        /// Why.
+        source: ConnectionLost,
+    },
+}
+
+impl ConnectError {
+    /// Whether the server says that it does not speak this version.
+    pub(crate) fn is_of_the_version(&self) -> bool {
+        matches!(self, Self::Refused { reason, .. } if *reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION)
+    }
+
+    /// Whether the server hung up, as some do on a version that they do not know.
+    pub(crate) fn is_hanging_up(&self) -> bool {
+        let hung_up = [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset];
+        matches!(self, Self::Unreachable { source, .. } if hung_up.contains(&source.kind()))
+    }
 }
 
 /// Why a connection ended.
@@ -94,6 +115,12 @@ pub enum ConnectionLost {
         /// What.
         message: String,
     },
+    /// The server refused what the session is for.
+    #[error(transparent)]
+    Subscription(SubscribeError),
+    /// Whoever received the session's messages is gone; the server keeps them.
+    #[error("nobody receives the messages of the session")]
+    Unclaimed,
     /// The addresses changed, and this one is no longer among them.
     #[error("the server's address changed")]
     Moved,

@@ -150,7 +150,7 @@ impl InFlight {
             if let Err(error) = self.acceptable(&publish) {
                 return answer(reply, Err(error));
             }
-            publish.write(None, false, out);
+            publish.write(self.limits.version, None, false, out);
             return answer(
                 reply,
                 Ok(Acknowledgement {
@@ -190,7 +190,7 @@ impl InFlight {
                     self.free.push(id);
                     return answer(outgoing.answer, Err(error));
                 }
-                publish.write(Some(id), outgoing.dup, out);
+                publish.write(self.limits.version, Some(id), outgoing.dup, out);
             }
             Phase::Release => write_release(id, out),
         }
@@ -201,7 +201,7 @@ impl InFlight {
     }
 
     fn acceptable(&self, publish: &EncodedPublish) -> Result<(), PublishError> {
-        let (size, max) = (publish.len(), self.limits.max_packet_size);
+        let (size, max) = (publish.len(self.limits.version), self.limits.max_packet_size);
         if size > max {
             return Err(PublishError::TooLarge { size, max });
         }

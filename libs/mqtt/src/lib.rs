@@ -1,4 +1,4 @@
-//! MQTT 5: a client for our own roles, over a codec that others keep.
+//! MQTT 5, and 3.1.1 where it has to be: a client for our own roles, over a codec that others keep.
 //!
 //! The client publishes with quality of service 0 to 2 and keeps many messages on their way at once, up to what the
 //! server takes; each has a [`Receipt`] that resolves with the server's answer. When the connection breaks it connects
@@ -26,10 +26,11 @@ mod subscriptions;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod transport;
+mod version;
 
 pub use client::{Acknowledgement, Client, ConnectionState, Receipt, Service};
 pub use error::{ConnectError, ConnectionLost, Ended, PublishError, SubscribeError};
-pub use options::{Options, Security, Target};
+pub use options::{Options, Security, Target, Versions};
 pub use reason::ReasonCode;
 pub use request::{RequestError, Requester};
 /// Encoder and decoder of MQTT 3.1, 3.1.1 and 5.0 packets.

@@ -1,6 +1,10 @@
 //! Where and how to connect.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use foreshore_record::Record;
 use foreshore_tls::{Identity, ServerName};
@@ -13,6 +17,8 @@ pub struct Options {
     pub client_id: String,
     /// Where the server is.
     pub target: Target,
+    /// Which versions of MQTT are spoken.
+    pub versions: Versions,
     /// User name and password, where the server asks for them.
     pub credentials: Option<Credentials>,
     /// Begins each connection without what the server remembers of earlier ones (MQTT 5.0, 3.1.2.4).
@@ -35,6 +41,8 @@ pub struct Options {
     pub window: u16,
     /// Published by the server when the connection ends without our saying so.
     pub will: Option<Record>,
+    /// The server has spoken 5.0 to a client of these options, or of a clone of them.
+    pub(crate) v5_was_spoken: Arc<AtomicBool>,
 }
 
 impl Options {
@@ -44,6 +52,7 @@ impl Options {
         Self {
             client_id: client_id.into(),
             target,
+            versions: Versions::V5,
             credentials: None,
             clean_start: true,
             session_expiry: Duration::ZERO,
@@ -55,8 +64,21 @@ impl Options {
             receive_maximum: 256,
             window: 4096,
             will: None,
+            v5_was_spoken: Arc::default(),
         }
     }
+}
+
+/// Which versions of MQTT are spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Versions {
+    /// 5.0 only.
+    V5,
+    /// 3.1.1 only. Properties of messages do not travel, and the server remembers a session for as long as it likes.
+    V311,
+    /// 5.0, and 3.1.1 with a server that refuses that, or hangs up on it and never spoke it. Tried anew with each
+    /// connection.
+    V5OrV311,
 }
 
 /// Where a server is.

@@ -1,6 +1,9 @@
 //! Records to packets and back.
 
-use std::num::{NonZeroU16, NonZeroU32};
+use std::{
+    num::{NonZeroU16, NonZeroU32},
+    ops::Range,
+};
 
 use bytes::{BufMut, BytesMut};
 use foreshore_record::{Qos, Record, SourceNumber, TopicName, record::Properties, topic::InvalidTopic};
@@ -10,7 +13,7 @@ use rmqtt_codec::{
 };
 use tokio_util::codec::Encoder;
 
-use crate::error::PublishError;
+use crate::{error::PublishError, version::Version};
 
 /// The codec's quality of service.
 #[must_use]
@@ -108,12 +111,17 @@ pub fn from_publish(publish: Publish) -> Result<Record, InvalidTopic> {
     })
 }
 
-/// A PUBLISH packet that is encoded already; only packet identifier and DUP flag are written anew at each sending.
+/// A PUBLISH packet of MQTT 5 that is encoded already; only packet identifier and DUP flag are written anew at each
+/// sending. For 3.1.1 its properties are left out.
 #[derive(Debug)]
 pub(crate) struct EncodedPublish {
     bytes: BytesMut,
     /// Where the packet identifier is; `None` with QoS 0, which has none.
     id_at: Option<usize>,
+    /// Where the fixed header ends.
+    header: usize,
+    /// Where the properties are, with their length.
+    properties: Range<usize>,
     pub(crate) qos: Qos,
     pub(crate) retain: bool,
 }
@@ -131,28 +139,59 @@ impl EncodedPublish {
             .map_err(|error| PublishError::Encode {
                 reason: error.to_string(),
             })?;
-        // Fixed header, length in 1 to 4 bytes of which all but the last have the top bit set, topic with its length.
-        let length_bytes = 1 + bytes.iter().skip(1).take_while(|byte| **byte & 0x80 != 0).count();
-        let id_at = placeholder.map(|_| 1 + length_bytes + 2 + record.topic.as_str().len());
+        // Type and flags, length, topic with its length, packet identifier, length of the properties.
+        let header = 1 + variable_length(&bytes, 1).1;
+        let after_topic = header + 2 + record.topic.as_str().len();
+        let id_at = placeholder.map(|_| after_topic);
+        let start = id_at.map_or(after_topic, |at| at + 2);
+        let (length, length_bytes) = variable_length(&bytes, start);
         Ok(Self {
-            bytes,
             id_at,
+            header,
+            properties: start..(start + length_bytes + length).min(bytes.len()),
+            bytes,
             qos: record.qos,
             retain: record.retain,
         })
     }
 
     /// Size of the whole packet in bytes.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+    pub(crate) fn len(&self, version: Version) -> usize {
+        match version {
+            Version::V5 => self.bytes.len(),
+            Version::V311 => {
+                let body = self.body_without_properties();
+                1 + encode_variable_length(body).1 + body
+            }
+        }
+    }
+
+    /// Bytes after the fixed header, without properties.
+    fn body_without_properties(&self) -> usize {
+        self.bytes.len() - self.header - self.properties.len()
     }
 
     /// Appends the packet.
-    pub(crate) fn write(&self, id: Option<NonZeroU16>, dup: bool, out: &mut BytesMut) {
+    pub(crate) fn write(&self, version: Version, id: Option<NonZeroU16>, dup: bool, out: &mut BytesMut) {
         let start = out.len();
-        out.put_slice(&self.bytes);
+        let header = match version {
+            Version::V5 => {
+                out.put_slice(&self.bytes);
+                self.header
+            }
+            Version::V311 => {
+                let part = |range: Range<usize>| self.bytes.get(range).unwrap_or_default();
+                let (length, length_bytes) = encode_variable_length(self.body_without_properties());
+                out.put_slice(part(0..1));
+                out.put_slice(length.get(..length_bytes).unwrap_or_default());
+                out.put_slice(part(self.header..self.properties.start));
+                out.put_slice(part(self.properties.end..self.bytes.len()));
+                1 + length_bytes
+            }
+        };
         if let (Some(at), Some(id)) = (self.id_at, id)
-            && let Some(place) = out.get_mut(start + at..start + at + 2)
+            && let at = start + header + (at - self.header)
+            && let Some(place) = out.get_mut(at..at + 2)
         {
             place.copy_from_slice(&id.get().to_be_bytes());
         }
@@ -162,10 +201,38 @@ impl EncodedPublish {
     }
 }
 
+/// A variable byte integer (MQTT 5.0, section 1.5.5) and how many bytes it takes.
+fn variable_length(bytes: &[u8], at: usize) -> (usize, usize) {
+    let (mut value, mut count) = (0, 0);
+    for byte in bytes.iter().skip(at).take(4) {
+        value |= usize::from(byte & 0x7F) << (7 * count);
+        count += 1;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    (value, count)
+}
+
+/// The variable byte integer of a value, and how many bytes it takes.
+fn encode_variable_length(value: usize) -> ([u8; 4], usize) {
+    let (mut bytes, mut count, mut rest) = ([0; 4], 0, value);
+    for place in &mut bytes {
+        *place = u8::try_from(rest & 0x7F).unwrap_or_default();
+        rest >>= 7;
+        count += 1;
+        if rest == 0 {
+            break;
+        }
+        *place |= 0x80;
+    }
+    (bytes, count)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rmqtt_codec::v5::Packet;
+    use rmqtt_codec::{v3, v5::Packet};
     use tokio_util::codec::Decoder;
 
     use super::*;
@@ -205,12 +272,25 @@ mod tests {
             let encoded = EncodedPublish::new(&record).unwrap();
             let mut out = BytesMut::from(&b""[..]);
             let id = NonZeroU16::new(id).filter(|_| qos > 0);
-            encoded.write(id, dup, &mut out);
-            prop_assert_eq!(out.len(), encoded.len());
+            encoded.write(Version::V5, id, dup, &mut out);
+            prop_assert_eq!(out.len(), encoded.len(Version::V5));
             let publish = decode(&mut out);
             prop_assert!(out.is_empty());
             prop_assert_eq!((publish.packet_id, publish.dup), (id, dup));
-            prop_assert_eq!(from_publish(publish).unwrap(), record);
+            prop_assert_eq!(from_publish(publish).unwrap(), record.clone());
+
+            // 3.1.1 carries the message without properties.
+            let mut out = BytesMut::new();
+            encoded.write(Version::V311, id, dup, &mut out);
+            prop_assert_eq!(out.len(), encoded.len(Version::V311));
+            let Some((v3::Packet::Publish(publish), _)) = v3::Codec::default().decode(&mut out).unwrap() else {
+                panic!("no publish");
+            };
+            prop_assert!(out.is_empty());
+            prop_assert_eq!((publish.packet_id, publish.dup), (id, dup));
+            let found = from_publish(*publish).unwrap();
+            prop_assert_eq!((found.topic, found.payload, found.qos), (record.topic, record.payload, record.qos));
+            prop_assert_eq!(found.properties, Properties::default());
         }
     }
 

@@ -17,6 +17,8 @@ impl ReasonCode {
     pub const MALFORMED_PACKET: Self = Self(0x81);
     /// A packet broke the protocol.
     pub const PROTOCOL_ERROR: Self = Self(0x82);
+    /// The server does not speak this version of MQTT.
+    pub const UNSUPPORTED_PROTOCOL_VERSION: Self = Self(0x84);
     /// User name or password are not accepted.
     pub const BAD_USER_NAME_OR_PASSWORD: Self = Self(0x86);
     /// A policy forbids it.

@@ -9,7 +9,8 @@ use std::{
     },
 };
 
-use foreshore_record::{Qos, Record, TopicFilter};
+use bytes::Bytes;
+use foreshore_record::{Qos, Record, TopicFilter, TopicName};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -41,13 +42,30 @@ pub struct Delivery {
     token: Option<Token>,
 }
 
-/// The right to acknowledge one message, once.
+/// The right to acknowledge one message, once. Shared by all who have the message, and by the connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Token {
+pub(crate) struct Token(Arc<Unacknowledged>);
+
+/// What is known of a message that came again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Revived {
+    /// It came over this connection before, as servers of 3.1.1 may do: it is acknowledged once.
+    SentTwice,
+    /// Somebody has it, or has acknowledged it while there was no connection: it need not be handed out again.
+    Taken,
+    /// Nobody has it any more.
+    GivenUp,
+}
+
+#[derive(Debug)]
+struct Unacknowledged {
     acks: Arc<Acks>,
-    connection: u64,
     packet_id: u16,
-    done: Arc<AtomicBool>,
+    topic: TopicName,
+    payload: Bytes,
+    /// The connection that the message came over last. Changed under the lock of `acks`, as `done` is.
+    connection: AtomicU64,
+    done: AtomicBool,
 }
 
 /// Acknowledgements on their way to the connection. Bounded by what the server may send unacknowledged.
@@ -140,24 +158,71 @@ impl Delivery {
     /// Tells the server that the message need not be sent again. A delivery that is dropped without this comes again
     /// on the session's next connection, if the session outlives the present one.
     pub fn acknowledge(self) -> Record {
-        if let Some(token) = self.token
-            && !token.done.swap(true, Ordering::AcqRel)
-        {
-            token.acks.push(token.connection, token.packet_id);
+        if let Some(token) = self.token {
+            token.acknowledge();
         }
         self.record
     }
 }
 
 impl Token {
-    pub(crate) fn new(acks: &Arc<Acks>, packet_id: u16) -> Self {
+    pub(crate) fn new(acks: &Arc<Acks>, packet_id: u16, record: &Record) -> Self {
         let connection = acks.connection.load(Ordering::Acquire);
-        Self {
+        Self(Arc::new(Unacknowledged {
             acks: Arc::clone(acks),
-            connection,
             packet_id,
-            done: Arc::default(),
+            topic: record.topic.clone(),
+            payload: record.payload.clone(),
+            connection: AtomicU64::new(connection),
+            done: AtomicBool::new(false),
+        }))
+    }
+
+    fn acknowledge(&self) {
+        let message = &*self.0;
+        let acks = &message.acks;
+        let mut ready = acks.ready.lock();
+        let first = !message.done.swap(true, Ordering::AcqRel);
+        if first && message.is_of_this_connection() {
+            ready.push(message.packet_id);
+            drop(ready);
+            acks.notify.notify_one();
         }
+    }
+
+    /// Whether it is this message. A server that was set back to an earlier state may mean another one by the identifier.
+    pub(crate) fn is(&self, topic: &str, payload: &[u8]) -> bool {
+        self.0.topic.as_str() == topic && self.0.payload == payload
+    }
+
+    /// The message came again in its session.
+    pub(crate) fn revive(&self) -> Revived {
+        let message = &*self.0;
+        let acks = &message.acks;
+        let mut ready = acks.ready.lock();
+        if message.is_of_this_connection() {
+            return Revived::SentTwice;
+        }
+        let connection = acks.connection.load(Ordering::Acquire);
+        message.connection.store(connection, Ordering::Release);
+        if message.done.load(Ordering::Acquire) {
+            ready.push(message.packet_id);
+            drop(ready);
+            acks.notify.notify_one();
+            return Revived::Taken;
+        }
+        // The connection has one itself.
+        if Arc::strong_count(&self.0) > 1 {
+            Revived::Taken
+        } else {
+            Revived::GivenUp
+        }
+    }
+}
+
+impl Unacknowledged {
+    fn is_of_this_connection(&self) -> bool {
+        self.connection.load(Ordering::Acquire) == self.acks.connection.load(Ordering::Acquire)
     }
 }
 
@@ -167,15 +232,6 @@ impl Acks {
         let mut ready = self.ready.lock();
         self.connection.fetch_add(1, Ordering::AcqRel);
         ready.clear();
-    }
-
-    fn push(&self, connection: u64, packet_id: u16) {
-        let mut ready = self.ready.lock();
-        if self.connection.load(Ordering::Acquire) == connection {
-            ready.push(packet_id);
-            drop(ready);
-            self.notify.notify_one();
-        }
     }
 
     pub(crate) fn take(&self) -> Vec<u16> {
@@ -198,6 +254,8 @@ struct Entry {
     deliveries: mpsc::Sender<Delivery>,
     filters: BTreeMap<TopicFilter, Qos>,
     reserved: usize,
+    /// The server keeps a session for it, also while nobody receives.
+    keeps_session: bool,
 }
 
 /// How a message was dispatched.
@@ -209,6 +267,8 @@ pub(crate) enum Dispatch {
     Unwanted,
     /// A subscriber of a message of QoS 0 had no room for it.
     Dropped,
+    /// Whoever received the session's messages is gone.
+    Unclaimed,
 }
 
 impl Subscriptions {
@@ -220,8 +280,33 @@ impl Subscriptions {
                 deliveries,
                 filters: BTreeMap::new(),
                 reserved,
+                keeps_session: false,
             },
         );
+    }
+
+    /// Adds the subscriber that a session is kept for.
+    pub(crate) fn begin_session(
+        &mut self,
+        id: SubscriberId,
+        deliveries: mpsc::Sender<Delivery>,
+        reserved: usize,
+        filters: impl IntoIterator<Item = (TopicFilter, Qos)>,
+    ) {
+        self.subscribers.insert(
+            id,
+            Entry {
+                deliveries,
+                filters: filters.into_iter().collect(),
+                reserved,
+                keeps_session: true,
+            },
+        );
+    }
+
+    /// Whether a session is kept for a subscriber.
+    pub(crate) fn keeps_session(&self, id: SubscriberId) -> bool {
+        self.subscribers.get(&id).is_some_and(|entry| entry.keeps_session)
     }
 
     /// Adds a filter; false when another subscriber has it.
@@ -288,6 +373,9 @@ impl Subscriptions {
             if !(named || ids.is_empty() && matches()) {
                 continue;
             }
+            if entry.deliveries.is_closed() && entry.keeps_session {
+                return Dispatch::Unclaimed;
+            }
             if entry.deliveries.is_closed() {
                 closed.push(*id);
                 continue;
@@ -301,6 +389,7 @@ impl Subscriptions {
                 .deliveries
                 .try_send(Delivery::new(record.clone(), token.cloned()))
             {
+                Err(_) if entry.keeps_session => return Dispatch::Unclaimed,
                 Ok(()) if outcome == Dispatch::Unwanted => outcome = Dispatch::Delivered,
                 Ok(()) => {}
                 Err(_) => outcome = Dispatch::Dropped,

@@ -109,6 +109,7 @@ impl std::fmt::Debug for Shared {
 #[derive(Default)]
 struct State {
     received: Vec<Received>,
+    unsubscribed: Vec<String>,
     connections: u64,
     open: HashMap<u64, Open>,
     down: bool,
@@ -117,6 +118,8 @@ struct State {
 
 struct Open {
     client_id: String,
+    /// Session expiry interval in seconds; nothing where the client asked for a clean start.
+    keeps: Option<u32>,
     filters: Vec<(TopicFilter, Option<NonZeroU32>)>,
     outbox: mpsc::Sender<(Record, Vec<NonZeroU32>)>,
     /// Messages of QoS 1 that the client acknowledged.
@@ -203,6 +206,19 @@ impl StandIn {
         filters.map(|(filter, _)| filter.to_string()).collect()
     }
 
+    /// For how many seconds the sessions of open connections are to be kept, of those that are to go on with an earlier one.
+    #[must_use]
+    pub fn kept_sessions(&self) -> Vec<u32> {
+        let state = self.shared.state.lock();
+        state.open.values().filter_map(|open| open.keeps).collect()
+    }
+
+    /// Filters that clients were unsubscribed from, in order.
+    #[must_use]
+    pub fn unsubscribed(&self) -> Vec<String> {
+        self.shared.state.lock().unsubscribed.clone()
+    }
+
     /// Messages that clients acknowledged.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
@@ -241,6 +257,14 @@ impl StandIn {
     /// Sends a message to everyone who subscribes to it; how many those are.
     pub fn publish(&self, record: &Record) -> usize {
         self.shared.route(record)
+    }
+
+    /// Sends a message to everyone, whatever they subscribe to, as a server does that remembers filters of earlier.
+    pub fn publish_to_all(&self, record: &Record) {
+        for open in self.shared.state.lock().open.values() {
+            // One that is full has enough to do.
+            drop(open.outbox.try_send((record.clone(), Vec::new())));
+        }
     }
 
     /// Waits until something holds of this stand-in; whether it did within `within`.
@@ -375,11 +399,13 @@ impl Connection {
         }
         let (sender, outbox) = mpsc::channel(1024);
         let client_id = connect.client_id.to_string();
+        let keeps = (!connect.clean_start).then_some(connect.session_expiry_interval_secs);
         self.shared.change(|state| {
             state.connections += 1;
             self.number = state.connections;
             let open = Open {
                 client_id,
+                keeps,
                 filters: Vec::new(),
                 outbox: sender,
                 acknowledged: 0,
@@ -429,6 +455,8 @@ impl Connection {
             Packet::Subscribe(subscribe) => self.subscribe(subscribe).await,
             Packet::Unsubscribe(unsubscribe) => {
                 self.shared.change(|state| {
+                    let gone = unsubscribe.topic_filters.iter();
+                    state.unsubscribed.extend(gone.map(ToString::to_string));
                     if let Some(open) = state.open.get_mut(&number) {
                         open.filters.retain(|(filter, _)| {
                             !unsubscribe

@@ -3,30 +3,35 @@
 use std::{
     io,
     num::{NonZeroU16, NonZeroU32},
+    sync::atomic::Ordering,
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use foreshore_record::{Qos, Record};
 use foreshore_tls::Refusal;
-use rmqtt_codec::v5::{Codec, Connect, ConnectAck, LastWill, Packet};
+use rmqtt_codec::v5::{Connect, ConnectAck, LastWill, Packet};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
-use tokio_util::codec::{Decoder, Encoder};
+use tracing::info;
 
 use crate::{
     error::ConnectError,
-    options::{Options, Security},
+    options::{Options, Security, Versions},
     packet::{qos_from_codec, qos_to_codec, to_publish},
     reason::ReasonCode,
+    version::{Codec, Version},
 };
 
 /// A byte stream: TCP, or TLS over it.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// What a server that knows only MQTT 3.1.1 answers to another version (its section 3.2): a CONNACK without properties.
+const REFUSED_BY_V311: [u8; 4] = [0x20, 0x02, 0x00, 0x01];
 
 /// A connection that the server accepted.
 pub(crate) struct Established {
@@ -39,9 +44,10 @@ pub(crate) struct Established {
     pub(crate) session_present: bool,
 }
 
-/// What the server accepts (MQTT 5.0, section 3.2.2.3).
+/// What the server accepts (MQTT 5.0, section 3.2.2.3); with 3.1.1, which has no words for it, everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
+    pub(crate) version: Version,
     pub(crate) receive_maximum: u16,
     pub(crate) max_packet_size: usize,
     pub(crate) max_qos: Qos,
@@ -53,7 +59,7 @@ pub(crate) struct Limits {
 /// Dials one address, and introduces ourselves.
 pub(crate) async fn establish(address: &str, options: &Options) -> Result<Established, ConnectError> {
     let after = options.connect_timeout;
-    tokio::time::timeout(after, dial(address, options))
+    tokio::time::timeout(after, negotiate(address, options))
         .await
         .unwrap_or_else(|_| {
             Err(ConnectError::Timeout {
@@ -63,7 +69,31 @@ pub(crate) async fn establish(address: &str, options: &Options) -> Result<Establ
         })
 }
 
-async fn dial(address: &str, options: &Options) -> Result<Established, ConnectError> {
+async fn negotiate(address: &str, options: &Options) -> Result<Established, ConnectError> {
+    match options.versions {
+        Versions::V5 => dial(address, options, Version::V5).await,
+        Versions::V311 => dial(address, options, Version::V311).await,
+        Versions::V5OrV311 => {
+            let spoken = &options.v5_was_spoken;
+            let result = dial(address, options, Version::V5).await;
+            match &result {
+                // A proxy hangs up too while the server behind it is away: that makes it no older.
+                Err(error)
+                    if error.is_of_the_version()
+                        || error.is_hanging_up() && !spoken.load(Ordering::Relaxed) =>
+                {
+                    info!(address, %error, "mqtt 5.0 is refused, 3.1.1 is tried");
+                    return dial(address, options, Version::V311).await;
+                }
+                Err(_) => {}
+                Ok(_) => spoken.store(true, Ordering::Relaxed),
+            }
+            result
+        }
+    }
+}
+
+async fn dial(address: &str, options: &Options, version: Version) -> Result<Established, ConnectError> {
     let failed = |source: io::Error| failure(address, source);
     let tcp = TcpStream::connect(address).await.map_err(failed)?;
     tcp.set_nodelay(true).map_err(failed)?;
@@ -79,7 +109,7 @@ async fn dial(address: &str, options: &Options) -> Result<Established, ConnectEr
             )
         }
     };
-    introduce(address, stream, options).await
+    introduce(address, stream, options, version).await
 }
 
 fn failure(address: &str, source: io::Error) -> ConnectError {
@@ -94,13 +124,14 @@ async fn introduce(
     address: &str,
     mut stream: Box<dyn Stream>,
     options: &Options,
+    version: Version,
 ) -> Result<Established, ConnectError> {
     let failed = |source: io::Error| failure(address, source);
     let broken = |message: String| ConnectError::Protocol {
         address: address.to_owned(),
         message,
     };
-    let mut codec = Codec::new(options.max_packet_size, 0);
+    let mut codec = Codec::new(version, options.max_packet_size);
     let mut outbound = BytesMut::new();
     let connect = Packet::Connect(Box::new(connect_packet(options)));
     codec
@@ -111,12 +142,19 @@ async fn introduce(
 
     let mut inbound = BytesMut::with_capacity(16 * 1024);
     let acceptance = loop {
+        if version == Version::V5 && inbound.starts_with(&REFUSED_BY_V311) {
+            return Err(ConnectError::Refused {
+                address: address.to_owned(),
+                reason: ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
+                message: String::new(),
+            });
+        }
         match codec
             .decode(&mut inbound)
             .map_err(|error| broken(error.to_string()))?
         {
-            Some((Packet::ConnectAck(acceptance), _)) => break acceptance,
-            Some((packet, _)) => {
+            Some(Packet::ConnectAck(acceptance)) => break acceptance,
+            Some(packet) => {
                 return Err(broken(format!(
                     "answered the connection with packet type {:#04x}",
                     packet.packet_type()
@@ -143,7 +181,7 @@ async fn introduce(
     if acceptance.session_present && options.clean_start {
         return Err(broken("found a session although none was asked for".to_owned()));
     }
-    let limits = limits_of(&acceptance, options);
+    let limits = limits_of(&acceptance, options, version);
     let session_present = acceptance.session_present;
     Ok(Established {
         address: address.to_owned(),
@@ -155,11 +193,12 @@ async fn introduce(
     })
 }
 
-fn limits_of(acceptance: &ConnectAck, options: &Options) -> Limits {
+fn limits_of(acceptance: &ConnectAck, options: &Options, version: Version) -> Limits {
     let keep_alive = acceptance
         .server_keepalive_sec
         .map_or(options.keep_alive, |seconds| Duration::from_secs(seconds.into()));
     Limits {
+        version,
         receive_maximum: acceptance.receive_max.get(),
         max_packet_size: acceptance
             .max_packet_size

@@ -40,6 +40,8 @@ impl DropReason {
     pub const REFUSED: Self = Self(Cow::Borrowed("refused"));
     /// It is larger than the receiver takes.
     pub const TOO_LARGE: Self = Self(Cow::Borrowed("too_large"));
+    /// It has been where it would go.
+    pub const LOOP: Self = Self(Cow::Borrowed("loop"));
     /// It was damaged on disk.
     pub const CORRUPT: Self = Self(Cow::Borrowed("corrupt"));
 

@@ -7,6 +7,9 @@ pub const EPOCH: &str = "foreshore-epoch";
 /// Number of a record: which record of that life ([`crate::SourceNumber::sequence`]).
 pub const SEQUENCE: &str = "foreshore-sequence";
 
+/// A broker that a record has left for another one, by what our own broker or the endpoint is known by; once for each.
+pub const VIA: &str = "foreshore-via";
+
 /// Namespace of the asset that a record belongs to.
 pub const NAMESPACE: &str = "foreshore-namespace";
 /// Name of the asset that a record belongs to.

@@ -19,7 +19,8 @@ use crate::{
     inflight::{LARGEST_PUBLISH_ID, OUTBOUND_HIGH, Unexpected},
     packet::{from_publish, qos_to_codec},
     reason::ReasonCode,
-    subscriptions::{Dispatch, SubscriberId, Token},
+    subscriptions::{Dispatch, Revived, SubscriberId, Token},
+    version::Version,
 };
 
 /// Filters in one SUBSCRIBE.
@@ -36,9 +37,26 @@ fn text(words: Option<impl std::fmt::Display>) -> String {
 }
 
 impl Service {
+    /// Whether more may be taken from the server. With MQTT 5 it knows our receive maximum and stops by itself; with 3.1.1
+    /// it is stopped by not being heard. So is one of MQTT 5 that sends more all the same: to leave it would only make it
+    /// send the session's messages again, as mosquitto does after its restart, without end.
+    pub(super) fn may_receive(&self, wire: &Wire) -> bool {
+        match wire.limits.version {
+            Version::V5 if !self.is_for_session => true,
+            Version::V5 => self.unacknowledged <= self.receive_maximum(),
+            Version::V311 => self.unacknowledged < self.receive_maximum(),
+        }
+    }
+
+    fn receive_maximum(&self) -> usize {
+        usize::from(self.options.receive_maximum.max(1))
+    }
+
     /// Handles every packet that was read completely.
     pub(super) fn receive(&mut self, wire: &mut Wire) -> Result<(), ConnectionLost> {
-        while let Some(packet) = wire.decode()? {
+        while self.may_receive(wire)
+            && let Some(packet) = wire.decode()?
+        {
             self.handle(packet, wire)?;
         }
         self.in_flight.pump(&mut wire.outbound);
@@ -83,23 +101,38 @@ impl Service {
             QoS::AtLeastOnce => publish.packet_id,
             QoS::ExactlyOnce => return Err(broken("sent a message of qos 2, which was not subscribed")),
         };
+        // As long as we have not acknowledged it, the server gives its identifier to no other message of the session.
+        let known = packet_id.and_then(|id| self.received.get(&id));
+        let again = known
+            .filter(|known| publish.dup && known.is(&publish.topic, &publish.payload))
+            .map(Token::revive);
+        if again == Some(Revived::SentTwice) {
+            return Ok(());
+        }
         if packet_id.is_some() {
             self.unacknowledged += 1;
-            if self.unacknowledged > usize::from(self.options.receive_maximum.max(1)) {
+            if self.unacknowledged > self.receive_maximum() && !self.is_for_session {
                 return Err(broken("sent more messages than our receive maximum"));
             }
+        }
+        if again == Some(Revived::Taken) {
+            return Ok(());
         }
         let ids = publish
             .properties
             .as_ref()
             .map(|properties| properties.subscription_ids.clone());
         let record = from_publish(publish).map_err(|error| broken(error.to_string()))?;
-        let token = packet_id.map(|id| Token::new(&self.acks, id.get()));
+        let token = packet_id.map(|id| Token::new(&self.acks, id.get(), &record));
         match self
             .subscriptions
             .dispatch(&ids.unwrap_or_default(), &record, token.as_ref())
         {
-            Dispatch::Delivered => Ok(()),
+            Dispatch::Delivered => {
+                self.received.extend(packet_id.zip(token));
+                Ok(())
+            }
+            Dispatch::Unclaimed => Err(ConnectionLost::Unclaimed),
             Dispatch::Unwanted => {
                 debug!(topic = %record.topic, "message for a subscription that has ended");
                 packet_id.map_or(Ok(()), |id| self.puback(id, wire))
@@ -116,6 +149,7 @@ impl Service {
 
     fn puback(&mut self, packet_id: NonZeroU16, wire: &mut Wire) -> Result<(), ConnectionLost> {
         self.unacknowledged = self.unacknowledged.saturating_sub(1);
+        self.received.remove(&packet_id);
         wire.encode(Packet::PublishAck(PublishAck {
             packet_id,
             reason_code: PublishAckReason::Success,
@@ -192,6 +226,9 @@ impl Service {
                     Ok(())
                 }
             }
+            Some(Control::End { subscriber }) if self.subscriptions.keeps_session(subscriber) => {
+                Err(ConnectionLost::Unclaimed)
+            }
             Some(Control::End { subscriber }) => {
                 let filters = self.subscriptions.end(subscriber);
                 self.unsubscribe(filters, wire)
@@ -213,8 +250,15 @@ impl Service {
                 .iter()
                 .any(|asked| asked.subscriber == id && asked.filters.iter().any(|(one, _)| one == filter))
         };
+        if !self.session_subscribed {
+            self.unsubscribe(self.former.clone(), wire)?;
+        }
         let mut all = Vec::new();
         for (subscriber, mut filters) in self.subscriptions.all() {
+            // Subscribed anew, 3.1.1 sends again what is retained.
+            if self.session_subscribed && self.subscriptions.keeps_session(subscriber) {
+                continue;
+            }
             filters.retain(|(filter, _)| !is_awaited(subscriber, filter));
             all.extend(
                 filters
@@ -282,16 +326,32 @@ impl Service {
             return Err(broken("answered a subscription with another number of filters"));
         }
         let message = text(ack.reason_string);
+        let of_session = self.subscriptions.keeps_session(asked.subscriber);
         let mut result = Ok(());
-        for ((filter, _), status) in asked.filters.iter().zip(ack.status) {
+        for ((filter, qos), status) in asked.filters.iter().zip(ack.status) {
             let reason = ReasonCode(status.into());
             if !reason.is_error() {
+                // The code of a granted subscription is its quality of service.
+                if of_session && reason.0 < u8::from(*qos) {
+                    warn!(
+                        filter = filter.as_str(),
+                        granted = reason.0,
+                        "the server keeps nothing of this filter for us"
+                    );
+                }
                 continue;
             }
             let (filter_text, message) = (filter.to_string(), message.clone());
             match &asked.reply {
                 Some(_) => drop(self.subscriptions.remove(asked.subscriber, filter)),
                 // It was accepted before: a policy has changed, and may change back until the next connection.
+                None if of_session => {
+                    return Err(ConnectionLost::Subscription(SubscribeError::Refused {
+                        filter: filter_text,
+                        reason,
+                        message,
+                    }));
+                }
                 None => warn!(filter = filter_text, %reason, "subscription refused after a reconnect"),
             }
             result = Err(SubscribeError::Refused {
@@ -299,6 +359,10 @@ impl Service {
                 reason,
                 message,
             });
+        }
+        let mut unanswered = self.unanswered.values();
+        if of_session && !unanswered.any(|other| other.subscriber == asked.subscriber) {
+            self.session_subscribed = true;
         }
         if let Some(reply) = asked.reply {
             drop(reply.send(result));

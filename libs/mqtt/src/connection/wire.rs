@@ -3,16 +3,16 @@
 use std::{io, time::Duration};
 
 use bytes::BytesMut;
-use rmqtt_codec::v5::{Codec, Disconnect, DisconnectReasonCode, Packet};
+use rmqtt_codec::v5::{Disconnect, DisconnectReasonCode, Packet};
 use tokio::{
     io::{AsyncWriteExt, ReadHalf, WriteHalf},
     time::Instant,
 };
-use tokio_util::codec::{Decoder, Encoder};
 
 use crate::{
     error::ConnectionLost,
     transport::{Established, Limits, Stream},
+    version::Codec,
 };
 
 /// Free space to read into.
@@ -84,7 +84,7 @@ impl Wire {
 
     /// The next packet that was read completely.
     pub(super) fn decode(&mut self) -> Result<Option<Packet>, ConnectionLost> {
-        Ok(self.codec.decode(&mut self.inbound)?.map(|(packet, _)| packet))
+        Ok(self.codec.decode(&mut self.inbound)?)
     }
 
     /// Writes a packet to the outbound buffer.
@@ -112,6 +112,12 @@ impl Wire {
         self.received_at = Instant::now();
         self.pinged_at = None;
         Ok(())
+    }
+
+    /// The server is not heard at the moment, by our own doing: its silence means nothing.
+    pub(super) fn is_not_heard(&mut self) {
+        self.received_at = Instant::now();
+        self.pinged_at = None;
     }
 
     pub(super) fn has_written(&mut self, written: Pushed) -> Result<(), ConnectionLost> {

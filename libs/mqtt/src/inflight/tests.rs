@@ -11,6 +11,7 @@ use crate::error::PublishError;
 
 fn limits(receive_maximum: u16) -> Limits {
     Limits {
+        version: crate::version::Version::V5,
         receive_maximum,
         max_packet_size: usize::MAX,
         max_qos: Qos::ExactlyOnce,
