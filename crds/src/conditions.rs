@@ -106,6 +106,10 @@ pub mod reasons {
     pub const DEGRADED: &str = "Degraded";
     /// The other side can't be reached.
     pub const UNREACHABLE: &str = "Unreachable";
+    /// The broker that messages come from does not answer.
+    pub const QUEUE_UNAVAILABLE: &str = "QueueUnavailable";
+    /// The broker that messages come from does not let us take them.
+    pub const QUEUE_FORBIDDEN: &str = "QueueForbidden";
     /// The other side refused who we are.
     pub const AUTHENTICATION_FAILED: &str = "AuthenticationFailed";
     /// The other side's certificate is not trusted, or ours is not trusted there.

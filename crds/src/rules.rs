@@ -289,6 +289,23 @@ pub(crate) fn sinks_after_route_name_inputs() -> Rule {
     .field_path(".sinks")
 }
 
+/// Another broker keeps what waits for the sinks of a dataflow that it is the source of, by its own rules.
+pub(crate) fn queue_of_its_own(field: &str) -> Rule {
+    only_where(field, "!has(self.source.endpointRef)", FOR_OUR_BROKER)
+}
+
+/// As [`queue_of_its_own`], for each sink.
+pub(crate) fn sinks_queue_of_its_own() -> Rule {
+    plain(
+        "!has(self.source.endpointRef) || self.sinks.all(s, !has(s.buffer))",
+        "buffer of a sink",
+        &format!("buffer only {FOR_OUR_BROKER}"),
+    )
+    .field_path(".sinks")
+}
+
+const FOR_OUR_BROKER: &str = "without source.endpointRef; another broker keeps what waits by its own rules";
+
 const CERTIFICATE_FACTS: [&str; 11] = [
     "CN", "O", "OU", "C", "L", "ST", "dns", "uri", "email", "serial", "issuer",
 ];

@@ -50,8 +50,8 @@ pub(crate) fn of<'a>(valid: &'a Valid) -> BTreeMap<ObjectKey, Details> {
     let mut details = All::default();
     let devices = count(valid.devices.values().map(|device| &device.connector));
     let assets = count(valid.assets.values().map(|asset| &asset.device));
-    // One with several sinks at an endpoint is one dataflow.
-    let endpoints = |dataflow: &'a ValidDataflow| dataflow.endpoints.iter().collect::<BTreeSet<_>>();
+    // One with several sinks at an endpoint, or with its source there too, is one dataflow.
+    let endpoints = |dataflow: &'a ValidDataflow| dataflow.all_endpoints().collect::<BTreeSet<_>>();
     let flows = count(valid.dataflows.values().flat_map(endpoints));
     let number = |counts: &BTreeMap<&Name, usize>, name| counts.get(name).copied().unwrap_or_default();
     for (name, broker) in &valid.brokers {

@@ -112,11 +112,7 @@ impl Courier {
                 policy: Arc::clone(&plan.policy),
             };
             let begun = Instant::now();
-            let mut trip_plan = plan.trip.clone();
-            trip_plan.max_inflight = trip_plan
-                .max_inflight
-                .min(sink.capabilities().max_inflight)
-                .max(1);
+            let trip_plan = plan.trip.clone().within(&sink.capabilities());
             let mut trip = Trip::new(way, trip_plan, &self.observer);
             let interrupt = interrupted(&mut self.plan, &self.shutdown);
             match trip.run(interrupt).await {
@@ -170,6 +166,8 @@ impl Courier {
         {
             return Ok(Arc::clone(open));
         }
+        // Of two openings of the same session the other broker would end one.
+        self.open = None;
         let mut backoff = Backoff::new(OPEN_BACKOFF.0, OPEN_BACKOFF.1);
         loop {
             let path = Arc::clone(&self.path);
@@ -180,7 +178,9 @@ impl Courier {
                     return Ok(open);
                 }
                 Err(error @ QueueError::NotFound { .. }) => (reason::QUEUE_MISSING, error),
-                Err(error @ QueueError::Forbidden { .. }) => (reason::QUEUE_FORBIDDEN, error),
+                Err(error @ (QueueError::Forbidden { .. } | QueueError::Refused { .. })) => {
+                    (reason::QUEUE_FORBIDDEN, error)
+                }
                 Err(error) => (reason::QUEUE_UNAVAILABLE, error),
             };
             // The broker may hear of the path a moment later than its runner.

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use crate::{
     health::reason,
     parcel::{Parcel, Part},
-    sink::{Batch, Delivery, Sink, SinkError},
+    sink::{Batch, Delivery, Output, Sink, SinkError},
 };
 
 /// How a parcel is delivered.
@@ -84,7 +84,7 @@ impl Way {
     /// Delivers a part and returns how its entries leave.
     async fn deliver(&self, parcel: &Parcel, part: &Part, lane: Lane) -> Result<Vec<Settlement>, Refusal> {
         if !part.has_outputs() {
-            return Ok(parcel.settlements(part, |_| None).collect());
+            return Ok(parcel.settlements(part, |_| Delivery::Delivered).collect());
         }
         let mut tries = parcel.attempts(part);
         let (shortest, longest) = self.policy.backoff;
@@ -102,7 +102,10 @@ impl Way {
             tries += 1;
             if tries >= self.policy.max_attempts {
                 let reason = format!("refused {tries} times: {cause}");
-                return Ok(parcel.settlements(part, |_| Some(reason.clone())).collect());
+                let refused = |_: &Output| Delivery::DeadLetter {
+                    reason: reason.clone(),
+                };
+                return Ok(parcel.settlements(part, refused).collect());
             }
             sleep(backoff.next_delay()).await;
         }
@@ -162,11 +165,11 @@ enum Refusal {
 
 fn settle_each(parcel: &Parcel, part: &Part, deliveries: Vec<Delivery>) -> Vec<Settlement> {
     let mut deliveries = deliveries.into_iter();
-    let settlements = parcel.settlements(part, move |_| match deliveries.next() {
-        Some(Delivery::Delivered) => None,
-        Some(Delivery::DeadLetter { reason }) => Some(reason),
+    let settlements = parcel.settlements(part, move |_| {
         // Excluded: their number was compared.
-        None => Some("sink gave no answer".to_owned()),
+        deliveries.next().unwrap_or_else(|| Delivery::DeadLetter {
+            reason: "sink gave no answer".to_owned(),
+        })
     });
     settlements.collect()
 }

@@ -6,10 +6,14 @@ use async_trait::async_trait;
 use foreshore_control::{
     Nack, Reporter, ResourceKey,
     plan::{ConnectionPlan, EndpointPlan, ObjectRef, SecretPlan, SecretValue},
+    queue::Paths,
 };
-use foreshore_crds::v1alpha1::{
-    dataflow::{Delivery, Sink as SinkSpec},
-    dataflow_endpoint::EndpointType,
+use foreshore_crds::{
+    types::{ItemName, TopicFilter},
+    v1alpha1::{
+        dataflow::{Delivery, Sink as SinkSpec},
+        dataflow_endpoint::EndpointType,
+    },
 };
 use foreshore_runtime::{Metrics, Shutdown};
 use foreshore_tls::Identity;
@@ -59,6 +63,23 @@ pub struct SinkSetup {
     /// Name of its path.
     pub path: String,
     /// Where it leads.
+    pub endpoint: EndpointSetup,
+    /// UID of the Broker, or of the endpoint, that its records come from.
+    pub origin: String,
+}
+
+/// What the queue of a sink is made from, where the source is an endpoint.
+#[derive(Clone)]
+pub struct SourceSetup {
+    /// The dataflow.
+    pub dataflow: ObjectRef,
+    /// Name of the sink that the queue is for.
+    pub sink: ItemName,
+    /// Name of its path.
+    pub path: String,
+    /// Topic filters.
+    pub topics: Vec<TopicFilter>,
+    /// Where messages come from.
     pub endpoint: EndpointSetup,
 }
 
@@ -121,6 +142,20 @@ pub trait SinkFactory: Send + Sync + 'static {
     /// # Errors
     /// What this program can't do, or what is missing; the earlier version of the dataflow stays in force.
     fn check_sink(&self, setup: &SinkSetup) -> Result<(), Nack>;
+
+    /// Makes the queue that a sink reads where the source of its dataflow is an endpoint. Nothing is connected before the
+    /// queue is opened.
+    ///
+    /// # Errors
+    /// What this program can't do, or what is missing; the earlier version of the dataflow stays in force.
+    fn source(&self, setup: &SourceSetup) -> Result<Arc<dyn Paths>, Nack> {
+        let (name, kind) = (
+            &setup.endpoint.endpoint.object.name,
+            self.endpoint_type().as_str(),
+        );
+        let message = format!("endpoint {name:?} is of type {kind}, a source is of type mqtt");
+        Err(Nack::new("UnsupportedHere", message))
+    }
 
     /// An endpoint, or what it refers to, is in force from now on. It comes before the sinks that lead to it, which are
     /// made anew.

@@ -14,7 +14,7 @@ pub mod reason {
     pub const QUEUE_UNAVAILABLE: &str = "QueueUnavailable";
     /// The broker has not made the queue (yet).
     pub const QUEUE_MISSING: &str = "QueueMissing";
-    /// The broker does not let this role read the queue.
+    /// The broker does not let us read the queue.
     pub const QUEUE_FORBIDDEN: &str = "QueueForbidden";
     /// Another runner has opened the queue; this one has stopped.
     pub const FENCED: &str = "Fenced";

@@ -1,6 +1,7 @@
 //! The dataflow engine: from a durable queue through stages to a sink.
 //!
-//! Each sink of a dataflow has a durable queue of its own at the broker, its path. A courier reads it, takes
+//! Each sink of a dataflow has a durable queue of its own at the broker, its path; where the source is another broker, its
+//! session there. A courier reads it, takes
 //! the records through the stages that lead to the sink, hands batches to the sink, and settles each entry with what
 //! became of it. An entry leaves its queue only after the sink's own acknowledgement: a crash repeats and never loses.
 //!
@@ -39,6 +40,6 @@ mod tests;
 mod trip;
 
 pub use assets::Assets;
-pub use factory::{EndpointSetup, Secrets, SinkFactory, SinkSetup, Surroundings};
+pub use factory::{EndpointSetup, Secrets, SinkFactory, SinkSetup, SourceSetup, Surroundings};
 pub use role::{DataflowRole, Queues, RemoteQueues, Runner, RunnerOptions};
 pub use sink::{Batch, Capabilities, Delivery, Output, Sink, SinkError};

@@ -6,7 +6,10 @@ use foreshore_control::queue::{Entry, EntryId, Settlement};
 use foreshore_record::{Interval, Outcome, Record};
 use tokio::time::Instant;
 
-use crate::{sink::Output, stage::Processed};
+use crate::{
+    sink::{Delivery, Output},
+    stage::Processed,
+};
 
 /// Entries that went through the stages, in order of id, with what the stages made of them.
 #[derive(Debug, Default)]
@@ -162,7 +165,7 @@ impl Parcel {
     pub(crate) fn settlements<'p>(
         &'p self,
         part: &Part,
-        mut of_output: impl FnMut(&Output) -> Option<String> + 'p,
+        mut of_output: impl FnMut(&Output) -> Delivery + 'p,
     ) -> impl Iterator<Item = Settlement> + 'p {
         let mut next = part.outputs.start;
         self.handled(part).iter().map(move |entry| {
@@ -175,20 +178,22 @@ impl Parcel {
                     outcome: outcome.clone(),
                 };
             }
-            let mut refused = None;
+            let (mut refused, mut dropped) = (None, None);
             let mut emitted = 0;
             for output in outputs {
                 match of_output(output) {
-                    None => emitted += 1,
-                    Some(reason) => refused = refused.or(Some(reason)),
+                    Delivery::Delivered => emitted += 1,
+                    Delivery::DeadLetter { reason } => refused = refused.or(Some(reason)),
+                    Delivery::Dropped { reason } => dropped = dropped.or(Some(reason)),
                 }
             }
-            let outcome = match refused {
-                None => Outcome::Delivered,
-                Some(reason) => Outcome::DeadLettered {
+            let outcome = match (refused, dropped) {
+                (Some(reason), _) => Outcome::DeadLettered {
                     stage: SINK_STAGE.to_owned(),
                     reason,
                 },
+                (None, Some(reason)) if emitted == 0 => Outcome::Dropped { reason },
+                (None, _) => Outcome::Delivered,
             };
             Settlement {
                 id: entry.id,

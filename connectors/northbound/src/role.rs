@@ -249,6 +249,11 @@ impl DataflowRole {
     fn couriers_shown(&self) -> Vec<reports::Shown> {
         let shown = self.couriers.values().map(|running| reports::Shown {
             setup: running.desired.plan.setup.clone(),
+            source: running
+                .desired
+                .source
+                .as_ref()
+                .map(|source| source.endpoint.object.clone()),
             paths: Arc::clone(&running.desired.plan.paths),
         });
         shown.collect()

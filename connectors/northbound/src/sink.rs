@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use foreshore_record::{EntryId, Interval, Lane, Record};
+use foreshore_record::{DropReason, EntryId, Interval, Lane, Record};
 
 /// One record for the sink: what the stages made of an entry.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +56,11 @@ pub struct Batch<'a> {
 pub enum Delivery {
     /// The other side holds it for good, by its own documented acknowledgement.
     Delivered,
+    /// It is not to go there.
+    Dropped {
+        /// By which policy.
+        reason: DropReason,
+    },
     /// The other side will never take it; it becomes a dead letter of the stage `sink`.
     DeadLetter {
         /// Why, in words for the user.

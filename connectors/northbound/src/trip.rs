@@ -25,7 +25,7 @@ use crate::{
     health::reason,
     observer::Observer,
     parcel::{Limits, Parcel},
-    sink::SinkError,
+    sink::{Capabilities, SinkError},
     stage::Stages,
 };
 
@@ -44,10 +44,22 @@ pub(crate) struct TripPlan {
     pub(crate) stages: Stages,
     pub(crate) limits: Limits,
     pub(crate) lane: SinkLane,
-    /// Deliveries side by side.
+    /// Deliveries side by side. One alone keeps the order of ids, over failures too: the backlog goes first.
     pub(crate) max_inflight: usize,
-    /// Keeps the order of ids over failures: the backlog goes first.
-    pub(crate) strict_order: bool,
+}
+
+impl TripPlan {
+    /// Keeps to what the sink can do.
+    pub(crate) fn within(mut self, capabilities: &Capabilities) -> Self {
+        self.max_inflight = self.max_inflight.min(capabilities.max_inflight).max(1);
+        self.limits.outputs = self.limits.outputs.min(capabilities.max_outputs).max(1);
+        self.limits.bytes = self.limits.bytes.min(capabilities.max_bytes);
+        self
+    }
+
+    fn keeps_order(&self) -> bool {
+        self.max_inflight == 1
+    }
 }
 
 /// Why a trip ended.
@@ -210,7 +222,7 @@ impl<'c> Trip<'c> {
             ..
         } = self;
         backlog.begin_read(&way.open, &plan.stages, now);
-        if !plan.strict_order || backlog.is_done() && self.inflight_backlog == 0 {
+        if !plan.keeps_order() || backlog.is_done() && self.inflight_backlog == 0 {
             live.begin_read(&way.open, &plan.stages, now);
         }
     }
@@ -313,13 +325,13 @@ impl<'c> Trip<'c> {
                 self.feed(region).take_in(entries);
                 Ok(())
             }
-            Err(QueueError::Unavailable { cause }) => {
+            Err(error) => {
+                let (reason, cause) = passing(&error).ok_or(error)?;
                 let wait = self.queue_backoff.next_delay();
-                self.observer.unavailable(reason::QUEUE_UNAVAILABLE, &cause);
+                self.observer.unavailable(reason, &cause);
                 self.feed(region).retry_at(Instant::now() + wait);
                 Ok(())
             }
-            Err(error) => Err(error),
         }
     }
 
@@ -327,7 +339,7 @@ impl<'c> Trip<'c> {
         match answer {
             Ok(tail) => {
                 if std::mem::take(&mut self.discarded) {
-                    if !self.plan.strict_order {
+                    if !self.plan.keeps_order() {
                         self.boundary = tail;
                     }
                     self.live.rewind(self.boundary);
@@ -342,14 +354,14 @@ impl<'c> Trip<'c> {
                 self.failed(&error, Instant::now());
                 Ok(())
             }
-            Err(Trouble::Queue(QueueError::Unavailable { cause })) => {
-                self.observer.unavailable(reason::QUEUE_UNAVAILABLE, &cause);
+            Err(Trouble::Queue(error)) => {
+                let (reason, cause) = passing(&error).ok_or(error)?;
+                self.observer.unavailable(reason, &cause);
                 self.standing = Standing::Down {
                     until: Instant::now() + self.queue_backoff.next_delay(),
                 };
                 Ok(())
             }
-            Err(Trouble::Queue(error)) => Err(error),
         }
     }
 
@@ -415,6 +427,15 @@ impl<'c> Trip<'c> {
                 }
             }
         }));
+    }
+}
+
+/// Why a queue can't be read that may be read later, as health tells it.
+fn passing(error: &QueueError) -> Option<(&'static str, String)> {
+    match error {
+        QueueError::Unavailable { cause } => Some((reason::QUEUE_UNAVAILABLE, cause.clone())),
+        QueueError::Refused { cause } => Some((reason::QUEUE_FORBIDDEN, cause.clone())),
+        _ => None,
     }
 }
 

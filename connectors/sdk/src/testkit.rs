@@ -122,6 +122,7 @@ impl Harness {
         let connection = ConnectionPlan {
             namespace: NAMESPACE.to_owned(),
             broker: "stand-in".to_owned(),
+            uid: "uid-stand-in".to_owned(),
             mqtt_addresses: vec![harness.broker.address().to_owned()],
             queue_addresses: Vec::new(),
             server_name: SERVER_NAME.to_owned(),

@@ -1,4 +1,4 @@
-//! `Dataflow`: from the broker through stages to sinks.
+//! `Dataflow`: from a broker through stages to sinks.
 
 use std::time::Duration as StdDuration;
 
@@ -37,7 +37,7 @@ use crate::{
     doc = "Messages from the broker, through stages, to sinks. Without inputs the stages are a line: each takes what the one before it gives, the first what the source gives, every sink what the last stage gives.",
     printcolumn(name = "Sinks", type_ = "integer", json_path = ".status.sinks")
 )]
-#[x_kube(validation = rules::stage_inputs_are_above(), validation = rules::sink_inputs_exist(), validation = rules::stages_after_route_name_inputs(), validation = rules::sinks_after_route_name_inputs())]
+#[x_kube(validation = rules::stage_inputs_are_above(), validation = rules::sink_inputs_exist(), validation = rules::stages_after_route_name_inputs(), validation = rules::sinks_after_route_name_inputs(), validation = rules::queue_of_its_own("buffer"), validation = rules::queue_of_its_own("deadLetter"), validation = rules::sinks_queue_of_its_own())]
 #[serde(rename_all = "camelCase")]
 pub struct DataflowSpec {
     /// Whether it runs; true where it is left out. Switched off, its queues go on filling within their bounds.
@@ -127,14 +127,19 @@ impl DataflowSpec {
     }
 }
 
-/// Where messages come from.
+/// Where messages come from: a Broker of the namespace, or an endpoint.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = rules::at_most_one_of(&["brokerRef", "endpointRef"]))]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
     /// Broker; may be left out where the namespace has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker_ref: Option<LocalRef>,
-    /// Topic filters; a message that matches several comes once.
+    /// An MQTT endpoint with an address: another broker. It keeps a session for each sink, which is the sink's queue: a
+    /// message is acknowledged there when the sink has acknowledged it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint_ref: Option<LocalRef>,
+    /// Topic filters; a message that matches several comes once, from an endpoint as often as the broker there sends it.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub topics: Vec<TopicFilter>,
@@ -446,7 +451,8 @@ pub struct Delivery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_attempts: Option<u32>,
-    /// Batches that wait for the sink's acknowledgement; 4 where it is left out, 1 keeps strict order over failures.
+    /// Batches that wait for the sink's acknowledgement; 4 where it is left out, 1 keeps strict order over failures. MQTT
+    /// and file endpoints take one at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
     pub max_inflight: Option<u32>,
@@ -480,7 +486,7 @@ pub struct Batch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::size_between("1Ki", "64Mi"))]
     pub max_bytes: Option<ByteSize>,
-    /// Wait for company; 100ms where it is left out.
+    /// Wait for company; 100ms where it is left out, none where the source is an endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::duration_between("0s", "10m"))]
     pub max_delay: Option<Duration>,

@@ -1,4 +1,4 @@
-//! `DataflowEndpoint`: how to reach a system that dataflows deliver to.
+//! `DataflowEndpoint`: how to reach a system that dataflows deliver to, or take from.
 
 use std::{collections::BTreeMap, time::Duration as StdDuration};
 
@@ -14,7 +14,7 @@ use crate::{
     types::{ByteSize, Duration, Host, HostPort, ItemName, RelativePath, Text, Url, effective},
 };
 
-/// How to reach a system that dataflows deliver to. Exactly one member.
+/// How to reach a system that dataflows deliver to, or take from. Exactly one member.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "foreshore.dev",
@@ -27,7 +27,7 @@ use crate::{
     derive = "PartialEq",
     shortname = "fsend",
     category = "foreshore",
-    doc = "How to reach a system that dataflows deliver to. Exactly one member.",
+    doc = "How to reach a system that dataflows deliver to, or take from. Exactly one member.",
     printcolumn(name = "Dataflows", type_ = "integer", json_path = ".status.dataflows")
 )]
 #[x_kube(validation = rules::exactly_one_of(&["cloud", "mqtt", "file", "kafka", "http", "postgresql", "objectStore"]))]
@@ -200,25 +200,30 @@ pub struct MqttEndpoint {
     /// Which certificates are believed; the system's authorities where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<Trust>,
-    /// Version; V5 where it is left out.
+    /// Version; where it is left out V5, and V311 with a server that refuses that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<MqttVersion>,
-    /// First part of client identifiers; `foreshore` where it is left out.
+    /// First part of client identifiers; `foreshore` where it is left out. Sites that share a broker need one each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id_prefix: Option<ItemName>,
     /// Keep-alive; 30s where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::duration_between("1s", "18h"))]
     pub keep_alive: Option<Duration>,
-    /// Publishes that wait for their acknowledgement; 256 where it is left out, never more than the broker allows.
+    /// Publishes that wait for their acknowledgement, in each direction; 256 where it is left out, never more than the broker allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_535))]
     pub max_inflight: Option<u32>,
+    /// How long the broker shall keep what waits for a dataflow that it is the source of, after a connection ended; 168h
+    /// where it is left out. With V311 it alone decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::duration_between("1s", "99999h"))]
+    pub session_expiry: Option<Duration>,
 }
 
 effective!(MqttEndpoint {
-    /// Version:
-    effective_version: version -> MqttVersion = MqttVersion::V5;
+    /// How long the broker shall keep what waits:
+    effective_session_expiry: session_expiry -> StdDuration = StdDuration::from_secs(168 * 3600);
     /// Keep-alive:
     effective_keep_alive: keep_alive -> StdDuration = StdDuration::from_secs(30);
     /// Publishes that wait for their acknowledgement:
@@ -516,7 +521,7 @@ pub struct DataflowEndpointStatus {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// Number of dataflows that deliver to it.
+    /// Number of dataflows that deliver to it or take from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataflows: Option<i32>,
 }

@@ -93,6 +93,9 @@ pub struct ConnectionPlan {
     pub namespace: String,
     /// Name of the broker.
     pub broker: String,
+    /// UID of the broker.
+    #[serde(default)]
+    pub uid: String,
     /// Addresses (`host:port`) of the listener for roles with our certificates.
     pub mqtt_addresses: Vec<String>,
     /// Addresses (`host:port`) of the queue service.

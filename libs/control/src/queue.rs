@@ -116,6 +116,12 @@ pub enum Error {
         /// The path.
         path: String,
     },
+    /// The queue is kept elsewhere, and is not let to us until somebody changes something; try again.
+    #[error("broker refuses: {cause}")]
+    Refused {
+        /// What was refused, in the broker's words.
+        cause: String,
+    },
     /// The broker can't be reached or can't answer now; try again.
     #[error("broker is unavailable: {cause}")]
     Unavailable {

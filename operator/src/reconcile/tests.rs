@@ -544,15 +544,96 @@ fn a_pass_over_the_same_changes_nothing() {
 }
 
 #[test]
-fn the_example_is_right() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/bottling-line");
-    let options = Options {
-        paths: vec![path],
-        default_namespace: "bottling".to_owned(),
-        ..Options::default()
+fn the_examples_are_right() {
+    for (name, objects) in [("bottling-line", 20), ("bridge", 6)] {
+        let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
+        let options = Options {
+            paths: vec![examples.join(name)],
+            default_namespace: "plant".to_owned(),
+            ..Options::default()
+        };
+        let report = crate::check::check(options, Platform::standalone()).unwrap();
+        assert!(report.is_right() && report.objects >= objects, "{report}");
+    }
+}
+
+/// The plant with a dataflow from another broker.
+const FROM_ELSEWHERE: &str = "
+---
+apiVersion: foreshore.dev/v1alpha1
+kind: DataflowEndpoint
+metadata: {name: elsewhere}
+spec:
+  mqtt: {address: 'mqtt://elsewhere:1883'}
+---
+apiVersion: foreshore.dev/v1alpha1
+kind: DataflowEndpoint
+metadata: {name: own}
+spec:
+  mqtt: {brokerRef: {name: main}}
+---
+apiVersion: foreshore.dev/v1alpha1
+kind: Dataflow
+metadata: {name: in}
+spec:
+  source:
+    endpointRef: {name: elsewhere}
+    topics: [in/#]
+  sinks:
+  - name: own
+    endpointRef: {name: own}
+";
+
+#[test]
+fn another_broker_keeps_the_queues_of_what_comes_from_it() {
+    let plant = format!("{PLANT}{FROM_ELSEWHERE}");
+    let outcome = reconciler().reconcile(&snapshot(&plant), &told());
+    assert_eq!(texts(&outcome), [""; 0]);
+    let names = |role, name: &str| -> Vec<String> {
+        let plan = &outcome.plans.roles[&RoleName::new(role, "plant", name)];
+        plan.keys().map(ToString::to_string).collect()
     };
-    let report = crate::check::check(options, Platform::standalone()).unwrap();
-    assert!(report.is_right() && report.objects > 10, "{report}");
+    let broker = names(Role::Broker, "main");
+    assert!(!broker.iter().any(|key| key.contains("plant/in->")), "{broker:?}");
+    let runner = names(Role::Dataflow, "dataflows");
+    for wanted in [
+        "Dataflow/plant/in",
+        "DataflowEndpoint/plant/elsewhere",
+        "DataflowEndpoint/plant/own",
+    ] {
+        assert!(runner.iter().any(|key| key == wanted), "{wanted}: {runner:?}");
+    }
+
+    for (from, to, expected) in [
+        (
+            "endpointRef: {name: elsewhere}",
+            "endpointRef: {name: elsewere}",
+            "did you mean elsewhere?",
+        ),
+        (
+            "endpointRef: {name: elsewhere}",
+            "endpointRef: {name: own}",
+            "source.brokerRef",
+        ),
+        (
+            "endpointRef: {name: elsewhere}",
+            "endpointRef: {name: cloud}",
+            "allowed mqtt",
+        ),
+        ("topics: [in/#]", "topics: ['in/#/x']", "spec.source.topics[0]"),
+        (
+            "topics: [in/#]",
+            "topics: [$share/group/in/#]",
+            "without $share/group/",
+        ),
+    ] {
+        let outcome = reconciler().reconcile(&snapshot(&plant.replace(from, to)), &told());
+        let problems = texts(&outcome);
+        assert!(
+            problems.iter().any(|problem| problem.contains(expected)),
+            "{to}: {problems:?}"
+        );
+    }
 }
 
 #[test]

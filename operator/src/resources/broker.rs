@@ -255,6 +255,8 @@ pub(crate) fn connect(planner: &mut Planner<'_>, role: &RoleName, object: &Objec
         return false;
     }
     let Name { namespace, name } = broker.clone();
+    let known = planner.valid.brokers.get(broker);
+    let uid = known.map_or_else(String::new, |known| known.version.object().uid);
     let server_name = serving.server_name();
     planner.add(
         role,
@@ -262,6 +264,7 @@ pub(crate) fn connect(planner: &mut Planner<'_>, role: &RoleName, object: &Objec
         &ConnectionPlan {
             namespace,
             broker: name,
+            uid,
             mqtt_addresses,
             queue_addresses,
             server_name,

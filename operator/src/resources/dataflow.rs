@@ -1,14 +1,16 @@
-//! `Dataflow`: a task of its namespace's runner, and a durable queue at the broker for each sink.
+//! `Dataflow`: a task of its namespace's runner, and a durable queue at the broker for each sink. Where the source is
+//! another broker, that one keeps the queues.
 
 use std::collections::BTreeMap;
 
 use foreshore_control::plan::{DataflowPlan, PathOverflow, PathPlan};
 use foreshore_crds::{
     conditions::reasons,
+    refs::LocalRef,
     v1alpha1::{
         DataflowSpec,
         broker::OverflowPolicy,
-        dataflow::{MqttSink, Sink},
+        dataflow::{MqttSink, Sink, Source as SourceSpec},
         dataflow_endpoint::EndpointType,
     },
 };
@@ -30,9 +32,15 @@ const MAX_TOPIC_PLACEHOLDER: usize = 32;
 /// A Dataflow that can run.
 pub(crate) struct ValidDataflow {
     pub(crate) version: Version<DataflowSpec>,
-    queues: Queues,
+    source: Source,
     /// Endpoint of each sink.
-    pub(crate) endpoints: Vec<Name>,
+    endpoints: Vec<Name>,
+}
+
+/// Where the messages of a Dataflow come from.
+enum Source {
+    Broker(Queues),
+    Endpoint(Name),
 }
 
 /// The durable queues of a Dataflow, which outlive everything else of it: as long as it is declared they are kept,
@@ -76,35 +84,89 @@ pub(crate) fn validate(
             );
         }
     }
-    let queues = queues(&version, scope, &mut faults);
+    let source = match &version.spec.source.endpoint_ref {
+        None => queues(&version, scope, &mut faults).map(Source::Broker),
+        Some(reference) => {
+            let topics = topics(&version.spec.source, &mut faults);
+            let endpoint = source_endpoint(reference, &version.name.namespace, scope, &mut faults);
+            endpoint.filter(|_| topics.is_some())
+        }
+    };
     faults.check()?;
-    match (queues, endpoints.into_iter().collect()) {
-        (Some(queues), Some(endpoints)) => Ok(ValidDataflow {
+    match (source, endpoints.into_iter().collect()) {
+        (Some(source), Some(endpoints)) => Ok(ValidDataflow {
             version,
-            queues,
+            source,
             endpoints,
         }),
         _ => Err(Vec::new()),
     }
 }
 
-/// Finds the broker that keeps the queues of a Dataflow.
+/// Finds the endpoint that a Dataflow takes from, which is another broker.
+fn source_endpoint(
+    reference: &LocalRef,
+    namespace: &str,
+    scope: &Scope<'_>,
+    faults: &mut Faults,
+) -> Option<Source> {
+    let field = "spec.source.endpointRef";
+    let name = faults.take(scope.find(Kind::DataflowEndpoint, namespace, reference, field))?;
+    if let Some(endpoint) = scope.valid.endpoints.get(&name) {
+        let spec = &endpoint.version.spec;
+        if endpoint.speaks != EndpointType::Mqtt {
+            let message = "only messages of another MQTT broker can be taken";
+            let problem = Problem::new(reasons::PROTOCOL_MISMATCH, message).field(field);
+            faults.add(problem.found(endpoint.speaks.as_str()).allowed("mqtt"));
+        } else if spec.mqtt.as_ref().is_some_and(|mqtt| mqtt.broker_ref.is_some()) {
+            let message =
+                "the endpoint is a Broker of this namespace, which keeps queues for dataflows itself";
+            let problem = Problem::new(reasons::INVALID, message).field(field);
+            faults.add(problem.found(name.name.as_str()).allowed("source.brokerRef"));
+        }
+    }
+    Some(Source::Endpoint(name))
+}
+
+/// Finds the broker that keeps the queues of a Dataflow; none where its source is an endpoint.
 pub(crate) fn queues(
     version: &Version<DataflowSpec>,
     scope: &Scope<'_>,
     faults: &mut Faults,
 ) -> Option<Queues> {
     let source = &version.spec.source;
+    if source.endpoint_ref.is_some() {
+        return None;
+    }
     let reference = source.broker_ref.as_ref();
     let namespace = &version.name.namespace;
     let field = "spec.source.brokerRef";
     let broker = faults.take(scope.find_or_only(Kind::Broker, namespace, reference, field, |_, _| true));
+    let topics = topics(source, faults);
+    broker.zip(topics).map(|(broker, topics)| Queues {
+        version: version.clone(),
+        broker,
+        topics,
+    })
+}
+
+/// The topic filters of a source; none when one of them is not valid.
+fn topics(source: &SourceSpec, faults: &mut Faults) -> Option<Vec<TopicFilter>> {
     let mut topics = Vec::with_capacity(source.topics.len());
     for (index, topic) in source.topics.iter().enumerate() {
+        let field = format!("spec.source.topics[{index}]");
         match TopicFilter::new(topic) {
+            Ok(filter) if filter.as_str().starts_with("$share/") => {
+                let message = "each sink of a dataflow has a queue of its own, which it shares with nobody";
+                faults.add(
+                    Problem::new(reasons::INVALID, message)
+                        .field(field)
+                        .found(topic.as_str())
+                        .allowed("a topic filter without $share/group/"),
+                );
+            }
             Ok(filter) => topics.push(filter),
             Err(error) => {
-                let field = format!("spec.source.topics[{index}]");
                 faults.add(
                     Problem::new(reasons::INVALID, error.to_string())
                         .field(field)
@@ -113,12 +175,7 @@ pub(crate) fn queues(
             }
         }
     }
-    let complete = topics.len() == source.topics.len();
-    broker.filter(|_| complete).map(|broker| Queues {
-        version: version.clone(),
-        broker,
-        topics,
-    })
+    (topics.len() == source.topics.len()).then_some(topics)
 }
 
 /// Whether a sink's own block is that of its endpoint.
@@ -209,7 +266,7 @@ impl Queues {
             let buffer = version.spec.buffer_of(sink);
             let path = PathPlan {
                 namespace: version.name.namespace.clone(),
-                path: self.path(sink),
+                path: path(&version.name, sink),
                 topics: topics.clone(),
                 max_bytes: Some(buffer.effective_max_bytes()),
                 max_age_seconds: Some(buffer.effective_max_age().as_secs()),
@@ -219,32 +276,55 @@ impl Queues {
             planner.add(&broker::role(broker), &object, &path);
         }
     }
+}
 
-    fn path(&self, sink: &Sink) -> String {
-        let Name { namespace, name } = &self.version.name;
-        PathPlan::name(namespace, name, &sink.name)
-    }
+fn path(Name { namespace, name }: &Name, sink: &Sink) -> String {
+    PathPlan::name(namespace, name, &sink.name)
 }
 
 impl ValidDataflow {
+    /// Every endpoint that it takes from or delivers to.
+    pub(crate) fn all_endpoints(&self) -> impl Iterator<Item = &Name> {
+        let source = match &self.source {
+            Source::Broker(_) => None,
+            Source::Endpoint(name) => Some(name),
+        };
+        self.endpoints.iter().chain(source)
+    }
+
     pub(crate) fn plan(&self, planner: &mut Planner<'_>) {
         let Self {
             version,
-            queues,
+            source,
             endpoints,
         } = self;
-        queues.plan(planner);
+        if let Source::Broker(queues) = source {
+            queues.plan(planner);
+        }
         let (role, object) = (role(&version.name.namespace), version.name.key(Kind::Dataflow));
         if !version.spec.effective_enabled() {
             planner.disabled(
                 &object,
-                "switched off by enabled: false; its queues go on filling within their bounds",
+                match source {
+                    Source::Broker(_) => {
+                        "switched off by enabled: false; its queues go on filling within their bounds"
+                    }
+                    Source::Endpoint(_) => {
+                        "switched off by enabled: false; the other broker goes on filling its session by its own rules"
+                    }
+                },
             );
             return;
         }
         planner.role(&role, &object);
-        let connected = broker::connect(planner, &role, &object, &queues.broker);
         let valid = planner.valid;
+        let connected = match source {
+            Source::Broker(queues) => broker::connect(planner, &role, &object, &queues.broker),
+            Source::Endpoint(name) => valid
+                .endpoints
+                .get(name)
+                .is_some_and(|endpoint| endpoint.plan_for(planner, &role, &object)),
+        };
         // Each endpoint is planned, that one which waits hides no other.
         let mut reachable = true;
         for endpoint in endpoints.iter().filter_map(|name| valid.endpoints.get(name)) {
@@ -255,7 +335,7 @@ impl ValidDataflow {
                 .spec
                 .sinks
                 .iter()
-                .map(|sink| (sink.name.to_string(), queues.path(sink)))
+                .map(|sink| (sink.name.to_string(), path(&version.name, sink)))
                 .collect();
             let plan = DataflowPlan {
                 object: version.object(),

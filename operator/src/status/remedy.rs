@@ -137,6 +137,16 @@ pub const REMEDIES: &[Remedy] = &[
         "check that it is switched on, its address, and the network in between",
     ),
     remedy(
+        reasons::QUEUE_UNAVAILABLE,
+        "the broker that messages come from does not answer",
+        "check that it runs, its address, and the network in between; what waits there comes by itself then",
+    ),
+    remedy(
+        reasons::QUEUE_FORBIDDEN,
+        "the broker that messages come from does not let us in, or not take what the dataflow names",
+        "correct user name and password, or the certificate, in the Secret, or what that broker allows",
+    ),
+    remedy(
         reasons::AUTHENTICATION_FAILED,
         "the other side refused who we are",
         "correct user name and password, or the certificate, in the Secret",

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use foreshore_control::{
@@ -16,7 +17,7 @@ use super::{Held, KnownQueues};
 use crate::{
     courier::CourierPlan,
     delivery::Policy,
-    factory::{EndpointSetup, Secrets, SinkFactory, SinkSetup},
+    factory::{EndpointSetup, Secrets, SinkFactory, SinkSetup, SourceSetup},
     parcel::Limits,
     stage::Stages,
     trip::TripPlan,
@@ -32,14 +33,17 @@ pub(super) struct Desired {
 #[derive(Clone)]
 pub(super) struct DesiredCourier {
     pub(super) plan: CourierPlan,
-    /// Everything that the plan was made from, but for the queues.
+    /// Everything that the plan was made from, but for the broker's queues.
     fingerprint: String,
+    /// Endpoint that its records come from, instead of a broker of ours.
+    pub(super) source: Option<EndpointSetup>,
 }
 
 impl DesiredCourier {
     /// Whether a courier with the other plan would do the same.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.fingerprint == other.fingerprint && Arc::ptr_eq(&self.plan.paths, &other.plan.paths)
+        let same_queue = self.source.is_some() || Arc::ptr_eq(&self.plan.paths, &other.plan.paths);
+        self.fingerprint == other.fingerprint && same_queue
     }
 }
 
@@ -149,10 +153,10 @@ impl Scene<'_> {
     }
 
     fn dataflow(&self, dataflow: &DataflowPlan) -> Result<BTreeMap<String, DesiredCourier>, Nack> {
-        let paths = self.queues_of(dataflow)?;
+        let source = self.source(dataflow)?;
         let mut couriers = BTreeMap::new();
         for sink in &dataflow.spec.sinks {
-            let courier = self.courier(dataflow, sink, &paths)?;
+            let courier = self.courier(dataflow, sink, &source)?;
             couriers.insert(courier.plan.setup.path.clone(), courier);
         }
         // A dataflow that is switched off is judged all the same.
@@ -162,8 +166,20 @@ impl Scene<'_> {
         Ok(couriers)
     }
 
+    /// Where the records of a dataflow come from.
+    fn source(&self, dataflow: &DataflowPlan) -> Result<Source<'_>, Nack> {
+        match &dataflow.spec.source.endpoint_ref {
+            None => self.queues_of(dataflow),
+            Some(reference) => {
+                let endpoint = self.named_endpoint(dataflow, &reference.name, "source names")?;
+                let setup = self.endpoint(endpoint)?;
+                Ok(Source::Endpoint(self.factory(endpoint)?, Box::new(setup)))
+            }
+        }
+    }
+
     /// Queues of the broker that a dataflow reads from: the named one, or the only one of the namespace.
-    fn queues_of(&self, dataflow: &DataflowPlan) -> Result<Arc<dyn Paths>, Nack> {
+    fn queues_of(&self, dataflow: &DataflowPlan) -> Result<Source<'_>, Nack> {
         let namespace = &dataflow.object.namespace;
         let wanted = dataflow
             .spec
@@ -175,7 +191,7 @@ impl Scene<'_> {
             connection.namespace == *namespace && wanted.is_none_or(|name| connection.broker == name)
         });
         match (fitting.next(), fitting.next()) {
-            (Some((_, paths)), None) => Ok(Arc::clone(paths)),
+            (Some((connection, paths)), None) => Ok(Source::Broker(connection, paths)),
             (None, _) => {
                 let broker = wanted.map_or_else(|| "a broker".to_owned(), |name| format!("broker {name:?}"));
                 Err(Nack::new(
@@ -191,93 +207,136 @@ impl Scene<'_> {
         }
     }
 
+    fn named_endpoint(&self, dataflow: &DataflowPlan, name: &str, who: &str) -> Result<&EndpointPlan, Nack> {
+        let key = ResourceKey::new(EndpointPlan::KIND, &dataflow.object.namespace, name);
+        self.held.endpoints.get(&key).ok_or_else(|| {
+            Nack::new(
+                "EndpointMissing",
+                format!("{who} endpoint {name:?}, which is not there"),
+            )
+        })
+    }
+
     fn courier(
         &self,
         dataflow: &DataflowPlan,
         sink: &SinkSpec,
-        paths: &Arc<dyn Paths>,
+        source: &Source<'_>,
     ) -> Result<DesiredCourier, Nack> {
         let object = &dataflow.object;
-        let key = ResourceKey::new(
-            EndpointPlan::KIND,
-            &object.namespace,
-            sink.endpoint_ref.name.as_str(),
-        );
-        let missing = || {
-            let (name, endpoint) = (sink.name.as_str(), sink.endpoint_ref.name.as_str());
-            Nack::new(
-                "EndpointMissing",
-                format!("sink {name:?} leads to endpoint {endpoint:?}, which is not there"),
-            )
-        };
-        let endpoint = self.held.endpoints.get(&key).ok_or_else(missing)?;
+        let who = format!("sink {:?} leads to", sink.name.as_str());
+        let endpoint = self.named_endpoint(dataflow, &sink.endpoint_ref.name, &who)?;
         let path = dataflow.paths.get(sink.name.as_str()).cloned();
         let path = path.unwrap_or_else(|| PathPlan::name(&object.namespace, &object.name, &sink.name));
+        let (origin, paths, source) = match source {
+            Source::Broker(connection, paths) => (connection.uid.clone(), Arc::clone(paths), None),
+            Source::Endpoint(factory, endpoint) => {
+                let setup = SourceSetup {
+                    dataflow: object.clone(),
+                    sink: sink.name.clone(),
+                    path: path.clone(),
+                    topics: dataflow.spec.source.topics.clone(),
+                    endpoint: (**endpoint).clone(),
+                };
+                let origin = endpoint.endpoint.object.uid.clone();
+                (origin, factory.source(&setup)?, Some(setup.endpoint))
+            }
+        };
         let setup = SinkSetup {
             dataflow: object.clone(),
             sink: sink.clone(),
             delivery: dataflow.spec.delivery_of(sink),
             path,
             endpoint: self.endpoint(endpoint)?,
+            origin,
         };
         let factory = Arc::clone(self.factory(endpoint)?);
         factory.check_sink(&setup)?;
         let stages = Stages::compile(&dataflow.spec, sink)
             .map_err(|error| Nack::new("ExpressionInvalid", error.to_string()))?;
-        let fingerprint = fingerprint(dataflow, &setup)?;
-        let (trip, policy) = (trip_plan(&setup, stages), Arc::new(policy(&setup)));
+        let fingerprint = fingerprint(dataflow, &setup, source.as_ref())?;
+        let trip = trip_plan(&setup, stages, source.is_some());
+        let policy = Arc::new(policy(&setup));
         let plan = CourierPlan {
             setup,
             factory,
-            paths: Arc::clone(paths),
+            paths,
             trip,
             policy,
         };
-        Ok(DesiredCourier { plan, fingerprint })
+        Ok(DesiredCourier {
+            plan,
+            fingerprint,
+            source,
+        })
     }
 }
 
+/// Where the records of a dataflow come from.
+enum Source<'s> {
+    /// A broker of ours, with its queues.
+    Broker(&'s ConnectionPlan, &'s Arc<dyn Paths>),
+    /// An endpoint, with what makes its queues.
+    Endpoint(&'s Arc<dyn SinkFactory>, Box<EndpointSetup>),
+}
+
 /// Text that differs when a courier has to change. It holds hashes of secrets, not secrets.
-fn fingerprint(dataflow: &DataflowPlan, setup: &SinkSetup) -> Result<String, Nack> {
-    let EndpointSetup {
-        endpoint,
-        secrets,
-        brokers,
-    } = &setup.endpoint;
-    let secrets: BTreeMap<&String, String> = secrets
-        .0
-        .iter()
-        .map(|(name, secret)| {
-            let bytes = serde_json::to_vec(secret).unwrap_or_default();
-            (name, foreshore_tls::Fingerprint::of(&bytes).to_string())
-        })
-        .collect();
+fn fingerprint(
+    dataflow: &DataflowPlan,
+    setup: &SinkSetup,
+    source: Option<&EndpointSetup>,
+) -> Result<String, Nack> {
+    let invalid = |error: serde_json::Error| Nack::new("InvalidResource", error.to_string());
+    let of_endpoint = |setup: &EndpointSetup| {
+        let EndpointSetup {
+            endpoint,
+            secrets,
+            brokers,
+        } = setup;
+        let secrets: BTreeMap<&String, String> = secrets
+            .0
+            .iter()
+            .map(|(name, secret)| {
+                let bytes = serde_json::to_vec(secret).unwrap_or_default();
+                (name, foreshore_tls::Fingerprint::of(&bytes).to_string())
+            })
+            .collect();
+        serde_json::to_value((&endpoint.object.uid, &endpoint.spec, secrets, brokers.as_ref()))
+            .map_err(invalid)
+    };
+    // What a queue of the broker takes is for the broker.
+    let source = source.map(of_endpoint).transpose()?;
+    let source = source.map(|endpoint| (&dataflow.spec.source.topics, endpoint));
     let parts = (
         (
             &dataflow.object.uid,
             &dataflow.spec.stages,
             &setup.sink,
             &setup.delivery,
+            &setup.origin,
         ),
-        (&endpoint.object.uid, &endpoint.spec, secrets, brokers.as_ref()),
+        of_endpoint(&setup.endpoint)?,
+        source,
     );
-    serde_json::to_string(&parts).map_err(|error| Nack::new("InvalidResource", error.to_string()))
+    serde_json::to_string(&parts).map_err(invalid)
 }
 
-fn trip_plan(setup: &SinkSetup, stages: Stages) -> TripPlan {
+fn trip_plan(setup: &SinkSetup, stages: Stages, from_endpoint: bool) -> TripPlan {
     let delivery = &setup.delivery;
     let batch = delivery.batch.clone().unwrap_or_default();
-    let max_inflight = delivery.effective_max_inflight().max(1) as usize;
     TripPlan {
         stages,
         limits: Limits {
             outputs: batch.effective_max_records().max(1) as usize,
             bytes: usize::try_from(batch.effective_max_bytes()).unwrap_or(usize::MAX),
-            delay: batch.effective_max_delay(),
+            // Another broker sends few at a time and waits for their acknowledgement.
+            delay: match batch.max_delay {
+                None if from_endpoint => Duration::ZERO,
+                _ => batch.effective_max_delay(),
+            },
         },
         lane: setup.sink.effective_lane(),
-        max_inflight,
-        strict_order: max_inflight == 1,
+        max_inflight: delivery.effective_max_inflight().max(1) as usize,
     }
 }
 

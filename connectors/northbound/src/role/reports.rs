@@ -27,6 +27,8 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct Shown {
     pub(super) setup: SinkSetup,
+    /// The endpoint that its records come from, instead of a broker of ours.
+    pub(super) source: Option<ObjectRef>,
     pub(super) paths: Arc<dyn Paths>,
 }
 
@@ -195,18 +197,39 @@ impl State {
     fn reports(&self) -> Vec<Report> {
         let mut reports = Vec::new();
         // The worst that the sinks of an endpoint say is the endpoint's.
-        let mut endpoints: BTreeMap<String, (&SinkSetup, SinkHealth)> = BTreeMap::new();
-        for Shown { setup, .. } in &self.shown {
+        let mut endpoints: BTreeMap<String, (&ObjectRef, SinkHealth)> = BTreeMap::new();
+        let mut say = |object, health: SinkHealth| {
+            let key = ObjectRef::to_string(object);
+            let worst = endpoints.entry(key).or_insert_with(|| (object, health.clone()));
+            if badness(&health) > badness(&worst.1) {
+                *worst = (object, health);
+            }
+        };
+        for Shown { setup, source, .. } in &self.shown {
             let health = self.health_of(setup);
             reports.push(self.sink_report(setup, &health));
-            let key = setup.endpoint.endpoint.object.to_string();
-            let worst = endpoints.entry(key).or_insert_with(|| (setup, health.clone()));
-            if badness(&health) > badness(&worst.1) {
-                *worst = (setup, health);
+            let target = &setup.endpoint.endpoint.object;
+            match source {
+                // Of the sink nothing is known while nothing comes.
+                Some(source)
+                    if [reason::QUEUE_UNAVAILABLE, reason::QUEUE_FORBIDDEN].contains(&health.reason) =>
+                {
+                    say(target, SinkHealth::starting());
+                    say(source, health);
+                }
+                // Whatever the sink says, its source is read.
+                Some(source) if health.reason != reason::STARTING => {
+                    say(source, SinkHealth::delivering());
+                    say(target, health);
+                }
+                Some(source) => {
+                    say(source, health.clone());
+                    say(target, health);
+                }
+                None => say(target, health),
             }
         }
-        for (setup, health) in endpoints.into_values() {
-            let object = &setup.endpoint.endpoint.object;
+        for (object, health) in endpoints.into_values() {
             let report = Report::new(
                 EndpointPlan::KIND,
                 object,

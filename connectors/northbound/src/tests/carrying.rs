@@ -5,7 +5,7 @@ use foreshore_record::Lane;
 use serde_json::json;
 
 use super::plant::{GENEROUS, Plant, all_delivered, line, path, quick, until};
-use crate::{Delivery, SinkError};
+use crate::{Capabilities, Delivery, SinkError};
 
 #[tokio::test]
 async fn records_go_through_stages_to_the_sink_and_the_ledger_tells_all() {
@@ -193,6 +193,35 @@ async fn strict_order_holds_over_failures() {
     }
     until("delivery", || plant.ledger("out").delivered == 100).await;
     let expected: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+    assert_eq!(script.payloads(), expected);
+    plant.end().await;
+}
+
+#[tokio::test]
+async fn a_sink_is_given_no_more_than_it_takes() {
+    let mut plant = Plant::new().await;
+    let script = plant.scripts.of("out");
+    *script.takes.lock() = Some(Capabilities {
+        max_inflight: 1,
+        max_outputs: 3,
+        ..Capabilities::default()
+    });
+    *script.slow.lock() = Duration::from_millis(20);
+    *script.usual.lock() = Some(Box::new(|batch| {
+        assert!(batch.outputs.len() <= 3, "{}", batch.outputs.len());
+        all_delivered(batch)
+    }));
+    plant.paths.create(&path("out"));
+    for n in 0..30 {
+        plant.publish("out", n);
+    }
+    plant.flow(line(json!([]))).await.expect("flow");
+    for n in 30..60 {
+        plant.publish("out", n);
+    }
+    until("delivery", || plant.ledger("out").delivered == 60).await;
+    // Side by side, what happens now would have gone before what waited.
+    let expected: Vec<String> = (0..60).map(|n| n.to_string()).collect();
     assert_eq!(script.payloads(), expected);
     plant.end().await;
 }

@@ -66,6 +66,51 @@ async fn an_unchanged_dataflow_is_left_alone() {
 }
 
 #[tokio::test]
+async fn what_comes_from_an_endpoint_is_read_there_and_other_changes_leave_it_alone() {
+    let mut plant = Plant::new().await;
+    plant.set(&endpoint("other", "there")).await.expect("endpoint");
+    let mut spec = line(json!([]));
+    spec["source"]["endpointRef"] = json!({ "name": "other" });
+    plant.flow(spec.clone()).await.expect("flow");
+    let elsewhere = plant.scripts.elsewhere.clone();
+    let publish = |payload: &str| {
+        let topic = foreshore_record::TopicName::new("line/value").expect("topic");
+        elsewhere.publish(
+            &path("out"),
+            foreshore_record::Record::new(topic, payload.to_owned()),
+        )
+    };
+    publish("1");
+    let script = plant.scripts.of("out");
+    until("delivery", || script.payloads() == ["1"]).await;
+    assert_eq!(
+        plant.ledger("out").received,
+        0,
+        "our broker has nothing to do with it"
+    );
+
+    plant.set(&endpoint("third", "nowhere")).await.expect("unrelated");
+    plant.flow(spec.clone()).await.expect("same");
+    publish("2");
+    until("delivery", || script.payloads() == ["1", "2"]).await;
+    assert_eq!(script.made.load(Ordering::Relaxed), 1);
+
+    // Another address is another session.
+    plant.set(&endpoint("other", "moved")).await.expect("endpoint");
+    until("new sink", || script.made.load(Ordering::Relaxed) == 2).await;
+    publish("3");
+    until("delivery", || script.payloads() == ["1", "2", "3"]).await;
+
+    spec["source"]["endpointRef"] = json!({ "name": "nowhere" });
+    let found = plant.flow(spec).await.expect_err("refused").to_string();
+    assert_eq!(
+        found,
+        "EndpointMissing: source names endpoint \"nowhere\", which is not there"
+    );
+    plant.end().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_run_is_refused_and_what_ran_goes_on() {
     let mut plant = Plant::new().await;
     plant.flow(line(json!([]))).await.expect("flow");

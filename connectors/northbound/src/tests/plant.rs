@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Assets, Batch, Capabilities, DataflowRole, Delivery, EndpointSetup, Queues, Runner, RunnerOptions, Sink,
-    SinkError, SinkFactory, SinkSetup, Surroundings,
+    SinkError, SinkFactory, SinkSetup, SourceSetup, Surroundings,
 };
 
 pub(super) const NAMESPACE: &str = "plant";
@@ -58,6 +58,8 @@ pub(super) struct Script {
     pub(super) made: Arc<AtomicU64>,
     pub(super) closed: Arc<AtomicU64>,
     pub(super) slow: Arc<Mutex<Duration>>,
+    /// Instead of four batches of any size side by side.
+    pub(super) takes: Arc<Mutex<Option<Capabilities>>>,
 }
 
 pub(super) fn all_delivered(batch: &Batch<'_>) -> Result<Vec<Delivery>, SinkError> {
@@ -81,10 +83,10 @@ impl Script {
 #[async_trait]
 impl Sink for Script {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
+        self.takes.lock().unwrap_or(Capabilities {
             max_inflight: 4,
             ..Capabilities::default()
-        }
+        })
     }
 
     async fn deliver(&self, batch: Batch<'_>) -> Result<Vec<Delivery>, SinkError> {
@@ -144,12 +146,15 @@ fn check_shape(batch: &Batch<'_>) {
 }
 
 /// Makes one scripted sink for each sink's name.
-#[derive(Default)]
-pub(super) struct Scripts(Mutex<BTreeMap<String, Script>>);
+pub(super) struct Scripts {
+    sinks: Mutex<BTreeMap<String, Script>>,
+    /// What endpoints are sources of.
+    pub(super) elsewhere: MemoryPaths,
+}
 
 impl Scripts {
     pub(super) fn of(&self, sink: &str) -> Script {
-        self.0.lock().entry(sink.to_owned()).or_default().clone()
+        self.sinks.lock().entry(sink.to_owned()).or_default().clone()
     }
 }
 
@@ -171,6 +176,12 @@ impl SinkFactory for Scripts {
 
     fn check_sink(&self, _: &SinkSetup) -> Result<(), Nack> {
         Ok(())
+    }
+
+    fn source(&self, setup: &SourceSetup) -> Result<Arc<dyn Paths>, Nack> {
+        self.elsewhere.create(&setup.path);
+        // Another one each time, as a session would be.
+        Ok(Arc::new(self.elsewhere.clone()))
     }
 
     async fn create(&self, setup: &SinkSetup) -> Result<std::sync::Arc<dyn Sink>, SinkError> {
@@ -208,7 +219,11 @@ impl Plant {
         foreshore_tls::install_provider();
         let authority =
             CertificateAuthority::create(AuthorityOptions::default(), Timestamp::now()).expect("authority");
-        let (scripts, shutdown, metrics) = (Arc::new(Scripts::default()), Shutdown::new(), Metrics::new());
+        let scripts = Arc::new(Scripts {
+            sinks: Mutex::default(),
+            elsewhere: MemoryPaths::new(),
+        });
+        let (shutdown, metrics) = (Shutdown::new(), Metrics::new());
         let options = RunnerOptions {
             queues: Arc::new(InMemory(Arc::new(paths.clone()))),
             factories: vec![Arc::clone(&scripts) as Arc<dyn SinkFactory>],
@@ -291,6 +306,7 @@ pub(super) fn connection(broker: &str) -> ConnectionPlan {
     ConnectionPlan {
         namespace: NAMESPACE.to_owned(),
         broker: broker.to_owned(),
+        uid: format!("uid-{broker}"),
         mqtt_addresses: vec!["127.0.0.1:1".to_owned()],
         queue_addresses: vec!["127.0.0.1:2".to_owned()],
         server_name: "localhost".to_owned(),

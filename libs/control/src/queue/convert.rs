@@ -50,7 +50,7 @@ impl From<Error> for Status {
             Error::Fenced { .. } => Code::FailedPrecondition,
             Error::Closed { .. } => Code::Aborted,
             Error::Forbidden { .. } => Code::PermissionDenied,
-            Error::Unavailable { .. } => Code::Unavailable,
+            Error::Refused { .. } | Error::Unavailable { .. } => Code::Unavailable,
         };
         Self::new(code, error.to_string())
     }

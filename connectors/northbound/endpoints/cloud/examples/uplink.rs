@@ -184,5 +184,6 @@ fn setup(address: String, authority: &str) -> Result<SinkSetup, Box<dyn Error>> 
             secrets: Secrets(Arc::new(secrets)),
             brokers: Arc::new(BTreeMap::new()),
         },
+        origin: "uid-broker".to_owned(),
     })
 }

@@ -165,6 +165,7 @@ fn setup(file: Value, sink: Value) -> SinkSetup {
             secrets: Secrets::default(),
             brokers: Arc::default(),
         },
+        origin: "uid-broker".to_owned(),
     }
 }
 

@@ -1,11 +1,14 @@
-//! Sink to an MQTT broker: another one, or our own under another topic.
+//! Sink to an MQTT broker, another one or our own under another topic, and source from another one.
 //!
 //! A record is delivered when the broker has acknowledged it (PUBACK or PUBCOMP; with quality of service 0, when it was
 //! written). Properties travel with it; its number does not, since that is its first publisher's. What is left of its
-//! expiry is passed on.
+//! expiry is passed on. The queue of a sink whose source is another broker is a session there: a message is acknowledged to
+//! it when the sink has acknowledged it.
 
+mod ending;
 mod message;
 mod sink;
+mod source;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -13,23 +16,32 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use foreshore_control::Nack;
+use foreshore_control::{Nack, queue::Paths};
 use foreshore_crds::v1alpha1::dataflow_endpoint::{EndpointType, MqttEndpoint};
-use foreshore_northbound::{EndpointSetup, Sink, SinkError, SinkFactory, SinkSetup, Surroundings};
+use foreshore_northbound::{
+    EndpointSetup, Sink, SinkError, SinkFactory, SinkSetup, SourceSetup, Surroundings,
+};
 
-use crate::{message::Template, sink::MqttSink, target::Connection};
+use crate::{
+    message::Template,
+    sink::MqttSink,
+    source::{KnownFilters, SessionQueue},
+    target::Connection,
+};
 
-/// Makes sinks to MQTT brokers.
+/// Makes sinks to MQTT brokers, and sources from them.
 #[derive(Clone)]
 pub struct MqttSinks {
     surroundings: Surroundings,
+    known: KnownFilters,
 }
 
 impl MqttSinks {
     /// Sinks of a runner: brokers of ours are spoken to with its certificate.
     #[must_use]
-    pub const fn new(surroundings: Surroundings) -> Self {
-        Self { surroundings }
+    pub fn new(surroundings: Surroundings) -> Self {
+        let known = KnownFilters::default();
+        Self { surroundings, known }
     }
 }
 
@@ -52,14 +64,22 @@ impl SinkFactory for MqttSinks {
         Template::new(setup).map(drop)
     }
 
+    fn source(&self, setup: &SourceSetup) -> Result<Arc<dyn Paths>, Nack> {
+        let queue = SessionQueue::new(setup.clone(), &self.surroundings, &self.known)?;
+        Ok(Arc::new(queue))
+    }
+
     async fn create(&self, setup: &SinkSetup) -> Result<Arc<dyn Sink>, SinkError> {
         let invalid = |nack: Nack| SinkError::fatal("EndpointInvalid", nack);
         let template = Template::new(setup).map_err(invalid)?;
         let identity = self.surroundings.identity.clone();
-        let owned = setup.clone();
+        let endpoint = setup.endpoint.clone();
+        let SinkSetup { dataflow, sink, .. } = setup;
+        let name = format!("{}-{}-{}", dataflow.namespace, dataflow.name, sink.name);
         // The system's authorities are read from files.
-        let made =
-            tokio::task::spawn_blocking(move || Connection::new(block(&owned.endpoint)?, &owned, &identity));
+        let made = tokio::task::spawn_blocking(move || {
+            Connection::new(block(&endpoint)?, &endpoint, &name, &identity)
+        });
         let connection = made
             .await
             .map_err(|error| SinkError::retryable("SinkFault", error))?;

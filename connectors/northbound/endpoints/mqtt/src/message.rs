@@ -1,9 +1,12 @@
 //! What is published for a record.
+//!
+//! A record carries where it has been: each broker that it left for another one adds what it is known by. So whatever way
+//! it takes, it enters none twice.
 
 use foreshore_control::Nack;
 use foreshore_crds::v1alpha1::dataflow::MqttSink as MqttSpec;
-use foreshore_northbound::SinkSetup;
-use foreshore_record::{Qos, Record, TopicName, topic::InvalidTopic};
+use foreshore_northbound::{EndpointSetup, SinkSetup};
+use foreshore_record::{Qos, Record, TopicName, property::VIA, topic::InvalidTopic};
 use jiff::Timestamp;
 
 /// How records become messages.
@@ -12,6 +15,8 @@ pub(crate) struct Template {
     topic: Vec<Part>,
     qos: Qos,
     retain: Option<bool>,
+    /// What the broker that records come from is known by, and the one that they go to.
+    way: (String, String),
 }
 
 /// A part of a topic.
@@ -31,6 +36,8 @@ pub(crate) enum NoMessage {
     Level { topic: String, level: usize },
     #[error("topic: {0}")]
     Topic(#[from] InvalidTopic),
+    #[error("it has been there")]
+    Loop,
 }
 
 impl Template {
@@ -51,6 +58,7 @@ impl Template {
             topic,
             qos,
             retain: *retain,
+            way: (setup.origin.clone(), target(setup).to_owned()),
         })
     }
 
@@ -63,12 +71,32 @@ impl Template {
         message.qos = self.qos;
         message.retain = self.retain.unwrap_or(record.retain);
         message.number = None;
+        self.mark(&mut message)?;
         if let (Some(expiry), Some(ingested)) = (message.properties.expiry_seconds, record.ingested_at) {
             let age = u32::try_from(now.duration_since(ingested).as_secs().max(0)).unwrap_or(u32::MAX);
             // What has expired leaves the queue by itself; 0 would mean that it never does.
             message.properties.expiry_seconds = Some(expiry.saturating_sub(age).max(1));
         }
         Ok(message)
+    }
+
+    /// Notes on a message which broker it leaves, unless it has been where it goes.
+    fn mark(&self, message: &mut Record) -> Result<(), NoMessage> {
+        let (from, to) = &self.way;
+        let user = &mut message.properties.user;
+        if from == to {
+            // Published anew where it was, it is another message.
+            user.retain(|(name, _)| name != VIA);
+            return Ok(());
+        }
+        let has_been = |at: &str| user.iter().any(|(name, value)| name == VIA && value == at);
+        if has_been(to) {
+            return Err(NoMessage::Loop);
+        }
+        if !from.is_empty() && !has_been(from) {
+            message.properties.push_user(VIA, from.as_str());
+        }
+        Ok(())
     }
 
     fn topic(&self, topic: &str) -> Result<TopicName, NoMessage> {
@@ -87,6 +115,22 @@ impl Template {
             }
         }
         Ok(TopicName::new(filled)?)
+    }
+}
+
+/// What the broker that a sink leads to is known by: the UID of a Broker of ours, or of the endpoint.
+fn target(setup: &SinkSetup) -> &str {
+    let EndpointSetup {
+        endpoint, brokers, ..
+    } = &setup.endpoint;
+    let reference = endpoint
+        .spec
+        .mqtt
+        .as_ref()
+        .and_then(|mqtt| mqtt.broker_ref.as_ref());
+    match reference {
+        Some(broker) => brokers.get(broker.name.as_str()).map_or("", |broker| &broker.uid),
+        None => &endpoint.object.uid,
     }
 }
 

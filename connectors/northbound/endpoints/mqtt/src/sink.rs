@@ -5,12 +5,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use foreshore_mqtt::{Client, ConnectError, ConnectionState, PublishError, ReasonCode, Receipt};
 use foreshore_northbound::{Batch, Capabilities, Delivery, Sink, SinkError, health::reason};
+use foreshore_record::DropReason;
 use foreshore_runtime::Shutdown;
 use futures::future::join_all;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, watch};
 
-use crate::{message::Template, target::Connection};
+use crate::{
+    ending::{EndOnDrop, GOODBYE},
+    message::{NoMessage, Template},
+    target::Connection,
+};
 
 /// Publishes to one broker.
 pub(crate) struct MqttSink {
@@ -52,9 +57,6 @@ impl Connected {
     }
 }
 
-/// How long a client that is given up may take to say goodbye.
-const GOODBYE: Duration = Duration::from_millis(200);
-
 impl MqttSink {
     pub(crate) fn new(connection: Connection, template: Template, shutdown: Shutdown) -> Self {
         Self {
@@ -82,7 +84,7 @@ impl MqttSink {
         let (client, service) = Client::new(self.connection.options.clone());
         let shutdown = self.shutdown.child();
         // Ends the client if this is dropped before it is connected.
-        let guard = EndOnDrop(Some(shutdown.clone()));
+        let guard = EndOnDrop::new(&shutdown, Duration::ZERO);
         foreshore_runtime::spawn("mqtt sink", service.run(shutdown.clone())).detach();
         let mut state = client.state();
         let found = state.wait_for(|state| !matches!(state, ConnectionState::Connecting { failures: 0, .. }));
@@ -108,7 +110,12 @@ impl MqttSink {
         let mut pending = Vec::with_capacity(batch.outputs.len());
         for output in batch.outputs {
             pending.push(match self.template.message(&output.record, now) {
-                Err(error) => Pending::Refused(error.to_string()),
+                Err(NoMessage::Loop) => Pending::Judged(Delivery::Dropped {
+                    reason: DropReason::LOOP,
+                }),
+                Err(error) => Pending::Judged(Delivery::DeadLetter {
+                    reason: error.to_string(),
+                }),
                 Ok(message) => match connected.client.publish(&message).await {
                     Ok(receipt) => Pending::Sent(receipt),
                     Err(error) => Pending::Failed(error),
@@ -124,7 +131,7 @@ impl MqttSink {
 enum Pending {
     Sent(Receipt),
     Failed(PublishError),
-    Refused(String),
+    Judged(Delivery),
 }
 
 impl Pending {
@@ -132,7 +139,7 @@ impl Pending {
         match self {
             Self::Sent(receipt) => receipt.await.map(|_| Delivery::Delivered).or_else(judge),
             Self::Failed(error) => judge(error),
-            Self::Refused(reason) => Ok(Delivery::DeadLetter { reason }),
+            Self::Judged(delivery) => Ok(delivery),
         }
     }
 }
@@ -180,7 +187,11 @@ fn connect_error(error: &ConnectError) -> SinkError {
 impl Sink for MqttSink {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            max_inflight: 4,
+            // What is on its way when a connection breaks is sent again, and no more than that.
+            max_outputs: usize::from(self.connection.options.window),
+            // Messages of a topic stay in order (MQTT 5.0, section 4.6), over failures too: what is retained must not
+            // become older.
+            max_inflight: 1,
             ..Capabilities::default()
         }
     }
@@ -188,7 +199,7 @@ impl Sink for MqttSink {
     async fn deliver(&self, batch: Batch<'_>) -> Result<Vec<Delivery>, SinkError> {
         let connected = self.connected().await?;
         // A batch that is given up must not be sent on behind the engine's back, while it sends it again.
-        let guard = EndOnDrop(Some(connected.shutdown.clone()));
+        let guard = EndOnDrop::new(&connected.shutdown, Duration::ZERO);
         tokio::select! {
             biased;
             deliveries = self.publish(&connected, &batch) => {
@@ -206,23 +217,6 @@ impl Sink for MqttSink {
     async fn close(&self) {
         if let Some(connected) = self.client.lock().await.take() {
             connected.shutdown.begin(GOODBYE);
-        }
-    }
-}
-
-/// Ends a client when whoever waits for it gives up.
-struct EndOnDrop(Option<Shutdown>);
-
-impl EndOnDrop {
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for EndOnDrop {
-    fn drop(&mut self) {
-        if let Some(shutdown) = &self.0 {
-            shutdown.begin(Duration::ZERO);
         }
     }
 }

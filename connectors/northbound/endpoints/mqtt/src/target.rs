@@ -7,8 +7,8 @@ use foreshore_crds::v1alpha1::{
     common::{Trust, UsernamePassword, X509},
     dataflow_endpoint::{MqttEndpoint, MqttVersion},
 };
-use foreshore_mqtt::{Options, Security, Target, options::Credentials};
-use foreshore_northbound::{EndpointSetup, SinkSetup};
+use foreshore_mqtt::{Options, Security, Target, Versions, options::Credentials};
+use foreshore_northbound::EndpointSetup;
 use foreshore_tls::{Identity, ServerName};
 use rustls::{
     ClientConfig, RootCertStore,
@@ -33,9 +33,6 @@ struct Address {
 impl Connection {
     /// Judges an endpoint without connecting.
     pub(crate) fn check(mqtt: &MqttEndpoint, setup: &EndpointSetup) -> Result<(), Nack> {
-        if mqtt.effective_version() != MqttVersion::V5 {
-            return Err(unsupported("mqtt version V311", "V5"));
-        }
         if let Some(broker) = &mqtt.broker_ref {
             return own_broker(&broker.name, setup).map(drop);
         }
@@ -65,8 +62,14 @@ impl Connection {
     }
 
     /// Reads what a connection needs. Reads the system's authorities, so it may wait for the disk.
-    pub(crate) fn new(mqtt: &MqttEndpoint, setup: &SinkSetup, identity: &Identity) -> Result<Self, Nack> {
-        let endpoint = &setup.endpoint;
+    ///
+    /// The client is called `{prefix}-{name}`, with the endpoint's prefix.
+    pub(crate) fn new(
+        mqtt: &MqttEndpoint,
+        endpoint: &EndpointSetup,
+        name: &str,
+        identity: &Identity,
+    ) -> Result<Self, Nack> {
         Self::check(mqtt, endpoint)?;
         let authentication = mqtt.authentication.clone().unwrap_or_default();
         let (target, credentials) = match &mqtt.broker_ref {
@@ -84,12 +87,14 @@ impl Connection {
             .client_id_prefix
             .as_ref()
             .map_or("foreshore", |prefix| prefix.as_str());
-        let object = &setup.dataflow;
-        let client_id = format!(
-            "{prefix}-{}-{}-{}",
-            object.namespace, object.name, setup.sink.name
-        );
-        let mut options = Options::new(client_id, target);
+        let mut options = Options::new(format!("{prefix}-{name}"), target);
+        options.versions = match mqtt.version {
+            // Ours is known.
+            None if mqtt.broker_ref.is_some() => Versions::V5,
+            None => Versions::V5OrV311,
+            Some(MqttVersion::V5) => Versions::V5,
+            Some(MqttVersion::V311) => Versions::V311,
+        };
         options.credentials = credentials;
         // A client whose connection broke is given up; it should not have made another one by then.
         options.backoff_min = Duration::from_secs(1);
@@ -97,6 +102,7 @@ impl Connection {
         options.window = u16::try_from(mqtt.effective_max_inflight())
             .unwrap_or(u16::MAX)
             .max(1);
+        options.receive_maximum = options.window;
         Ok(Self { options })
     }
 }

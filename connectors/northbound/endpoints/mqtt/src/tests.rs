@@ -9,7 +9,7 @@ use foreshore_northbound::{
     Assets, Batch, Delivery, EndpointSetup, Output, Secrets, Sink, SinkError, SinkFactory as _, SinkSetup,
     Surroundings,
 };
-use foreshore_record::{Interval, Lane, Qos, Record, SourceNumber, TopicName};
+use foreshore_record::{DropReason, Interval, Lane, Qos, Record, SourceNumber, TopicName, property::VIA};
 use foreshore_runtime::{Metrics, Shutdown};
 use foreshore_tls::{AuthorityOptions, CertificateAuthority, Identity, Role, RoleIdentity, ServerName};
 use jiff::Timestamp;
@@ -17,15 +17,18 @@ use serde_json::{Value, json};
 
 use crate::MqttSinks;
 
-const GENEROUS: Duration = Duration::from_secs(30);
+pub(crate) const GENEROUS: Duration = Duration::from_secs(30);
 
-struct Setup {
+/// What the broker that records come from is known by.
+const ORIGIN: &str = "uid-broker";
+
+pub(crate) struct Setup {
     authority: CertificateAuthority,
-    sinks: MqttSinks,
+    pub(crate) sinks: MqttSinks,
 }
 
 impl Setup {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         foreshore_tls::install_provider();
         let authority = CertificateAuthority::create(AuthorityOptions::default(), Timestamp::now()).unwrap();
         let identity = identity(&authority, Role::Dataflow);
@@ -61,7 +64,7 @@ fn identity(authority: &CertificateAuthority, role: Role) -> Identity {
     Identity::new(&credentials, authority.bundle()).unwrap()
 }
 
-fn setup_of(mqtt: Value, sink: Value, secrets: &[(&str, &[(&str, &str)])]) -> SinkSetup {
+pub(crate) fn setup_of(mqtt: Value, sink: Value, secrets: &[(&str, &[(&str, &str)])]) -> SinkSetup {
     let object = |name: &str| ObjectRef {
         namespace: "plant".to_owned(),
         name: name.to_owned(),
@@ -95,10 +98,11 @@ fn setup_of(mqtt: Value, sink: Value, secrets: &[(&str, &[(&str, &str)])]) -> Si
         delivery: serde_json::from_value(json!({})).unwrap(),
         path: "dataflow/plant/flow->out".to_owned(),
         endpoint,
+        origin: ORIGIN.to_owned(),
     }
 }
 
-fn to(broker: &StandIn, sink: Value) -> SinkSetup {
+pub(crate) fn to(broker: &StandIn, sink: Value) -> SinkSetup {
     setup_of(
         json!({ "address": format!("mqtt://{}", broker.address()) }),
         sink,
@@ -165,11 +169,78 @@ async fn messages_keep_their_properties_and_lose_their_number() {
         (found.qos, found.retain, &found.number),
         (Qos::ExactlyOnce, true, &None)
     );
-    assert_eq!(found.properties.user, sent.properties.user);
+    let mut user = sent.properties.user.clone();
+    user.push((VIA.to_owned(), ORIGIN.to_owned()));
+    assert_eq!(found.properties.user, user);
     assert_eq!(found.properties.content_type, sent.properties.content_type);
     let left = found.properties.expiry_seconds.unwrap();
     assert!((3400..=3500).contains(&left), "{left}");
     sink.close().await;
+}
+
+#[tokio::test]
+async fn records_enter_no_broker_twice() {
+    let broker = StandIn::start(Behaviour::default()).await.unwrap();
+    let setup = Setup::new();
+    let to = to(&broker, json!({}));
+    let sink = setup.sinks.create(&to).await.unwrap();
+    let mut from_elsewhere = record("t", "from elsewhere");
+    from_elsewhere.properties.push_user(VIA, "elsewhere");
+    let mut from_there = record("t", "from there");
+    from_there.properties.push_user(VIA, "elsewhere");
+    from_there
+        .properties
+        .push_user(VIA, &to.endpoint.endpoint.object.uid);
+    let delivered = deliver(
+        &*sink,
+        vec![record("t", "new"), from_elsewhere.clone(), from_there],
+    )
+    .await;
+    let dropped = Delivery::Dropped {
+        reason: DropReason::LOOP,
+    };
+    assert_eq!(
+        delivered,
+        Ok(vec![Delivery::Delivered, Delivery::Delivered, dropped])
+    );
+    let been = |record: &Record| -> Vec<String> {
+        let user = record.properties.user.iter();
+        user.filter(|(name, _)| name == VIA)
+            .map(|(_, at)| at.clone())
+            .collect()
+    };
+    let received: Vec<_> = broker
+        .received()
+        .iter()
+        .map(|received| been(&received.record))
+        .collect();
+    assert_eq!(
+        received,
+        [
+            vec![ORIGIN.to_owned()],
+            vec!["elsewhere".to_owned(), ORIGIN.to_owned()]
+        ]
+    );
+
+    // Published anew by the broker that it is at, it is another message.
+    let mut anew = to.clone();
+    anew.origin.clone_from(&to.endpoint.endpoint.object.uid);
+    let sink = setup.sinks.create(&anew).await.unwrap();
+    from_elsewhere.properties.push_user(VIA, &anew.origin);
+    assert_eq!(
+        deliver(&*sink, vec![from_elsewhere]).await,
+        Ok(vec![Delivery::Delivered])
+    );
+    assert!(been(&broker.received()[2].record).is_empty());
+}
+
+#[tokio::test]
+async fn one_batch_is_on_its_way_at_a_time_as_large_as_the_window() {
+    let setup = Setup::new();
+    let spec = json!({ "address": "mqtt://127.0.0.1:1", "maxInflight": 7 });
+    let sink = setup.sinks.create(&setup_of(spec, json!({}), &[])).await.unwrap();
+    let capabilities = sink.capabilities();
+    assert_eq!((capabilities.max_inflight, capabilities.max_outputs), (1, 7));
 }
 
 #[tokio::test]
@@ -337,14 +408,6 @@ fn what_can_not_be_done_is_refused_with_a_reason() {
     );
     let found = refused(json!({ "address": "mqtt://localhost:99999" }), json!({}));
     assert!(found.starts_with("EndpointInvalid: address"), "{found}");
-    let found = refused(
-        json!({ "address": "mqtt://localhost", "version": "V311" }),
-        json!({}),
-    );
-    assert_eq!(
-        found,
-        "UnsupportedHere: mqtt version V311 is not supported yet, V5 is"
-    );
     let found = refused(json!({ "brokerRef": { "name": "main" } }), json!({}));
     assert_eq!(found, "BrokerMissing: no connection to broker \"main\"");
     let mut user = plain();

@@ -87,6 +87,7 @@ async fn a_connector_enrols_follows_its_plan_and_goes_on_without_the_operator() 
     let connection = ConnectionPlan {
         namespace: "plant".into(),
         broker: "broker".into(),
+        uid: "uid-broker".into(),
         mqtt_addresses: vec![broker.address().to_owned()],
         queue_addresses: Vec::new(),
         server_name: "broker.test".into(),

@@ -178,6 +178,7 @@ impl Field {
             let connection = ConnectionPlan {
                 namespace: "bottling".to_owned(),
                 broker: "broker".to_owned(),
+                uid: "uid-broker".to_owned(),
                 mqtt_addresses: vec![self.broker.address().to_owned()],
                 queue_addresses: Vec::new(),
                 server_name: "localhost".to_owned(),
