@@ -8,11 +8,13 @@
 
 mod alone;
 mod cloud;
+mod mosquitto;
 mod plant;
 mod proxy;
 mod publisher;
 mod site;
 
+mod bridge;
 mod broker_crash;
 mod certificates;
 mod commanded;
