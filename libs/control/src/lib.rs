@@ -17,6 +17,6 @@ pub use plan::{ObjectRef, PlanResource, ResourceKey};
 pub use report::{Aspect, AspectKind, Discovered, Health, Nack, Report, Schema};
 pub use resource::Resource;
 pub use session::{
-    agent::{Agent, AgentOptions, Change, Reporter, Role},
+    agent::{Agent, AgentOptions, Change, KeyWrap, Reporter, Role},
     server::{Authority, ControlHandle, ControlOptions, ControlServer, Observation, Observed, RoleKey},
 };

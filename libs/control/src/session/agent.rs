@@ -4,6 +4,7 @@ mod apply;
 mod credentials;
 mod link;
 mod outbox;
+pub(super) mod seal;
 mod store;
 
 use std::{
@@ -21,13 +22,14 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-pub use self::outbox::Reporter;
 use self::{
     credentials::RoleCredentials,
     link::Link,
     outbox::{Limits, Outbox},
+    seal::Seal,
     store::PlanStore,
 };
+pub use self::{outbox::Reporter, seal::KeyWrap};
 use crate::{
     enroll::{CredentialError, CredentialSource},
     plan::ResourceKey,
@@ -55,6 +57,8 @@ pub struct AgentOptions {
     pub expected: Option<RoleIdentity>,
     /// Directory for certificate, key and last good plan. Made with mode 0700 when it does not exist.
     pub directory: PathBuf,
+    /// Wraps the key that all in the directory is sealed with; without it, that key is in the directory too.
+    pub key_wrap: Option<Arc<dyn KeyWrap>>,
     /// Name and version of this program.
     pub software: String,
     /// What this role is capable of, beyond what its protocol version says.
@@ -82,6 +86,7 @@ impl AgentOptions {
             trust: None,
             expected: None,
             directory,
+            key_wrap: None,
             software: concat!("foreshore ", env!("CARGO_PKG_VERSION")).to_owned(),
             capabilities: BTreeSet::new(),
             retry: (Duration::from_millis(200), Duration::from_secs(15)),
@@ -247,6 +252,7 @@ type InForce = Arc<Mutex<BTreeMap<ResourceKey, (u64, Fingerprint)>>>;
 pub struct Agent {
     options: AgentOptions,
     credentials: RoleCredentials,
+    seal: Arc<Seal>,
     store: PlanStore,
     outbox: Arc<Outbox>,
     status: watch::Sender<AgentStatus>,
@@ -256,20 +262,22 @@ impl Agent {
     /// Takes up what is stored in the directory. Reads files: small ones, at the start of a process.
     ///
     /// # Errors
-    /// [`Error::NoAddress`], [`Error::NoTrust`], [`Error::Tls`] when the directory can't be used or a file with a key
-    /// may be read by others.
+    /// [`Error::NoAddress`], [`Error::NoTrust`], [`Error::Tls`] when the directory can't be used, a file with a key may be
+    /// read by others, or the key that wraps the one in the directory is not there.
     pub fn new(options: AgentOptions) -> Result<Self, Error> {
         if options.addresses.is_empty() {
             return Err(Error::NoAddress);
         }
         foreshore_tls::create_private_directory(&options.directory)?;
+        let seal = Arc::new(Seal::open(&options.directory, options.key_wrap.clone())?);
         let credentials = RoleCredentials::open(
             &options.directory,
             options.trust.clone(),
             options.expected.as_ref(),
             Arc::clone(&options.credential),
+            Arc::clone(&seal),
         )?;
-        let store = PlanStore::open(&options.directory)?;
+        let store = PlanStore::open(&options.directory, Arc::clone(&seal))?;
         let limits = Limits {
             entries: options.max_reports,
             bytes: options.max_report_bytes,
@@ -282,6 +290,7 @@ impl Agent {
         Ok(Self {
             options,
             credentials,
+            seal,
             store,
             outbox: Arc::new(Outbox::new(limits)),
             status,
@@ -315,10 +324,12 @@ impl Agent {
         let Self {
             options,
             credentials,
+            seal,
             store,
             outbox,
             status,
         } = self;
+        let _wrapping = foreshore_runtime::spawn("key of the plan", seal.keep_wrapped(shutdown.clone()));
         let in_force = InForce::default();
         let (changes, incoming) = mpsc::channel(CHANGES);
         let mut applier = apply::Applier {

@@ -8,3 +8,4 @@ mod plan;
 mod protocol;
 mod renewal;
 mod reports;
+mod sealed;

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tonic::{Code, transport::Channel};
 use tracing::{info, warn};
 
-use super::Error;
+use super::{Error, seal::Seal};
 use crate::{
     enroll::CredentialSource,
     proto::{self, control_client::ControlClient},
@@ -41,6 +41,7 @@ pub(super) struct RoleCredentials {
     directory: PathBuf,
     identity: Identity,
     source: Arc<dyn CredentialSource>,
+    seal: Arc<Seal>,
     /// Set when the operator refused the certificate, although it looks good from here.
     refused: bool,
 }
@@ -53,8 +54,9 @@ impl RoleCredentials {
         trust: Option<TrustBundle>,
         expected: Option<&RoleIdentity>,
         source: Arc<dyn CredentialSource>,
+        seal: Arc<Seal>,
     ) -> Result<Self, Error> {
-        let stored = load_trust(&directory.join(TRUST_FILE))?;
+        let stored = load_trust(&directory.join(TRUST_FILE), &seal)?;
         // Both: a rotation may have passed since the role was started with its roots, or since it stored its own. The
         // operator's word in the session then replaces them.
         let roots = [trust, stored]
@@ -66,7 +68,7 @@ impl RoleCredentials {
             other => Error::Tls(other),
         })?;
         let identity = Identity::anonymous(bundle)?;
-        if let Some(credentials) = load_credentials(&directory.join(IDENTITY_FILE))? {
+        if let Some(credentials) = load_credentials(&directory.join(IDENTITY_FILE), &seal)? {
             let role = credentials.chain().role();
             if expected.is_some() && role != expected {
                 warn!(
@@ -82,6 +84,7 @@ impl RoleCredentials {
             directory: directory.to_owned(),
             identity,
             source,
+            seal,
             refused: false,
         })
     }
@@ -140,19 +143,24 @@ impl RoleCredentials {
     /// The key is stored before it is used, so that an enrolment whose answer was lost can be asked for again: a
     /// one-time credential belongs to the first key that showed it.
     async fn pending_key(&self) -> Result<KeyPair, Error> {
-        let path = self.directory.join(PENDING_FILE);
+        let (path, seal) = (self.directory.join(PENDING_FILE), Arc::clone(&self.seal));
         blocking(move || {
             match read_private(&path, LARGEST_FILE) {
-                Ok(text) => match KeyPair::from_pem(&String::from_utf8_lossy(&text)) {
-                    Ok(key) => return Ok(key),
-                    Err(error) => warn!(path = %path.display(), %error, "pending key can't be used"),
-                },
+                Ok(content) => {
+                    let key = seal.expose(&path, content).and_then(|text| {
+                        KeyPair::from_pem(&String::from_utf8_lossy(&text)).map_err(|error| error.to_string())
+                    });
+                    match key {
+                        Ok(key) => return Ok(key),
+                        Err(error) => warn!(path = %path.display(), error, "pending key can't be used"),
+                    }
+                }
                 Err(foreshore_tls::Error::File { source, .. })
                     if source.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
             let key = KeyPair::generate()?;
-            write_private(&path, key.to_pem().as_bytes())?;
+            write_private(&path, &seal.protect(&path, key.to_pem().as_bytes())?)?;
             Ok(key)
         })
         .await
@@ -172,33 +180,34 @@ impl RoleCredentials {
         self.trust(bundle).await?;
         self.identity.replace(&credentials)?;
         let (path, text) = (self.directory.join(IDENTITY_FILE), credentials.to_pem());
-        let stored = blocking(move || write_private(&path, text.as_bytes())).await;
+        let seal = Arc::clone(&self.seal);
+        let stored = blocking(move || write_private(&path, &seal.protect(&path, text.as_bytes())?)).await;
         self.refused = false;
         stored
     }
 
     /// Stores a new bundle, and uses it from the next connection on.
     pub(super) async fn trust(&mut self, bundle: TrustBundle) -> Result<(), Error> {
-        if self.identity.bundle() == bundle {
-            // Stored all the same: the present one may be that of the start.
-            let path = self.directory.join(TRUST_FILE);
-            return blocking(move || write_atomic(&path, bundle.to_pem().as_bytes())).await;
+        // Stored also where it is the present one: that may be the one of the start.
+        if self.identity.bundle() != bundle {
+            self.identity.set_bundle(bundle.clone())?;
         }
-        self.identity.set_bundle(bundle.clone())?;
-        let path = self.directory.join(TRUST_FILE);
-        blocking(move || write_atomic(&path, bundle.to_pem().as_bytes())).await
+        let (path, seal) = (self.directory.join(TRUST_FILE), Arc::clone(&self.seal));
+        blocking(move || write_atomic(&path, &seal.protect(&path, bundle.to_pem().as_bytes())?)).await
     }
 }
 
-fn load_trust(path: &Path) -> Result<Option<TrustBundle>, Error> {
+fn load_trust(path: &Path, seal: &Seal) -> Result<Option<TrustBundle>, Error> {
     match read_bounded(path, LARGEST_FILE) {
-        Ok(text) => match TrustBundle::from_pem(&text) {
-            Ok(bundle) => Ok(Some(bundle)),
-            Err(error) => {
-                warn!(path = %path.display(), %error, "stored trust bundle can't be used");
-                Ok(None)
-            }
-        },
+        Ok(content) => {
+            let text = seal.expose(path, content);
+            let bundle = text
+                .and_then(|text| TrustBundle::from_pem(&text).map_err(|error| error.to_string()))
+                .inspect_err(
+                    |error| warn!(path = %path.display(), error, "stored trust bundle can't be used"),
+                );
+            Ok(bundle.ok())
+        }
         Err(foreshore_tls::Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             Ok(None)
         }
@@ -206,15 +215,17 @@ fn load_trust(path: &Path) -> Result<Option<TrustBundle>, Error> {
     }
 }
 
-fn load_credentials(path: &Path) -> Result<Option<Credentials>, Error> {
+fn load_credentials(path: &Path, seal: &Seal) -> Result<Option<Credentials>, Error> {
     match read_private(path, LARGEST_FILE) {
-        Ok(text) => match Credentials::from_pem(&text, &text) {
-            Ok(credentials) => Ok(Some(credentials)),
-            Err(error) => {
-                warn!(path = %path.display(), %error, "stored certificate can't be used");
-                Ok(None)
-            }
-        },
+        Ok(content) => {
+            let text = seal.expose(path, content);
+            let credentials = text
+                .and_then(|text| Credentials::from_pem(&text, &text).map_err(|error| error.to_string()))
+                .inspect_err(
+                    |error| warn!(path = %path.display(), error, "stored certificate can't be used"),
+                );
+            Ok(credentials.ok())
+        }
         Err(foreshore_tls::Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             Ok(None)
         }

@@ -1,25 +1,22 @@
 //! The last good plan of a role on disk.
 //!
-//! One file for each resource, sealed with ChaCha20-Poly1305 (RFC 8439) under a key in a file of mode 0600: secrets
-//! are never in the clear on disk, and a torn or altered file is noticed. The directory is meant to be backed by
-//! memory, and whatever is lost the operator sends again; so nothing here waits for a disk.
+//! One file for each resource, sealed (see `seal`): secrets are never in the clear on disk, and a torn or altered file is
+//! noticed. Whatever is lost the operator sends again; so nothing here waits for a disk.
 
 use std::{
     fs,
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::Bytes;
-use foreshore_tls::{Fingerprint, read_bounded, read_private, write_private};
+use foreshore_tls::{Fingerprint, read_bounded};
 use prost::Message;
-use ring::{
-    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
-    rand::{SecureRandom, SystemRandom},
-};
 use tracing::warn;
 
+use super::seal::Seal;
 use crate::{
     plan::ResourceKey,
     proto,
@@ -27,14 +24,8 @@ use crate::{
     session::wire::{self, Received},
 };
 
-/// Tells our files, and their format.
-const MAGIC: &[u8; 4] = b"FSP1";
-
 /// Ends the names of our files.
 const EXTENSION: &str = "sealed";
-
-/// Size of a key, in bytes.
-const KEY_LEN: usize = 32;
 
 /// Files larger than this are none of ours.
 const LARGEST_FILE: u64 = LARGEST_BODY as u64 + 64 * 1024;
@@ -42,22 +33,15 @@ const LARGEST_FILE: u64 = LARGEST_BODY as u64 + 64 * 1024;
 /// A directory with the resources that are in force.
 pub(super) struct PlanStore {
     directory: PathBuf,
-    key: LessSafeKey,
-    random: SystemRandom,
+    seal: Arc<Seal>,
 }
 
 impl PlanStore {
-    /// Opens the store in a role's state directory, making both directory and key when they do not exist.
-    pub(super) fn open(state: &Path) -> Result<Self, foreshore_tls::Error> {
+    /// Opens the store in a role's state directory, making it when it does not exist.
+    pub(super) fn open(state: &Path, seal: Arc<Seal>) -> Result<Self, foreshore_tls::Error> {
         let directory = state.join("plan");
         fs::create_dir_all(&directory).map_err(|error| file_error("create", &directory, error))?;
-        let random = SystemRandom::new();
-        let key = load_key(&state.join("plan.key"), &random)?;
-        Ok(Self {
-            directory,
-            key,
-            random,
-        })
+        Ok(Self { directory, seal })
     }
 
     /// Every resource, in the order in which they are to be set. A file that can't be used is removed: the operator
@@ -86,7 +70,7 @@ impl PlanStore {
 
     fn load_one(&self, path: &Path) -> Result<Resource, String> {
         let content = read_bounded(path, LARGEST_FILE).map_err(|error| error.to_string())?;
-        let plain = self.unseal(&name_of(path), &content)?;
+        let plain = self.seal.unseal(path, &content)?;
         let message = proto::Resource::decode(Bytes::from(plain)).map_err(|error| error.to_string())?;
         let resource = match wire::resource(Some(message)).map_err(|error| error.to_string())? {
             Received::Whole(resource) => resource,
@@ -102,9 +86,7 @@ impl PlanStore {
     pub(super) fn put(&self, resource: Resource) -> Result<(), foreshore_tls::Error> {
         let path = self.path_of(resource.key());
         let plain = proto::Resource::from(resource).encode_to_vec();
-        let sealed = self
-            .seal(&name_of(&path), plain)
-            .map_err(|error| file_error("seal", &path, io::Error::other(error)))?;
+        let sealed = self.seal.seal(&path, &plain)?;
         write_quickly(&path, &sealed).map_err(|error| file_error("write", &path, error))
     }
 
@@ -123,64 +105,6 @@ impl PlanStore {
         self.directory
             .join(format!("{}.{EXTENSION}", Fingerprint::of(text.as_bytes())))
     }
-
-    /// The name is authenticated too, so that files can't be exchanged for each other.
-    fn seal(&self, name: &str, mut content: Vec<u8>) -> Result<Vec<u8>, String> {
-        let mut nonce = [0; NONCE_LEN];
-        self.random
-            .fill(&mut nonce)
-            .map_err(|_| "the operating system gave no random numbers")?;
-        self.key
-            .seal_in_place_append_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(name.as_bytes()),
-                &mut content,
-            )
-            .map_err(|_| "encryption failed")?;
-        Ok([MAGIC.as_slice(), &nonce, &content].concat())
-    }
-
-    fn unseal(&self, name: &str, content: &[u8]) -> Result<Vec<u8>, String> {
-        let sealed = content.strip_prefix(MAGIC).ok_or("it is in another format")?;
-        let (nonce, sealed) = sealed.split_at_checked(NONCE_LEN).ok_or("it is too short")?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| "it is too short")?;
-        let mut sealed = sealed.to_vec();
-        let plain = self
-            .key
-            .open_in_place(nonce, Aad::from(name.as_bytes()), &mut sealed)
-            .map_err(|_| "it is damaged, or sealed with another key")?;
-        Ok(plain.to_vec())
-    }
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
-}
-
-fn load_key(path: &Path, random: &SystemRandom) -> Result<LessSafeKey, foreshore_tls::Error> {
-    let bad = |reason: &str| file_error("read", path, io::Error::other(reason.to_owned()));
-    let text = match read_private(path, 1024) {
-        Ok(text) => text,
-        Err(foreshore_tls::Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            let mut key = [0; KEY_LEN];
-            random
-                .fill(&mut key)
-                .map_err(|_| bad("the operating system gave no random numbers"))?;
-            let text = hex::encode(key).into_bytes();
-            write_private(path, &text)?;
-            text
-        }
-        Err(error) => return Err(error),
-    };
-    let mut key = [0; KEY_LEN];
-    hex::decode_to_slice(text.trim_ascii(), &mut key).map_err(|_| {
-        bad("it is not a key of 64 hexadecimal digits: remove it, and the operator sends the plan anew")
-    })?;
-    let key = UnboundKey::new(&CHACHA20_POLY1305, &key).map_err(|_| bad("the key can't be used"))?;
-    Ok(LessSafeKey::new(key))
 }
 
 /// Whole or not at all while the machine runs; after a power cut the seal tells.
@@ -213,6 +137,10 @@ mod tests {
 
     const LIMIT: usize = 100;
 
+    fn open(state: &Path) -> Result<PlanStore, foreshore_tls::Error> {
+        PlanStore::open(state, Arc::new(Seal::open(state, None)?))
+    }
+
     fn resource(kind: &str, name: &str, phase: u32, body: &str) -> Resource {
         Resource::new(
             ResourceKey::new(kind, "plant", name),
@@ -233,7 +161,7 @@ mod tests {
     #[test]
     fn what_is_stored_comes_back_in_the_order_of_setting() {
         let state = tempfile::tempdir().unwrap();
-        let store = PlanStore::open(state.path()).unwrap();
+        let store = open(state.path()).unwrap();
         let (asset, secret) = (
             resource("Asset", "line", 3, "{}"),
             resource("Secret", "plc", 0, "old"),
@@ -247,14 +175,14 @@ mod tests {
         store
             .remove(&ResourceKey::new("Asset", "plant", "never"))
             .unwrap();
-        let reopened = PlanStore::open(state.path()).unwrap();
+        let reopened = open(state.path()).unwrap();
         assert_eq!(reopened.load(LIMIT).unwrap(), [secret, asset]);
     }
 
     #[test]
     fn nothing_is_in_the_clear_and_the_key_is_private() {
         let state = tempfile::tempdir().unwrap();
-        let store = PlanStore::open(state.path()).unwrap();
+        let store = open(state.path()).unwrap();
         store.put(resource("Secret", "plc", 0, "hunter2")).unwrap();
         for file in files(state.path()) {
             let content = fs::read(&file).unwrap();
@@ -266,7 +194,7 @@ mod tests {
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(
-            PlanStore::open(state.path()),
+            open(state.path()),
             Err(foreshore_tls::Error::FileMode { .. })
         ));
     }
@@ -274,7 +202,7 @@ mod tests {
     #[test]
     fn damaged_files_are_dropped_and_the_others_are_used() {
         let state = tempfile::tempdir().unwrap();
-        let store = PlanStore::open(state.path()).unwrap();
+        let store = open(state.path()).unwrap();
         for number in 0..6 {
             store
                 .put(resource("Asset", &format!("asset-{number}"), 3, "{}"))
@@ -296,17 +224,11 @@ mod tests {
     #[test]
     fn without_its_key_a_plan_is_worth_nothing() {
         let state = tempfile::tempdir().unwrap();
-        PlanStore::open(state.path())
+        open(state.path())
             .unwrap()
             .put(resource("Asset", "line", 3, "{}"))
             .unwrap();
         fs::remove_file(state.path().join("plan.key")).unwrap();
-        assert!(
-            PlanStore::open(state.path())
-                .unwrap()
-                .load(LIMIT)
-                .unwrap()
-                .is_empty()
-        );
+        assert!(open(state.path()).unwrap().load(LIMIT).unwrap().is_empty());
     }
 }

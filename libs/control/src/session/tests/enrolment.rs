@@ -137,6 +137,7 @@ async fn a_certificate_that_the_operator_refuses_leads_to_a_new_enrolment() {
         credential: again.credential,
         capabilities: Vec::new(),
         tolerant: false,
+        key_wrap: None,
     };
     let running = site.start();
     operator.connected().await;

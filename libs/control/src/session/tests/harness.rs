@@ -27,7 +27,7 @@ use crate::{
     Observed, Reporter, Resource, ResourceKey, Role,
     enroll::{CredentialSource, LocalTokens},
     plan::{SecretPlan, SecretValue},
-    session::agent::{AgentStatus, LinkState},
+    session::agent::{AgentStatus, KeyWrap, LinkState},
 };
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
@@ -232,6 +232,7 @@ pub(super) struct Site {
     pub(super) credential: Arc<dyn CredentialSource>,
     pub(super) capabilities: Vec<&'static str>,
     pub(super) tolerant: bool,
+    pub(super) key_wrap: Option<Arc<dyn KeyWrap>>,
 }
 
 impl Site {
@@ -243,6 +244,7 @@ impl Site {
             credential: operator.tokens.source(role(uid), Duration::from_secs(600)),
             capabilities: Vec::new(),
             tolerant: false,
+            key_wrap: None,
         }
     }
 
@@ -255,6 +257,7 @@ impl Site {
         let credential = Arc::clone(&self.credential);
         AgentOptions {
             trust: self.trust.clone(),
+            key_wrap: self.key_wrap.clone(),
             capabilities: self.capabilities.iter().map(ToString::to_string).collect(),
             retry: (Duration::from_millis(20), Duration::from_millis(200)),
             report_interval: Duration::from_millis(10),

@@ -254,6 +254,7 @@ impl Stage {
             credential: Arc::new(StaticCredential(String::new())),
             capabilities: Vec::new(),
             tolerant: false,
+            key_wrap: None,
         };
         Self { hears, site, serving }
     }
