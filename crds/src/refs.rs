@@ -83,3 +83,9 @@ pub const TLS_PRIVATE_KEY_KEY: &str = "tls.key";
 pub const CA_CERTIFICATE_KEY: &str = "ca.crt";
 /// Key of a Secret that holds lists of certificates that those authorities have revoked.
 pub const CA_REVOCATION_KEY: &str = "ca.crl";
+
+/// Key of a Secret with encryption keys that holds the name of the one in use.
+pub const ENCRYPTION_ACTIVE_KEY: &str = "active";
+
+/// Length of an encryption key, in bytes.
+pub const ENCRYPTION_KEY_LEN: usize = 32;

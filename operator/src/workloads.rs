@@ -53,6 +53,9 @@ pub struct Shape {
     pub log_level: Option<LogLevel>,
     /// What they keep over restarts and on other nodes; none where nothing has to be.
     pub volume: Option<Volume>,
+    /// The Secret with the keys that what they keep is encrypted with, if it is. It is mounted, not part of their plan: a
+    /// plan is kept on the volume.
+    pub encryption_keys: Option<String>,
     /// What they serve to others.
     pub ports: Vec<Port>,
 }

@@ -473,7 +473,7 @@ pub enum StorageBackend {
 
 /// Where messages are kept.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[x_kube(validation = rules::plain("(has(self.backend) && self.backend == 'JetStream') == has(self.jetStream)", "only one of backend JetStream and the block jetStream", "both or neither"))]
+#[x_kube(validation = rules::plain("(has(self.backend) && self.backend == 'JetStream') == has(self.jetStream)", "only one of backend JetStream and the block jetStream", "both or neither"), validation = rules::plain("!has(self.encryption) || !has(self.backend) || self.backend == 'Fjall'", "encryption of a store that is no directory", "encryption with backend Fjall only"))]
 #[serde(rename_all = "camelCase")]
 pub struct BrokerStorage {
     /// What keeps them; Fjall where it is left out.
@@ -498,6 +498,10 @@ pub struct BrokerStorage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::size_at_least("1Mi"))]
     pub cache_bytes: Option<ByteSize>,
+    /// What the volume is encrypted with; not at all where it is left out. It can be turned on later and can't be turned
+    /// off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
     /// How commits are gathered. An acknowledgement always waits for the commit of what it acknowledges.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<Sync>,
@@ -516,6 +520,21 @@ effective!(BrokerStorage {
     /// Memory for caches in bytes:
     effective_cache_bytes: cache_bytes -> u64 = 16 << 20;
 });
+
+/// What a store is encrypted with.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Encryption {
+    /// Secret with one key or more, each of 32 bytes, and under `active` the name of the one that is in use; `active` may
+    /// be left out where there is only one. It is mounted into the pod and taken up while the broker runs. Whoever loses
+    /// the key loses the store.
+    pub secret_ref: SecretRef,
+    /// Whether a store that is there already and not encrypted is taken up and encrypted; false where it is left out: it is
+    /// refused then, since somebody may have put it in the place of the encrypted one. Leave it out again when all is
+    /// encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypt_existing: Option<bool>,
+}
 
 /// How commits are gathered.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]

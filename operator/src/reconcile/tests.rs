@@ -108,6 +108,82 @@ pub(crate) fn plant(facts: &Facts) -> Outcome {
     reconciler().reconcile(&snapshot(PLANT), facts)
 }
 
+/// The plant in a cluster, with a broker whose store is encrypted with what a Secret holds.
+pub(crate) fn encrypted(secret: &Value) -> Outcome {
+    let encryption = "  storage: {encryption: {secretRef: {name: store-keys}}}";
+    let plant = PLANT.replace("  replicas: 1 # of the broker", encryption);
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "store-keys" }, "stringData": secret,
+    });
+    let cluster = Platform {
+        pods: true,
+        ..Platform::standalone()
+    };
+    let manifests = snapshot(&format!("{plant}\n---\n{secret}\n"));
+    Reconciler::new(cluster, Accepted::default()).reconcile(&manifests, &told())
+}
+
+/// 32 bytes.
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+
+#[test]
+fn keys_of_a_store_are_in_no_plan() {
+    let outcome = encrypted(&json!({ "spring": KEY, "autumn": KEY, "active": "autumn" }));
+    assert_eq!(texts(&outcome), [""; 0]);
+    let broker = RoleName::new(Role::Broker, "plant", "main");
+    let shape = &outcome.workloads[&broker].shape;
+    assert_eq!(shape.encryption_keys.as_deref(), Some("store-keys"));
+    // The role keeps its plan beside the store that the keys protect.
+    let plans = &outcome.plans.roles[&broker];
+    let secrets = plans.keys().filter(|key| key.kind == "Secret");
+    assert_eq!(
+        secrets.map(|key| key.name.as_str()).collect::<Vec<_>>(),
+        ["users"]
+    );
+}
+
+#[test]
+fn keys_of_a_store_that_can_not_be_used_are_told() {
+    for (secret, expected) in [
+        (
+            json!({ "spring": &KEY[1..] }),
+            "key spring has not the 32 bytes of an encryption key: found 31 bytes",
+        ),
+        (
+            json!({ "spring": KEY, "autumn": KEY }),
+            "key active does not say which of several keys is in use",
+        ),
+        (
+            json!({ "spring": KEY, "active": "winter" }),
+            "key active names \"winter\", which is not there: found spring",
+        ),
+        (
+            json!({ "active": "winter" }),
+            "key active names \"winter\", which is not there",
+        ),
+    ] {
+        let told = texts(&encrypted(&secret));
+        // What belongs to the broker waits for it.
+        let (waiting, told): (Vec<_>, Vec<_>) = told
+            .iter()
+            .partition(|text| text.contains(" is not accepted itself"));
+        let [problem] = &told[..] else { panic!("{told:?}") };
+        assert!(
+            waiting.len() > 3
+                && problem.contains(expected)
+                && problem.contains("spec.storage.encryption.secretRef"),
+            "{problem}"
+        );
+    }
+    // There is nothing to mount without a cluster.
+    let encryption = "  storage: {encryption: {secretRef: {name: users}}}";
+    let told = texts(&reconciler().reconcile(&edited("  replicas: 1 # of the broker", encryption), &told()));
+    assert!(
+        told.iter().any(|problem| problem.contains("needs a cluster")),
+        "{told:?}"
+    );
+}
+
 #[test]
 fn every_role_is_told_what_concerns_it() {
     let outcome = reconciler().reconcile(&snapshot(PLANT), &told());

@@ -6,7 +6,7 @@ use foreshore_crds::{
     v1alpha1::{
         BrokerSpec,
         broker::{
-            AuditDestination, BrokerAudit, BrokerStorage, CertificateAuthentication, JetStream,
+            AuditDestination, BrokerAudit, BrokerStorage, CertificateAuthentication, Encryption, JetStream,
             JwtAuthentication, Listener, ListenerAuthentication, PasswordAuthentication, StorageBackend,
             WebhookAuthentication,
         },
@@ -61,6 +61,11 @@ fn dereference(version: &Version<BrokerSpec>, scope: &Scope<'_>) -> (Vec<Name>, 
             secrets.secret(&reference.name, "spec.storage.jetStream.credentialsSecretRef");
         }
         secrets.authorities(ca_secret_ref.as_ref(), "spec.storage.jetStream.caSecretRef");
+    }
+    if let Some(Encryption { secret_ref, .. }) =
+        storage.as_ref().and_then(|storage| storage.encryption.as_ref())
+    {
+        secrets.encryption_keys(secret_ref, "spec.storage.encryption.secretRef");
     }
     secrets.finish()
 }
@@ -120,6 +125,11 @@ pub(crate) fn validate(
     faults.take(check_storage(spec, scope));
     let audit = spec.audit.as_ref().map(BrokerAudit::effective_destination);
     faults.take(scope.pod_only("spec.audit.destination", audit == Some(AuditDestination::Stdout)));
+    let encryption = spec
+        .storage
+        .as_ref()
+        .and_then(|storage| storage.encryption.as_ref());
+    faults.take(scope.pod_only("spec.storage.encryption", encryption.is_some()));
     if let Some(storage) = &spec.storage {
         faults.take(not_built_in("spec.storage.maxBytes", storage.max_bytes.is_some()));
         faults.take(not_built_in("spec.storage.sync", storage.sync.is_some()));
@@ -202,12 +212,14 @@ impl ValidBroker {
             service: Some(listener.service.clone().unwrap_or_default()),
         });
         let volume = storage.as_ref().and_then(|storage| storage.volume.clone());
+        let encryption = storage.as_ref().and_then(|storage| storage.encryption.as_ref());
         Shape {
             owners: vec![self.version.owner(Kind::Broker)],
             replicas: 1,
             pod: pod.clone(),
             log_level: *log_level,
             volume: Some(volume.unwrap_or_default()),
+            encryption_keys: encryption.map(|encryption| encryption.secret_ref.name.to_string()),
             ports: ports.collect(),
         }
     }

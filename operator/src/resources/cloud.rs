@@ -97,6 +97,7 @@ impl ValidCloud {
             pod: pod.clone(),
             log_level: *log_level,
             volume: Some(volume.clone().unwrap_or_default()),
+            encryption_keys: None,
             ports: [port(facts::EDGE_LINK, edge_link.port, ports::EDGE_LINK)]
                 .into_iter()
                 .chain(http)

@@ -4,8 +4,8 @@ use foreshore_control::plan::SecretValue;
 use foreshore_crds::{
     conditions::reasons,
     refs::{
-        CA_CERTIFICATE_KEY, CA_REVOCATION_KEY, CredentialsSecretRef, SecretKeyRef, SecretRef,
-        TLS_CERTIFICATE_KEY, TLS_PRIVATE_KEY_KEY,
+        CA_CERTIFICATE_KEY, CA_REVOCATION_KEY, CredentialsSecretRef, ENCRYPTION_ACTIVE_KEY,
+        ENCRYPTION_KEY_LEN, SecretKeyRef, SecretRef, TLS_CERTIFICATE_KEY, TLS_PRIVATE_KEY_KEY,
     },
     v1alpha1::common::{Authentication, Trust, UsernamePassword, X509},
 };
@@ -181,6 +181,32 @@ impl<'s> Secrets<'s, '_> {
             self.faults
                 .add(problem.found(found).allowed("keys that end in .crt or .pem"));
         }
+    }
+
+    /// Keys of a store. Its Secret is mounted into the pod and not among those of its plan, which is kept beside the store.
+    pub(crate) fn encryption_keys(&mut self, reference: &SecretRef, field: &str) {
+        let known = self.names.len();
+        let secret = self.secret(&reference.name, field);
+        self.names.truncate(known);
+        let Some(secret) = secret else { return };
+        let is_key = |name: &&String| name.as_str() != ENCRYPTION_ACTIVE_KEY;
+        let keys: Vec<_> = secret.data.keys().filter(is_key).collect();
+        let active = secret.data.get(ENCRYPTION_ACTIVE_KEY);
+        let active = active.map(|SecretValue(value)| String::from_utf8_lossy(value).trim().to_owned());
+        for (name, SecretValue(value)) in secret.data.iter().filter(|(name, _)| is_key(name)) {
+            if value.len() != ENCRYPTION_KEY_LEN {
+                let what = format!("key {name} has not the {ENCRYPTION_KEY_LEN} bytes of an encryption key");
+                self.invalid(&reference.name, &what, format!("{} bytes", value.len()), field);
+            }
+        }
+        let what = match active {
+            Some(active) if keys.iter().any(|key| **key == active) => return,
+            Some(active) => format!("key {ENCRYPTION_ACTIVE_KEY} names {active:?}, which is not there"),
+            None if keys.len() == 1 => return,
+            None if keys.is_empty() => "it has no encryption key".to_owned(),
+            None => format!("key {ENCRYPTION_ACTIVE_KEY} does not say which of several keys is in use"),
+        };
+        self.invalid(&reference.name, &what, enumerate(keys.iter()), field);
     }
 
     /// A Secret of which each value counts.

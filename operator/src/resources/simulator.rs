@@ -99,6 +99,7 @@ impl ValidSimulator {
             pod: spec.pod.clone(),
             log_level: spec.log_level,
             volume: None,
+            encryption_keys: None,
             ports: vec![Port {
                 name: facts::DEVICE.to_owned(),
                 number: spec.port.filter(|port| *port != 0).unwrap_or(usual),

@@ -10,9 +10,9 @@ use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapProjection, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
         EnvVarSource, HTTPGetAction, LocalObjectReference, ObjectFieldSelector, PodSecurityContext, PodSpec,
-        PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecurityContext,
-        ServiceAccountTokenProjection, Toleration, TopologySpreadConstraint, Volume, VolumeMount,
-        VolumeProjection,
+        PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile,
+        SecretVolumeSource, SecurityContext, ServiceAccountTokenProjection, Toleration,
+        TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
@@ -26,6 +26,9 @@ const DATA_PATH: &str = "/var/lib/foreshore";
 const IDENTITY: &str = "identity";
 const IDENTITY_PATH: &str = "/var/run/foreshore";
 const TOKEN: &str = "token";
+const ENCRYPTION: &str = "encryption-keys";
+/// Not below [`IDENTITY_PATH`]: nothing can be mounted into a volume that is read only.
+const ENCRYPTION_PATH: &str = "/var/run/foreshore-encryption";
 
 /// User and group of every pod: that of the image.
 const USER: i64 = 65_532;
@@ -97,6 +100,7 @@ impl Builder<'_> {
             }
             .to_owned()
         });
+        let keys = self.shape().encryption_keys.as_ref();
         let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
             name: name.to_owned(),
             mount_path: path.to_owned(),
@@ -133,10 +137,15 @@ impl Builder<'_> {
             }),
             // The last lines of the log are the evidence in the status.
             termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-            volume_mounts: Some(vec![
-                mount(DATA, DATA_PATH, false),
-                mount(IDENTITY, IDENTITY_PATH, true),
-            ]),
+            volume_mounts: Some(
+                [
+                    mount(DATA, DATA_PATH, false),
+                    mount(IDENTITY, IDENTITY_PATH, true),
+                ]
+                .into_iter()
+                .chain(keys.map(|_| mount(ENCRYPTION, ENCRYPTION_PATH, true)))
+                .collect(),
+            ),
             ..Container::default()
         }
     }
@@ -162,6 +171,9 @@ impl Builder<'_> {
             ("FORESHORE_TOKEN_FILE", format!("{IDENTITY_PATH}/{TOKEN}")),
             ("FORESHORE_TRUST_FILE", format!("{IDENTITY_PATH}/{TRUST_KEY}")),
         ];
+        if self.shape().encryption_keys.is_some() {
+            variables.push(("FORESHORE_ENCRYPTION_KEYS", ENCRYPTION_PATH.to_owned()));
+        }
         if self.is_dialled() {
             variables.push((
                 "FORESHORE_HOST",
@@ -233,6 +245,17 @@ impl Builder<'_> {
                 ..Volume::default()
             });
         }
+        let keys = self.shape().encryption_keys.as_ref();
+        volumes.extend(keys.map(|name| Volume {
+            name: ENCRYPTION.to_owned(),
+            // In memory of the node, as every Secret; the whole of it, so that the kubelet exchanges all files at once.
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(name.clone()),
+                default_mode: Some(0o440),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        }));
         volumes
     }
 

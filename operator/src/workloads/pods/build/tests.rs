@@ -1,5 +1,5 @@
 use super::*;
-use crate::reconcile::tests::{plant, told};
+use crate::reconcile::tests::{encrypted, plant, told};
 
 fn settings() -> Settings {
     Settings {
@@ -77,4 +77,31 @@ fn every_pod_is_restricted() {
         }
     }
     assert_eq!(pods, 5);
+}
+
+#[test]
+fn keys_of_a_store_are_mounted_from_their_secret_and_into_the_broker_only() {
+    let secret = serde_json::json!({ "spring": "0123456789abcdef0123456789abcdef" });
+    let workloads = encrypted(&secret).workloads;
+    let built = build(&workloads, &settings(), "-----BEGIN CERTIFICATE-----\n").unwrap();
+    let mut mounted = Vec::new();
+    for (key, child) in &built {
+        let pod = &child.manifest["spec"]["template"]["spec"];
+        let volumes = pod["volumes"].as_array().into_iter().flatten();
+        for volume in volumes.filter(|volume| volume["name"] == "encryption-keys") {
+            // Readable by the group of the pod, which no other pod is in.
+            let expected = serde_json::json!({ "secretName": "store-keys", "defaultMode": 0o440 });
+            assert_eq!(volume["secret"], expected);
+            let container = &pod["containers"][0];
+            let mounts = container["volumeMounts"].as_array().unwrap();
+            let path = "/var/run/foreshore-encryption";
+            let mount = serde_json::json!({ "name": "encryption-keys", "mountPath": path, "readOnly": true });
+            assert!(mounts.contains(&mount), "{mounts:?}");
+            let variable = serde_json::json!({ "name": "FORESHORE_ENCRYPTION_KEYS", "value": path });
+            assert!(container["env"].as_array().unwrap().contains(&variable));
+            mounted.push(key.to_string());
+        }
+    }
+    assert_eq!(mounted.len(), 1, "{mounted:?}");
+    assert!(mounted[0].ends_with("main-broker"), "{mounted:?}");
 }
