@@ -231,6 +231,11 @@ fn start_tasks(engine: &Arc<Engine>, sys_interval: Option<Duration>) -> Vec<Task
             sweeping.state_store.set_space(space.ok().flatten());
             sweeping.measure_topic_limits().await;
             sweeping.measure_memory();
+            if let Some(encryption) = store.encryption() {
+                let stats = &sweeping.stats;
+                stats.store_rewriting.set(encryption.is_rewriting.into());
+                stats.store_keys_refused.set(encryption.problem.is_some().into());
+            }
             let (keys, bytes) = sweeping.state_store.size();
             sweeping
                 .stats

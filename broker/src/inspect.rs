@@ -9,7 +9,7 @@ pub mod trace;
 use std::sync::Arc;
 
 use foreshore_record::{PathLedger, Qos, TopicFilter};
-use foreshore_store::{ReceiverId, Space, Store, StoreError, TopicTotals};
+use foreshore_store::{Encryption, ReceiverId, Space, Store, StoreError, TopicTotals};
 use serde::Serialize;
 
 pub use crate::engine::memory::MemoryUse;
@@ -131,6 +131,12 @@ impl Handle {
     pub async fn space(&self) -> Option<Space> {
         // A store that can't be asked any more tells that elsewhere.
         let asked = self.engine().blocking(|store| Ok(store.space())).await;
+        asked.ok().flatten()
+    }
+
+    /// How the store is encrypted; `None` when it is not, or when it can't be asked any more.
+    pub async fn encryption(&self) -> Option<Encryption> {
+        let asked = self.engine().blocking(|store| Ok(store.encryption())).await;
         asked.ok().flatten()
     }
 

@@ -61,6 +61,10 @@ pub struct RoleOptions {
     pub report: Arc<dyn Fn(Report) + Send + Sync>,
     /// Directory of the store.
     pub directory: PathBuf,
+    /// Folder with the keys that the store is encrypted with, if it is.
+    pub encryption_keys: Option<PathBuf>,
+    /// Whether a store that is there already and not encrypted may be, whatever its manifest says.
+    pub encrypt_existing: bool,
     /// Where metrics are registered.
     pub metrics: Metrics,
     /// Address that listeners bind where their manifest names none.
@@ -198,6 +202,12 @@ impl BrokerRole {
 
     async fn start(&self, plan: &BrokerPlan) -> Result<Handle, Nack> {
         let spec = plan.spec.storage.clone().unwrap_or_default();
+        let encryption = spec.encryption.as_ref();
+        if encryption.is_some() && self.options.encryption_keys.is_none() {
+            let message =
+                "spec.storage.encryption: found no folder of keys here, and nothing is written without";
+            return Err(Nack::new(reasons::UNSUPPORTED_HERE, message));
+        }
         let storage = match storage(&plan.spec) {
             StorageBackend::Memory => Storage::Memory,
             StorageBackend::Fjall => Storage::Directory {
@@ -205,6 +215,9 @@ impl BrokerRole {
                 options: StoreOptions {
                     free_space_watermark: spec.effective_min_free_bytes(),
                     cache_bytes: spec.effective_cache_bytes(),
+                    encryption_keys: self.options.encryption_keys.clone(),
+                    encrypt_existing: self.options.encrypt_existing
+                        || encryption.is_some_and(|encryption| encryption.encrypt_existing == Some(true)),
                     ..StoreOptions::default()
                 },
             },

@@ -66,6 +66,10 @@ pub(crate) struct Stats {
     pub(crate) state_keys: Gauge,
     /// What they come to.
     pub(crate) state_bytes: Gauge,
+    /// Whether rows of an encrypted store are left that are to be sealed anew.
+    pub(crate) store_rewriting: Gauge,
+    /// Whether the keys of an encrypted store can't be used as they are.
+    pub(crate) store_keys_refused: Gauge,
 }
 
 impl Stats {
@@ -155,6 +159,16 @@ impl Stats {
             state_bytes: metrics.register(
                 "broker_state_store_bytes",
                 "Bytes that the keys of the state store count against their limit",
+                Gauge::default(),
+            ),
+            store_rewriting: metrics.register(
+                "broker_store_encryption_rewriting",
+                "1 as long as rows of the store are not encrypted with its current key",
+                Gauge::default(),
+            ),
+            store_keys_refused: metrics.register(
+                "broker_store_encryption_keys_refused",
+                "1 as long as the folder of encryption keys can't be used and earlier keys stay in use",
                 Gauge::default(),
             ),
         }

@@ -13,6 +13,7 @@ use foreshore_operator::workloads::ports;
 pub(crate) mod broker;
 pub(crate) mod check;
 pub(crate) mod crds;
+pub(crate) mod encryption;
 pub(crate) mod invoke;
 pub(crate) mod kubectl;
 pub(crate) mod operator;

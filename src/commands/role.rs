@@ -12,7 +12,7 @@ use foreshore_operator::RoleName;
 use foreshore_runtime::Shutdown;
 use foreshore_tls::{Role, RoleIdentity, TrustBundle, read_bounded};
 
-use super::{ADMIN, DRAIN};
+use super::{ADMIN, DRAIN, encryption::Encryption};
 use crate::{
     admin::Answerer,
     roles::{Assignment, Directory, Roles, Site, Work},
@@ -97,6 +97,14 @@ impl Options {
     /// # Errors
     /// When something of the environment is missing, or the role ends by itself.
     pub(crate) async fn run(self, role: Role, work: Work) -> Result<()> {
+        self.run_encrypting(role, work, Encryption::default()).await
+    }
+
+    /// As [`Options::run`], with what a broker encrypts its store with.
+    ///
+    /// # Errors
+    /// As [`Options::run`].
+    pub(crate) async fn run_encrypting(self, role: Role, work: Work, encryption: Encryption) -> Result<()> {
         foreshore_tls::install_provider();
         let Self {
             control,
@@ -140,7 +148,7 @@ impl Options {
             directory: Arc::clone(&directory),
         };
         answerer.serve_port(ADMIN, &shutdown).await?;
-        let roles = Roles::new(data, Site::pod(host), directory);
+        let roles = Roles::new(data, Site::pod(host), directory).encrypting(encryption);
         let assignment = Assignment {
             name: RoleName::new(role, namespace, name),
             ordinal: 0,

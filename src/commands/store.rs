@@ -10,12 +10,13 @@ use anyhow::{Context, Result, bail};
 use foreshore_broker::offline;
 use foreshore_store::{
     StoreError, StoreOptions,
-    offline::{ClosedStore, Contents, Severity, Standing, Verification, compact},
+    offline::{ClosedStore, Contents, EncryptionState, Severity, Standing, Verification, compact},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{
+    encryption::Encryption,
     status::Form,
     table::{bytes, harmless, table},
 };
@@ -29,8 +30,26 @@ pub(crate) enum Command {
     /// Print what the store holds as lines of JSON: sessions, subscriptions, wills, retained messages, receivers with
     /// their ledger, sources, the state store. The store is not changed; what can't be read becomes a line of the kind `damaged`.
     Dump(Dump),
-    /// Write the store anew without what was deleted. Needs room for the largest keyspace beside what is there.
+    /// Write the store anew without what was deleted; with keys, all of it is encrypted with the active one. Needs room for
+    /// the largest keyspace beside what is there.
     Compact(Compact),
+}
+
+/// What an encrypted store is opened with.
+#[derive(clap::Args)]
+struct Keys {
+    /// Folder with the keys of an encrypted store.
+    #[arg(long, value_name = "FOLDER", env = "FORESHORE_ENCRYPTION_KEYS")]
+    encryption_keys: Option<PathBuf>,
+}
+
+impl Keys {
+    fn options(&self) -> StoreOptions {
+        StoreOptions {
+            encryption_keys: self.encryption_keys.clone(),
+            ..StoreOptions::default()
+        }
+    }
 }
 
 /// Which store, and where there is room.
@@ -43,6 +62,8 @@ struct Quiet {
     /// where it is left out.
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
+    #[command(flatten)]
+    keys: Keys,
 }
 
 #[derive(clap::Args)]
@@ -74,6 +95,8 @@ pub(crate) struct Compact {
     #[arg(long)]
     repair: bool,
     #[command(flatten)]
+    encryption: Encryption,
+    #[command(flatten)]
     form: Form,
 }
 
@@ -94,7 +117,7 @@ impl Quiet {
             None => tempfile::tempdir(),
         };
         let scratch = scratch.context("scratch folder")?;
-        let store = ClosedStore::open(&self.directory, scratch.path());
+        let store = ClosedStore::open(&self.directory, scratch.path(), &self.keys.options());
         let store =
             store.with_context(|| stores_below(&self.directory).unwrap_or_else(|| "open".to_owned()))?;
         Ok((store, scratch))
@@ -142,6 +165,7 @@ fn text(found: &Verification) -> String {
     let Verification {
         closed_in_order,
         commits,
+        encryption,
         journals,
         keyspaces,
         ledger,
@@ -155,6 +179,19 @@ fn text(found: &Verification) -> String {
         "not closed in order"
     };
     let mut text = format!("{commits} commits, {ended}\n");
+    if let Some(EncryptionState {
+        key,
+        current,
+        older,
+        plain,
+    }) = encryption
+    {
+        text.push_str(&format!(
+            "encrypted with key {}, no other one is needed; rows of the current key of the store: {current}, of older \
+             ones: {older}, not encrypted: {plain}\n",
+            harmless(key)
+        ));
+    }
     let mut rows: Vec<Vec<String>> = Vec::new();
     for journal in journals {
         let damaged = if journal.lost > 0 {
@@ -272,9 +309,10 @@ fn compact_store(options: &Compact) -> Result<()> {
     let Compact {
         directory,
         repair,
+        encryption,
         form,
     } = options;
-    let compacted = compact(directory, &StoreOptions::default(), *repair);
+    let compacted = compact(directory, &encryption.store_options(), *repair);
     let compacted = compacted.map_err(|error| match error {
         error @ StoreError::Damaged { .. } => anyhow::Error::new(error)
             .context("`foreshore store verify` names what is damaged, --repair mends it first"),

@@ -28,6 +28,8 @@ pub(super) async fn run(
         identity: agent.identity(),
         report: Arc::new(move |report| reporter.report(report)),
         directory: roles.folder(&assignment).join("store"),
+        encryption_keys: roles.encryption.keys.clone(),
+        encrypt_existing: roles.encryption.existing,
         metrics: observability.metrics,
         default_address: site.bind,
         mqtt_address: site.listen(0, ports::MQTT),

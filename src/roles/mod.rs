@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use foreshore_control::{Agent, AgentOptions, Nack, enroll::CredentialSource, handover};
+use foreshore_control::{Agent, AgentOptions, KeyWrap, Nack, enroll::CredentialSource, handover};
 use foreshore_crds::{conditions::reasons, types::Host, v1alpha1::Protocol};
 use foreshore_operator::{
     control::SERVER_NAME,
@@ -22,13 +22,18 @@ use foreshore_operator::{
 };
 use foreshore_record::PathLedger;
 use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, serve_http};
+use foreshore_store::KeyWrapper;
 use foreshore_tls::{Role, RoleIdentity, ServerName, TrustBundle};
 use parking_lot::Mutex;
+
+use self::key_wrap::FolderKeys;
+use crate::commands::encryption::Encryption;
 
 mod broker;
 mod cloud;
 mod connector;
 mod dataflow;
+mod key_wrap;
 mod simulator;
 
 /// How long a role may take to end in order.
@@ -130,6 +135,8 @@ pub(crate) struct Roles {
     site: Site,
     /// What can be asked about roles that run.
     directory: Arc<Directory>,
+    /// What brokers encrypt their stores with, and all roles plan and certificate, if they do.
+    encryption: Encryption,
 }
 
 /// Roles that run, for who asks about all of them. Each registers itself and is forgotten when it ends.
@@ -242,7 +249,13 @@ impl Roles {
             data,
             site,
             directory,
+            encryption: Encryption::default(),
         }
+    }
+
+    /// As before, with roles that encrypt.
+    pub(crate) fn encrypting(self, encryption: Encryption) -> Self {
+        Self { encryption, ..self }
     }
 
     /// Runs a role until its shutdown begins.
@@ -297,7 +310,9 @@ impl Roles {
         if assignment.name.role == Role::Connector {
             capabilities.insert(handover::CAPABILITY.to_owned());
         }
+        let keys = self.encryption.keys.clone().map(KeyWrapper::new);
         let options = AgentOptions {
+            key_wrap: keys.map(|keys| Arc::new(FolderKeys(keys)) as Arc<dyn KeyWrap>),
             capabilities,
             server_name: Some(server_name),
             trust: Some(assignment.trust.clone()),

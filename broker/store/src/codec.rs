@@ -68,7 +68,11 @@ impl<'r> RowReader<'r> {
     pub(crate) fn open(what: &'static str, version: u8, row: &'r [u8]) -> Result<Self, StoreError> {
         let reader = Self { what, rest: &[] };
         let Some((fields, checksum)) = row.split_last_chunk::<CHECKSUM_LEN>() else {
-            return Err(reader.damaged("it is too short"));
+            return Err(reader.damaged(if row.is_empty() {
+                "it is empty, or can't be decrypted"
+            } else {
+                "it is too short"
+            }));
         };
         if crc32fast::hash(fields) != u32::from_le_bytes(*checksum) {
             return Err(reader.damaged("its checksum does not match"));

@@ -5,8 +5,9 @@
 use std::ops::ControlFlow;
 
 use crate::{
+    cipher::Encryption,
     error::StoreError,
-    keys::{Bytes, Table},
+    keys::{self, Bytes, Table},
 };
 
 /// Looks at one row and says whether to go on.
@@ -32,6 +33,12 @@ pub(crate) trait View {
         to: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), StoreError>;
+
+    /// Where a scan of a keyspace goes on behind a row. Rows stand in the order of their keys, but where a back end hides
+    /// names.
+    fn behind(&self, _table: Table, key: &[u8]) -> Bytes {
+        keys::successor(key)
+    }
 }
 
 /// A back end.
@@ -47,6 +54,17 @@ pub(crate) trait Engine: Send + Sync + 'static {
 
     /// What a read found to be damaged; nothing is written after it, so that the next opening can mend it.
     fn damage(&self) -> Option<StoreError> {
+        None
+    }
+
+    /// Does a bounded piece of work of its own, and tells whether there is more. Nothing else writes meanwhile, and the
+    /// disk has room.
+    fn keep_up(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    /// How it is encrypted, if it is.
+    fn encryption(&self) -> Option<Encryption> {
         None
     }
 

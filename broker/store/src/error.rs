@@ -32,6 +32,44 @@ pub enum StoreError {
         /// What is missing.
         cause: String,
     },
+    /// A folder of keys, or a file in it, can't be used.
+    #[error("keys in {folder:?} can't be used: {cause}")]
+    Keys {
+        /// The folder.
+        folder: PathBuf,
+        /// Which file, what was found and what is allowed.
+        cause: String,
+    },
+    /// The key that a store is encrypted with was not given, or another key was given under its name. Nothing was
+    /// changed.
+    #[error("store {path:?} is encrypted with key {key:?} (fingerprint {fingerprint}): {cause}")]
+    NoKey {
+        /// The store.
+        path: PathBuf,
+        /// Name of the key.
+        key: String,
+        /// What tells the key from others of its name.
+        fingerprint: String,
+        /// Where it was looked for, and what was found there.
+        cause: String,
+    },
+    /// The store is to be encrypted, and holds rows that are not. Nothing was changed.
+    #[error(
+        "store {path:?} is to be encrypted: found one that is not, or not throughout, allowed are an encrypted one and a \
+         new one, and this one if existing stores are to be encrypted too (--encrypt-existing, encryptExisting)"
+    )]
+    NotEncrypted {
+        /// The store.
+        path: PathBuf,
+    },
+    /// The file with the keys of a store, or its copy, can't be read. Without it nothing in the store can be.
+    #[error("keyring {path:?} can't be read: {cause}")]
+    Keyring {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// The operating system refused.
     #[error("can't {action} {path:?}")]
     Io {

@@ -3,7 +3,8 @@
 //! ```text
 //! DIRECTORY/
 //!   lock       held by the process that has the store open
-//!   format     which version wrote it
+//!   format     which version wrote it, and whether rows may be sealed
+//!   keys       keys of an encrypted store, sealed with one of the user's; keys.copy is the same
 //!   suspect    something could not be read: the next opening reads everything
 //!   clean      written by an orderly close: how many commits there were; removed at opening
 //!   data/      fjall's database: journals N.jnl, keyspaces/
@@ -14,6 +15,7 @@ pub(crate) mod engine;
 pub(crate) mod files;
 pub(crate) mod journal;
 pub(crate) mod repair;
+mod rewrite;
 pub(crate) mod salvage;
 pub(crate) mod shadow;
 
@@ -24,7 +26,13 @@ use std::{
 };
 
 use self::{engine::FjallEngine, files::Directory};
-use crate::{error::StoreError, queue_store::QueueStore, space::SpaceProbe, store::SharedStore};
+use crate::{
+    cipher::{self, Cipher, keys::MasterKeys},
+    error::StoreError,
+    queue_store::QueueStore,
+    space::SpaceProbe,
+    store::SharedStore,
+};
 
 /// How a store on a disk is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +44,12 @@ pub struct StoreOptions {
     pub memtable_bytes: u64,
     /// Bytes of blocks that are cached.
     pub cache_bytes: u64,
+    /// Folder with keys of 32 bytes, each in a file of its name, and a file `active` that names the one in use: the store
+    /// is encrypted with it. A store that is encrypted can't be opened without its key.
+    pub encryption_keys: Option<PathBuf>,
+    /// Whether a store that is there already and not encrypted may be, from now on. Without it, nothing that is not
+    /// encrypted is believed where `encryption_keys` are given: it may be what somebody put in the place of the store.
+    pub encrypt_existing: bool,
 }
 
 impl Default for StoreOptions {
@@ -44,6 +58,8 @@ impl Default for StoreOptions {
             free_space_watermark: 512 << 20,
             memtable_bytes: 2 << 20,
             cache_bytes: 4 << 20,
+            encryption_keys: None,
+            encrypt_existing: false,
         }
     }
 }
@@ -90,9 +106,18 @@ impl OpenReport {
 /// Damage does not keep it from opening: what can't be read is set aside and reported.
 ///
 /// # Errors
-/// When another process has it open, when another format wrote it, or when the system refuses to read or write there.
+/// When another process has it open, when another format wrote it, when it is encrypted and its key is not there or the
+/// other way round, or when the system refuses to read or write there.
 pub fn open(directory: &Path, options: &StoreOptions) -> Result<(SharedStore, OpenReport), StoreError> {
-    let directory = Directory::open(directory)?;
+    let (store, report) = open_queues(directory, options)?;
+    Ok((Arc::new(store), report))
+}
+
+pub(crate) fn open_queues(
+    directory: &Path,
+    options: &StoreOptions,
+) -> Result<(QueueStore<FjallEngine>, OpenReport), StoreError> {
+    let (directory, cipher) = unlock(directory, options)?;
     let mut report = OpenReport {
         created: directory.created,
         ..OpenReport::default()
@@ -121,7 +146,8 @@ pub fn open(directory: &Path, options: &StoreOptions) -> Result<(SharedStore, Op
     let engine = or_empty(&directory, &mut report, || {
         FjallEngine::start(&directory, options)
     })?;
-    let engine = engine.with_directory(directory);
+    let engine = engine.with_directory(directory).with_cipher(cipher);
+    engine.seal_names()?;
     let commits = repair::commits(&engine)?;
     let lost_at_end = expected_commits.map_or(0, |expected| expected.saturating_sub(commits));
     report.lost_commits = report.lost_commits.max(lost_at_end);
@@ -134,7 +160,20 @@ pub fn open(directory: &Path, options: &StoreOptions) -> Result<(SharedStore, Op
         tracing::error!(?report, "part of the store was lost");
     }
     let store = QueueStore::open(engine, Some(probe), rand::random())?;
-    Ok((Arc::new(store), report))
+    Ok((store, report))
+}
+
+/// Locks a directory and takes up its keys. If those are not there, nothing was changed.
+pub(crate) fn unlock(
+    directory: &Path,
+    options: &StoreOptions,
+) -> Result<(Directory, Option<Cipher>), StoreError> {
+    let folder = options.encryption_keys.as_deref();
+    let keys = folder.map(MasterKeys::read).transpose()?;
+    let mut directory = Directory::lock(directory)?;
+    let cipher = cipher::open(&directory, options, keys.as_ref())?;
+    directory.prepare()?;
+    Ok((directory, cipher))
 }
 
 /// Reads everything and copies what is good if something is not; tells how many places are unreadable.

@@ -75,7 +75,16 @@ impl Table {
         }
     }
 
-    /// Whether each key is written once, then removed at most once. Only then may a removal be weak: it vanishes
+    /// Whether keys are names, such as client identifiers and topics, which an encrypted store hides.
+    pub(crate) const fn is_named(self) -> bool {
+        matches!(
+            self,
+            Self::Name | Self::Session | Self::State | Self::Retained | Self::Will | Self::Source
+        )
+    }
+
+    /// Whether each key is written once, then removed at most once, but for rows that
+    /// an encrypted store seals anew. Only then may a removal be weak: it vanishes
     /// together with the row as soon as compaction brings the two together.
     pub(crate) const fn written_once(self) -> bool {
         matches!(self, Self::Queue | Self::Body | Self::Dead)

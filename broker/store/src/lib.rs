@@ -27,6 +27,7 @@
 mod apply;
 mod attempts;
 pub mod batch;
+mod cipher;
 pub mod clock;
 mod codec;
 pub mod committer;
@@ -45,11 +46,12 @@ mod rows;
 mod space;
 pub mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod topics;
 mod transaction;
 
 pub use batch::{Applied, Batch, Opening, Operation, Publish, Refusal};
+pub use cipher::{Encryption, wrap::KeyWrapper};
 pub use clock::{BrokerClock, BrokerTime};
 pub use committer::{Committer, CommitterHandle, CommitterOptions, Completion, Room, Submitted};
 pub use entry::{

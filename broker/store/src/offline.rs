@@ -16,9 +16,10 @@ pub use self::{
     compact::{Compacted, compact},
     findings::{Finding, Severity},
     rows::{Contents, Row},
-    verify::{JournalState, JudgeBlob, Judges, KeyspaceState, LedgerSum, Verification},
+    verify::{EncryptionState, JournalState, JudgeBlob, Judges, KeyspaceState, LedgerSum, Verification},
 };
 use crate::{
+    cipher,
     clock::BrokerTime,
     engine::{Engine, View},
     entry::{EntryId, ReceiverId},
@@ -64,16 +65,19 @@ impl ClosedStore {
     /// after the store was dropped.
     ///
     /// # Errors
-    /// When a broker has the store open, when there is no store or one of another format, when the scratch folder can't
-    /// be written, or when a file can't be read. A damaged store opens as far as it can.
-    pub fn open(directory: &Path, scratch: &Path) -> Result<Self, StoreError> {
-        let directory = QuietDirectory::open(directory)?;
+    /// When a broker has the store open, when there is no store or one of another format, when it is encrypted and its key
+    /// is not there, when the scratch folder can't be written, or when a file can't be read. A damaged store opens as far
+    /// as it can.
+    pub fn open(directory: &Path, scratch: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
+        let path = directory;
+        let directory = QuietDirectory::open(path)?;
+        let cipher = cipher::open_quietly(path, directory.format, options.encryption_keys.as_deref())?;
         let expected_commits = directory.clean_mark()?;
         let data = directory.data();
         let journals = journal::read(&data, expected_commits.is_some())?;
-        let engine = match shadow::open(&data, &journals, scratch, &StoreOptions::default()) {
+        let engine = match shadow::open(&data, &journals, scratch, options) {
             Err(error) if !matches!(error, StoreError::Damaged { .. }) => return Err(error),
-            opened => opened,
+            opened => opened.map(|engine| engine.with_cipher(cipher)),
         };
         Ok(Self {
             engine,

@@ -7,6 +7,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::{
     apply::upkeep::Upkeep,
     batch::{Applied, Batch},
+    cipher::Encryption,
     clock::BrokerTime,
     engine::{Change, Engine, View},
     entry::{
@@ -76,6 +77,11 @@ impl<E: Engine> QueueStore<E> {
             }),
             position: RwLock::new(position),
         })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn engine(&self) -> &E {
+        &self.engine
     }
 
     #[expect(clippy::type_complexity, reason = "read once, right above")]
@@ -164,11 +170,11 @@ impl<E: Engine> QueueStore<E> {
         max: usize,
         mut decode: impl FnMut(&str, &[u8]) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
-        let from = after
-            .map(|after| keys::successor(after.as_bytes()))
-            .unwrap_or_default();
+        let view = self.engine.view();
+        let from = after.map(|after| view.behind(table, after.as_bytes()));
+        let from = from.unwrap_or_default();
         let mut found = Vec::new();
-        self.engine.view().scan(table, &from, None, &mut |key, row| {
+        view.scan(table, &from, None, &mut |key, row| {
             if found.len() >= max {
                 return Ok(ControlFlow::Break(()));
             }
@@ -277,7 +283,7 @@ impl<E: Engine> Store for QueueStore<E> {
     }
 
     fn maintain(&self, now: BrokerTime) -> Result<bool, StoreError> {
-        self.write(
+        let more = self.write(
             |transaction, view, writer| {
                 // Without commits, the floor would lag behind and give messages time back at a restart.
                 writer.upkeep.floor_due = now.since(transaction.position.now) >= FLOOR_EVERY;
@@ -285,7 +291,19 @@ impl<E: Engine> Store for QueueStore<E> {
                 transaction.keep_up(view, &mut writer.upkeep)
             },
             false,
-        )
+        )?;
+        if self.space().is_some_and(Space::is_low) {
+            return Ok(more);
+        }
+        let mut writer = self.writer.lock();
+        if let Some(cause) = &writer.closed {
+            return Err(cause.clone());
+        }
+        let kept_up = self.engine.keep_up();
+        if let Err(cause) = &kept_up {
+            writer.closed.get_or_insert_with(|| cause.clone());
+        }
+        Ok(kept_up? || more)
     }
 
     fn read(&self, receiver: ReceiverId, range: ReadRange, now: BrokerTime) -> Result<Page, StoreError> {
@@ -457,23 +475,23 @@ impl<E: Engine> Store for QueueStore<E> {
     }
 
     fn state(&self, after: Option<&[u8]>, max_bytes: usize) -> Result<Vec<StateEntry>, StoreError> {
-        let from = after.map(keys::successor).unwrap_or_default();
+        let view = self.engine.view();
+        let from = after.map(|after| view.behind(Table::State, after));
+        let from = from.unwrap_or_default();
         let (mut found, mut bytes) = (Vec::new(), 0);
-        self.engine
-            .view()
-            .scan(Table::State, &from, None, &mut |key, row| {
-                match rows::decode_state(key, row) {
-                    Ok(entry) => {
-                        bytes += entry.key.len() + entry.value.len();
-                        if bytes > max_bytes && !found.is_empty() {
-                            return Ok(ControlFlow::Break(()));
-                        }
-                        found.push(entry);
+        view.scan(Table::State, &from, None, &mut |key, row| {
+            match rows::decode_state(key, row) {
+                Ok(entry) => {
+                    bytes += entry.key.len() + entry.value.len();
+                    if bytes > max_bytes && !found.is_empty() {
+                        return Ok(ControlFlow::Break(()));
                     }
-                    Err(error) => tracing::error!(%error, "an entry of the state store is passed over"),
+                    found.push(entry);
                 }
-                Ok(ControlFlow::Continue(()))
-            })?;
+                Err(error) => tracing::error!(%error, "an entry of the state store is passed over"),
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
         Ok(found)
     }
 
@@ -498,6 +516,10 @@ impl<E: Engine> Store for QueueStore<E> {
 
     fn sources(&self, after: Option<&str>, max: usize) -> Result<Vec<SourceTotals>, StoreError> {
         self.read_named(Table::Source, after, max, rows::decode_source)
+    }
+
+    fn encryption(&self) -> Option<Encryption> {
+        self.engine.encryption()
     }
 
     fn space(&self) -> Option<Space> {

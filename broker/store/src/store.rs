@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     batch::{Applied, Batch},
+    cipher::Encryption,
     clock::BrokerTime,
     entry::{
         Blob, DeadLetter, EntryId, Inflight, Page, ReadRange, ReceiverId, Retained, Slot, StateEntry,
@@ -123,7 +124,8 @@ pub trait Store: Send + Sync + 'static {
         max: usize,
     ) -> Result<Vec<DeadLetter>, StoreError>;
 
-    /// Retained messages whose topic comes after the given one, in order of topic. Expired ones are among them.
+    /// Retained messages whose topic comes after the given one, in order of topic, or in one of its
+    /// own if the store is encrypted. Expired ones are among them.
     ///
     /// # Errors
     /// When the disk or the engine fails.
@@ -135,19 +137,19 @@ pub trait Store: Send + Sync + 'static {
     /// When the disk or the engine fails.
     fn retained_message(&self, topic: &str) -> Result<Option<Retained>, StoreError>;
 
-    /// States of sessions whose client comes after the given one, in order of client.
+    /// States of sessions whose client comes after the given one, in the order of [`Store::retained`].
     ///
     /// # Errors
     /// When the disk or the engine fails.
     fn sessions(&self, after: Option<&str>, max: usize) -> Result<Vec<Blob>, StoreError>;
 
-    /// Wills whose client comes after the given one, in order of client.
+    /// Wills whose client comes after the given one, in the order of [`Store::retained`].
     ///
     /// # Errors
     /// When the disk or the engine fails.
     fn wills(&self, after: Option<&str>, max: usize) -> Result<Vec<Blob>, StoreError>;
 
-    /// Entries of the state store whose key comes after the given one, in order of key: at least one if there is one,
+    /// Entries of the state store whose key comes after the given one, in the order of [`Store::retained`]: at least one if there is one,
     /// and no more than hold so many bytes.
     ///
     /// # Errors
@@ -166,11 +168,14 @@ pub trait Store: Send + Sync + 'static {
     /// When the disk or the engine fails.
     fn source(&self, source: &str) -> Result<Option<SourceTotals>, StoreError>;
 
-    /// Sources whose name comes after the given one, in order of name.
+    /// Sources whose name comes after the given one, in the order of [`Store::retained`].
     ///
     /// # Errors
     /// When the disk or the engine fails.
     fn sources(&self, after: Option<&str>, max: usize) -> Result<Vec<SourceTotals>, StoreError>;
+
+    /// How the store is encrypted; `None` if it is not.
+    fn encryption(&self) -> Option<Encryption>;
 
     /// Free space of the disk; `None` where there is no disk.
     fn space(&self) -> Option<Space>;

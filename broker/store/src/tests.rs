@@ -3,6 +3,7 @@
 mod committer;
 mod crash;
 mod damage;
+pub(crate) mod encrypted;
 mod faults;
 mod model;
 mod offline;
@@ -25,6 +26,8 @@ pub(super) struct Harness {
     store: Option<SharedStore>,
     /// Where the store is on disk, if it is.
     directory: Option<TempDir>,
+    /// The key of an encrypted store.
+    keys: Option<TempDir>,
     free: Arc<std::sync::atomic::AtomicU64>,
 }
 
@@ -43,18 +46,30 @@ impl Harness {
             clock,
             store: Some(Arc::new(store)),
             directory: None,
+            keys: None,
             free,
         }
     }
 
     pub(super) fn disk() -> Self {
+        Self::on_disk(None)
+    }
+
+    pub(super) fn encrypted() -> Self {
+        let keys = tempfile::tempdir().unwrap();
+        encrypted::write_key(keys.path(), "key", 1);
+        Self::on_disk(Some(keys))
+    }
+
+    fn on_disk(keys: Option<TempDir>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let (store, _) = crate::open(directory.path(), &options()).unwrap();
+        let (store, _) = crate::open(directory.path(), &with_keys(keys.as_ref())).unwrap();
         let clock = BrokerClock::manual(BrokerTime(0));
         Self {
             clock,
             store: Some(store),
             directory: Some(directory),
+            keys,
             free: Arc::default(),
         }
     }
@@ -67,7 +82,12 @@ impl Harness {
         self.directory.is_some()
     }
 
-    /// Closes and opens the store; one in memory stays as it is.
+    /// Whether names are in their own order.
+    pub(super) fn keeps_order(&self) -> bool {
+        self.keys.is_none()
+    }
+
+    /// Closes and opens the store, an encrypted one with another key; one in memory stays as it is.
     pub(super) fn reopen(&mut self, orderly: bool) {
         if let Some(directory) = &self.directory {
             let store = self.store.take().unwrap();
@@ -75,7 +95,11 @@ impl Harness {
                 store.close().unwrap();
             }
             drop(store);
-            let (store, report) = crate::open(directory.path(), &options()).unwrap();
+            if let Some(keys) = &self.keys {
+                encrypted::add_key(keys.path());
+            }
+            let options = with_keys(self.keys.as_ref());
+            let (store, report) = crate::open(directory.path(), &options).unwrap();
             assert_eq!((report.clean, report.lost_something()), (orderly, false));
             self.store = Some(store);
         }
@@ -174,6 +198,13 @@ pub(super) fn options() -> StoreOptions {
     StoreOptions {
         free_space_watermark: 0,
         ..StoreOptions::default()
+    }
+}
+
+fn with_keys(keys: Option<&TempDir>) -> StoreOptions {
+    StoreOptions {
+        encryption_keys: keys.map(|keys| keys.path().to_owned()),
+        ..options()
     }
 }
 

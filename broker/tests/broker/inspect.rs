@@ -239,11 +239,22 @@ async fn the_store_of_a_broker_that_ended_is_proved_and_told_row_by_row() {
         .await;
     // Nobody looks at it while it runs.
     let scratch = tempfile::tempdir().unwrap();
-    let error = ClosedStore::open(directory.path(), scratch.path()).err().unwrap();
+    let error = ClosedStore::open(
+        directory.path(),
+        scratch.path(),
+        &foreshore_store::StoreOptions::default(),
+    )
+    .err()
+    .unwrap();
     assert!(matches!(error, StoreError::InUse { .. }), "{error}");
     broker.stop().await;
 
-    let store = ClosedStore::open(directory.path(), scratch.path()).unwrap();
+    let store = ClosedStore::open(
+        directory.path(),
+        scratch.path(),
+        &foreshore_store::StoreOptions::default(),
+    )
+    .unwrap();
     let found = offline::verify(&store).unwrap();
     assert!(
         found.is_sound() && found.minor == 0 && found.closed_in_order,

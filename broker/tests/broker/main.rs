@@ -15,6 +15,7 @@ mod client;
 mod conduct;
 mod conformance;
 mod durable;
+mod encrypted;
 mod fuzz;
 mod inspect;
 mod limits;

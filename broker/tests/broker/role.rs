@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -26,6 +26,7 @@ use rmqtt_codec::{
     types::QoS,
     v5::{self, DisconnectReasonCode, SubscribeAckReason},
 };
+use tempfile::TempDir;
 use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::TlsConnector;
 
@@ -40,7 +41,7 @@ pub(crate) struct Plant {
     served: watch::Receiver<Served>,
     reports: Arc<Mutex<Vec<Report>>>,
     authority: CertificateAuthority,
-    directory: tempfile::TempDir,
+    directory: TempDir,
 }
 
 fn identity(authority: &CertificateAuthority, role: RoleKind, name: &str) -> Identity {
@@ -89,9 +90,13 @@ pub(crate) fn users(users: &[(&str, &str)]) -> SecretPlan {
 
 impl Plant {
     pub(crate) fn new() -> Self {
+        Self::keeping(tempfile::tempdir().unwrap(), None)
+    }
+
+    /// One whose store is below a folder, with keys for it or not.
+    pub(crate) fn keeping(directory: TempDir, encryption_keys: Option<PathBuf>) -> Self {
         foreshore_tls::install_provider();
         let authority = CertificateAuthority::create(AuthorityOptions::default(), Timestamp::now()).unwrap();
-        let directory = tempfile::tempdir().unwrap();
         let reports = Arc::<Mutex<Vec<Report>>>::default();
         let collected = Arc::clone(&reports);
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -99,6 +104,8 @@ impl Plant {
             identity: identity(&authority, RoleKind::Broker, "main"),
             report: Arc::new(move |report| collected.lock().push(report)),
             directory: directory.path().join("store"),
+            encryption_keys,
+            encrypt_existing: false,
             metrics: Metrics::new(),
             default_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             mqtt_address: any_port,

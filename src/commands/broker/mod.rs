@@ -20,7 +20,7 @@ use foreshore_tls::Role;
 use tracing::info;
 
 use self::settings::Settings;
-use super::DRAIN;
+use super::{DRAIN, encryption::Encryption};
 use crate::{
     admin::Answerer,
     roles::{Directory, Work},
@@ -67,6 +67,8 @@ struct Setup {
     /// Where messages are kept: in the data directory (fjall), or in memory, gone with the process.
     #[arg(long, value_enum, default_value = "fjall")]
     store: Store,
+    #[command(flatten)]
+    encryption: Encryption,
     /// Let in clients without a user name. The only method that needs no manifests.
     #[arg(long)]
     anonymous: bool,
@@ -116,7 +118,11 @@ pub(crate) async fn run(options: Options) -> Result<()> {
 
 async fn serve(options: Setup) -> Result<()> {
     if options.role.has_operator() {
-        return options.role.run(Role::Broker, Work::Broker).await;
+        let encryption = options.encryption;
+        return options
+            .role
+            .run_encrypting(Role::Broker, Work::Broker, encryption)
+            .await;
     }
     if !options.anonymous {
         bail!(
@@ -124,10 +130,13 @@ async fn serve(options: Setup) -> Result<()> {
         );
     }
     let storage = match (options.store, options.data) {
+        (Store::Memory, _) if options.encryption.keys.is_some() => {
+            bail!("--encryption-keys: --store memory keeps nothing that could be encrypted")
+        }
         (Store::Memory, _) => Storage::Memory,
         (Store::Fjall, Some(path)) => Storage::Directory {
             path,
-            options: foreshore_store::StoreOptions::default(),
+            options: options.encryption.store_options(),
         },
         (Store::Fjall, None) => bail!("--data DIR is missing; --store memory needs none"),
     };

@@ -24,7 +24,7 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 use tracing::info;
 
-use super::parse_time;
+use super::{encryption::Encryption, parse_time};
 use crate::{
     admin::{self, Answerer, Request},
     roles::{Directory, Roles, Site},
@@ -52,6 +52,8 @@ pub(crate) struct Options {
     /// Folder of secrets: files NAME/KEY of mode 0600.
     #[arg(long, value_name = "DIR")]
     secrets: Option<PathBuf>,
+    #[command(flatten)]
+    encryption: Encryption,
     /// End by itself after this time, such as 30s or 5m.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
     duration: Option<Duration>,
@@ -112,7 +114,8 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     .await
     .context("control server")?;
     let directory = Arc::new(Directory::default());
-    let roles = Roles::new(data.join("roles"), Site::loopback(), Arc::clone(&directory));
+    let roles = Roles::new(data.join("roles"), Site::loopback(), Arc::clone(&directory))
+        .encrypting(options.encryption.clone());
     let workloads = LocalWorkloads::new(Arc::new(roles), control.access(), tokens);
     let operator = Operator::start(
         foreshore_operator::Options {

@@ -18,11 +18,13 @@ use parking_lot::Mutex;
 use super::{
     StoreOptions,
     files::{self, Directory},
+    rewrite::Rewriting,
 };
 use crate::{
+    cipher::{self, Cipher, Encryption},
     engine::{Change, Engine, View, Visit},
     error::StoreError,
-    keys::{Bytes, Table},
+    keys::{self, Bytes, Table},
 };
 
 /// Bytes of all journals above which keyspaces are flushed to get rid of the oldest; the least that fjall takes.
@@ -48,6 +50,9 @@ pub(crate) struct FjallEngine {
     tables: [Keyspace; Table::ALL.len()],
     database: Database,
     directory: Option<Directory>,
+    /// Seals what is written and opens what is read, if the store is encrypted.
+    cipher: Option<Cipher>,
+    pub(super) rewriting: Mutex<Rewriting>,
     young: Mutex<Young>,
     /// What can't be read any more.
     damage: OnceLock<StoreError>,
@@ -142,6 +147,8 @@ impl FjallEngine {
             tables,
             database,
             directory: None,
+            cipher: None,
+            rewriting: Mutex::default(),
             young: Mutex::new(Young::new(Instant::now())),
             damage: OnceLock::new(),
         })
@@ -155,7 +162,37 @@ impl FjallEngine {
         }
     }
 
-    /// Visits rows as long as they can be read.
+    /// Seals what is written and opens what is read, if there is what does.
+    pub(crate) fn with_cipher(self, cipher: Option<Cipher>) -> Self {
+        Self { cipher, ..self }
+    }
+
+    pub(crate) fn cipher(&self) -> Option<&Cipher> {
+        self.cipher.as_ref()
+    }
+
+    /// Closes the database and keeps the directory locked.
+    pub(crate) fn into_directory(self) -> Option<Directory> {
+        let Self { directory, .. } = self;
+        directory
+    }
+
+    pub(super) fn directory(&self) -> Option<&Directory> {
+        self.directory.as_ref()
+    }
+
+    /// A row as others know it. What is not encrypted is not copied.
+    pub(crate) fn opened(&self, table: Table, key: &Bytes, value: &Bytes) -> (Bytes, Bytes) {
+        match &self.cipher {
+            Some(cipher) => {
+                let opened = cipher.open(table, key, value);
+                (opened.key.as_ref().into(), opened.value.as_ref().into())
+            }
+            None => (key.clone(), value.clone()),
+        }
+    }
+
+    /// Visits rows as they are on disk, as long as they can be read.
     pub(super) fn read_from(
         &self,
         table: Table,
@@ -171,7 +208,13 @@ impl FjallEngine {
         Ok(())
     }
 
-    /// Writes without a sync.
+    /// Syncs what was written without.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        let synced = self.database.persist(PersistMode::SyncData);
+        synced.map_err(|error| self.failed("sync", error))
+    }
+
+    /// Writes rows as they are to be on disk, without a sync.
     pub(super) fn write_lazily(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         self.write_with(changes, None)
     }
@@ -185,12 +228,21 @@ impl FjallEngine {
             bytes[table as usize] += key.len() + value.as_ref().map_or(0, |value| value.len());
             match value {
                 Some(value) => batch.insert(keyspace, key, value),
-                None if table.written_once() => batch.remove_weak(keyspace, key),
+                None if self.may_remove_weakly(table, &key) => batch.remove_weak(keyspace, key),
                 None => batch.remove(keyspace, key),
             }
         }
         let committed = batch.commit().and_then(|()| self.flush_young(&bytes));
         committed.map_err(|error| self.failed("write", error))
+    }
+
+    /// Whether there is only one version of a row to be removed.
+    fn may_remove_weakly(&self, table: Table, key: &[u8]) -> bool {
+        table.written_once()
+            && !self
+                .cipher
+                .as_ref()
+                .is_some_and(|cipher| cipher.was_rewritten(cipher::id_of(key)))
     }
 
     /// Flushes memtables that together hold too much.
@@ -212,20 +264,33 @@ impl FjallEngine {
         Ok(())
     }
 
+    /// Writes all memtables to tables, for tests.
+    #[cfg(test)]
+    pub(crate) fn flush(&self) -> Result<(), fjall::Error> {
+        self.tables
+            .iter()
+            .try_for_each(|keyspace| self.flush_keyspace(keyspace))
+    }
+
     fn compact_keyspace(&self, keyspace: &Keyspace) -> Result<(), fjall::Error> {
+        self.flush_keyspace(keyspace)?;
+        // Public but undocumented, as is the rotation.
+        keyspace.major_compact()
+    }
+
+    fn flush_keyspace(&self, keyspace: &Keyspace) -> Result<(), fjall::Error> {
         keyspace.rotate_memtable()?;
         while keyspace.sealed_memtable_count() > 0 {
             // A flush that fails tells nobody else.
             self.database.persist(PersistMode::Buffer)?;
             std::thread::sleep(FLUSH_POLL);
         }
-        // Public but undocumented, as is the rotation.
-        keyspace.major_compact()
+        Ok(())
     }
 
     /// Turns an error of the engine into ours. If it may mean that the disk gives back something else than was written,
     /// the next opening is told to look.
-    fn failed(&self, action: &'static str, error: fjall::Error) -> StoreError {
+    pub(super) fn failed(&self, action: &'static str, error: fjall::Error) -> StoreError {
         let (cause, suspect) = match &error {
             fjall::Error::Io(source) | fjall::Error::Storage(LsmError::Io(source)) => {
                 (source.to_string(), false)
@@ -294,8 +359,24 @@ fn opening_error(error: fjall::Error, path: &Path) -> StoreError {
 
 impl View for FjallView<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let row = self.snapshot.get(&self.engine.tables[table as usize], key);
-        row.map_err(|error| self.engine.failed("read", error))
+        let rows = &self.engine.tables[table as usize];
+        let read = |key: &[u8]| {
+            let row = self.snapshot.get(rows, key);
+            row.map_err(|error| self.engine.failed("read", error))
+        };
+        let Some(cipher) = &self.engine.cipher else {
+            return read(key);
+        };
+        let stored = cipher.stored_key(table, key);
+        let row = read(&stored)?;
+        Ok(row.map(|row| cipher.open(table, &stored, &row).value.as_ref().into()))
+    }
+
+    fn behind(&self, table: Table, key: &[u8]) -> Bytes {
+        match &self.engine.cipher {
+            Some(cipher) => keys::successor(&cipher.stored_key(table, key)),
+            None => keys::successor(key),
+        }
     }
 
     fn scan(
@@ -319,7 +400,14 @@ impl View for FjallView<'_> {
             let (key, value) = row
                 .into_inner()
                 .map_err(|error| self.engine.failed("read", error))?;
-            if let ControlFlow::Break(()) = visit(&key, &value)? {
+            let going = match &self.engine.cipher {
+                Some(cipher) => {
+                    let opened = cipher.open(table, &key, &value);
+                    visit(&opened.key, &opened.value)?
+                }
+                None => visit(&key, &value)?,
+            };
+            if going.is_break() {
                 break;
             }
         }
@@ -337,12 +425,29 @@ impl Engine for FjallEngine {
         }
     }
 
-    fn write(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+    fn write(&self, mut changes: Vec<Change>) -> Result<(), StoreError> {
+        if let Some(cipher) = &self.cipher {
+            for Change { table, key, value } in &mut changes {
+                let stored = cipher.stored_key(*table, key);
+                if let Some(value) = value {
+                    *value = cipher.seal(*table, key, &stored, value)?;
+                }
+                *key = stored;
+            }
+        }
         self.write_with(changes, Some(PersistMode::SyncData))
     }
 
     fn damage(&self) -> Option<StoreError> {
         self.damage.get().cloned()
+    }
+
+    fn keep_up(&self) -> Result<bool, StoreError> {
+        self.keep_sealed()
+    }
+
+    fn encryption(&self) -> Option<Encryption> {
+        self.cipher.as_ref().map(Cipher::state)
     }
 
     fn close(&self, commits: u64) -> Result<(), StoreError> {

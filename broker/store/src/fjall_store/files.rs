@@ -2,15 +2,32 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use crate::error::StoreError;
 
-/// What the format file of this version holds.
-const FORMAT: &str = "foreshore-store 1";
+/// What the format file holds: rows as they are, or rows that may be sealed (see `cipher`). Versions that know the first
+/// one only refuse the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Plain,
+    Sealed,
+}
+
+impl Format {
+    const ALL: [Self; 2] = [Self::Plain, Self::Sealed];
+    const ALLOWED: &str = "foreshore-store 1 or foreshore-store 2";
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Plain => "foreshore-store 1",
+            Self::Sealed => "foreshore-store 2",
+        }
+    }
+}
 
 /// Damaged files that are kept for whoever wants to look at them.
 const MAX_SET_ASIDE: usize = 8;
@@ -23,26 +40,47 @@ pub(crate) struct Directory {
     pub(crate) created: bool,
     /// Where a database went that could not even be told from one that was never finished.
     pub(crate) set_aside: Option<PathBuf>,
+    /// What may be in it, as it was found.
+    pub(crate) format: Format,
     /// Released by the system when it is dropped, or when the process ends in whatever way.
     _lock: File,
 }
 
 impl Directory {
-    /// Locks a directory and checks its format.
+    /// Locks a directory, checks its format and removes what was not finished, for tests.
+    #[cfg(test)]
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        let mut directory = Self::lock(path)?;
+        directory.prepare()?;
+        Ok(directory)
+    }
+
+    /// Locks a directory and checks its format; nothing is done to what is in it.
+    pub(crate) fn lock(path: &Path) -> Result<Self, StoreError> {
         create_directory(path).map_err(|error| StoreError::io("create the directory", path, error))?;
         let lock = lock(path)?;
         let mut directory = Self {
             path: path.to_owned(),
             created: false,
             set_aside: None,
+            format: Format::Plain,
             _lock: lock,
         };
-        directory.created = directory.check_format()?;
-        let data = directory.data();
-        directory.set_aside = directory.remove_unfinished()?;
-        fs::create_dir_all(&data).map_err(|error| StoreError::io("create the directory", data, error))?;
+        match format(path)? {
+            Some(found) => directory.format = found,
+            None => {
+                directory.write_format(Format::Plain)?;
+                directory.created = true;
+            }
+        }
         Ok(directory)
+    }
+
+    /// Removes what was not finished, and makes the folder of the database.
+    pub(crate) fn prepare(&mut self) -> Result<(), StoreError> {
+        let data = self.data();
+        self.set_aside = self.remove_unfinished()?;
+        fs::create_dir_all(&data).map_err(|error| StoreError::io("create the directory", data, error))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -59,13 +97,24 @@ impl Directory {
         self.path.join("data.new")
     }
 
-    /// Checks the format, or writes it; tells whether the store is new.
-    fn check_format(&self) -> Result<bool, StoreError> {
-        if holds_store(&self.path)? {
-            return Ok(false);
+    /// Whether there may be rows.
+    pub(crate) fn has_database(&self) -> Result<bool, StoreError> {
+        for path in [self.data(), self.new_data()] {
+            let is_there = path.try_exists();
+            if is_there.map_err(|error| StoreError::io("look for", path, error))? {
+                return Ok(true);
+            }
         }
-        self.write_synced("format", &format!("{FORMAT}\n"))?;
-        Ok(true)
+        Ok(false)
+    }
+
+    fn write_format(&self, format: Format) -> Result<(), StoreError> {
+        self.write_synced("format", format!("{}\n", format.text()).as_bytes())
+    }
+
+    /// Says that rows may be sealed from now on.
+    pub(crate) fn become_sealed(&self) -> Result<(), StoreError> {
+        self.write_format(Format::Sealed)
     }
 
     /// Removes a database whose creation was interrupted: fjall would not open it, and nothing was committed to it. One
@@ -114,12 +163,12 @@ impl Directory {
 
     /// Marks that everything is on disk.
     pub(crate) fn mark_clean(&self, commits: u64) -> Result<(), StoreError> {
-        self.write_synced("clean", &format!("{commits}\n"))
+        self.write_synced("clean", format!("{commits}\n").as_bytes())
     }
 
     /// Tells the next opening to look for damage.
     pub(crate) fn mark_suspect(&self) -> Result<(), StoreError> {
-        self.write_synced("suspect", "something could not be read\n")
+        self.write_synced("suspect", b"something could not be read\n")
     }
 
     /// Whether there may be damage.
@@ -138,11 +187,11 @@ impl Directory {
     }
 
     /// Writes a small file so that it is there as a whole or not at all.
-    fn write_synced(&self, name: &str, content: &str) -> Result<(), StoreError> {
+    pub(crate) fn write_synced(&self, name: &str, content: &[u8]) -> Result<(), StoreError> {
         let (path, new) = (self.path.join(name), self.path.join(format!("{name}.new")));
         let write = || {
             let mut file = File::create(&new)?;
-            file.write_all(content.as_bytes())?;
+            file.write_all(content)?;
             file.sync_all()?;
             fs::rename(&new, &path)
         };
@@ -205,6 +254,8 @@ impl Directory {
 #[derive(Debug)]
 pub(crate) struct QuietDirectory {
     path: PathBuf,
+    /// What may be in it.
+    pub(crate) format: Format,
     /// `None` where there is no lock file, as in a copy that was made without it: nobody has it open.
     _lock: Option<File>,
 }
@@ -230,11 +281,10 @@ impl QuietDirectory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(StoreError::io("open", file, error)),
         };
-        if !holds_store(path)? {
-            return Err(no_store("it holds no file `format`"));
-        }
+        let format = format(path)?.ok_or_else(|| no_store("it holds no file `format`"))?;
         let directory = Self {
             path: path.to_owned(),
+            format,
             _lock: lock,
         };
         if !directory.data().join("version").exists() {
@@ -281,19 +331,26 @@ fn take_lock(file: File, directory: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// Checks the format of a directory; tells whether there is a store in it at all.
-fn holds_store(directory: &Path) -> Result<bool, StoreError> {
+/// Checks the format of a directory; `None` if there is no store in it at all.
+fn format(directory: &Path) -> Result<Option<Format>, StoreError> {
     let found = match read_if_there(&directory.join("format"))? {
-        Some(found) if found.trim() == FORMAT => return Ok(true),
-        Some(found) => found.trim().chars().take(64).collect(),
-        None if !directory.join("data").exists() => return Ok(false),
+        Some(found) => {
+            let known = Format::ALL
+                .into_iter()
+                .find(|format| format.text() == found.trim());
+            if known.is_some() {
+                return Ok(known);
+            }
+            found.trim().chars().take(64).collect()
+        }
+        None if !directory.join("data").exists() => return Ok(None),
         // Without it, there is no telling what wrote the data.
         None => "none".to_owned(),
     };
     Err(StoreError::Format {
         path: directory.to_owned(),
         found,
-        allowed: FORMAT,
+        allowed: Format::ALLOWED,
     })
 }
 
@@ -304,6 +361,16 @@ fn read_if_there(path: &Path) -> Result<Option<String>, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StoreError::io("read", path, error)),
     }
+}
+
+/// Reads a file of at most so many bytes.
+pub(crate) fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, StoreError> {
+    let read = || {
+        let mut content = Vec::new();
+        File::open(path)?.take(limit).read_to_end(&mut content)?;
+        Ok(content)
+    };
+    read().map_err(|error| StoreError::io("read", path, error))
 }
 
 /// Makes a directory, and those above it that are missing, each with a name that a power failure does not take.

@@ -109,6 +109,13 @@ pub(crate) fn prepare(directory: &Directory, clean: bool) -> Result<Prepared, St
     Ok(prepared)
 }
 
+/// Empties all journals, whose rows are in tables.
+pub(crate) fn forget(directory: &Directory) -> Result<(), StoreError> {
+    journals(&directory.data())?
+        .iter()
+        .try_for_each(|path| rewrite(path, &[]))
+}
+
 /// Reads all journals, in the order in which they were written, and changes none.
 pub(crate) fn read(data: &Path, clean: bool) -> Result<Vec<Journal>, StoreError> {
     let paths = journals(data)?;

@@ -136,6 +136,23 @@ pub(crate) fn read_range(
     }
 }
 
+/// As [`read_range`], with rows as others know them. What can't be opened has no value, which is damage to whoever decodes
+/// it.
+pub(crate) fn read_opened(
+    engine: &FjallEngine,
+    table: Table,
+    from: &[u8],
+    to: Option<&[u8]>,
+    visit: &mut VisitRow<'_>,
+    unreadable: &mut dyn FnMut(&[u8], &fjall::Error),
+) -> Result<(), StoreError> {
+    let mut visit = |stored: &Bytes, value: &Bytes| {
+        let (key, value) = engine.opened(table, stored, value);
+        visit(&key, &value)
+    };
+    read_range(engine, table, from, to, &mut visit, unreadable)
+}
+
 /// The key at which nothing could be read.
 fn behind(from: &Bound<Vec<u8>>) -> Vec<u8> {
     match from {

@@ -9,7 +9,7 @@ use super::findings::{Findings, describe};
 use crate::{
     entry::{EntryId, ReceiverId},
     error::StoreError,
-    fjall_store::{engine::FjallEngine, salvage::read_range},
+    fjall_store::{engine::FjallEngine, salvage::read_opened},
     keys::{self, Table},
     record::{self, EntryHead},
 };
@@ -88,7 +88,7 @@ fn load(
     let mut visit = |key: &keys::Bytes, row: &keys::Bytes| {
         Ok(keys::split_number(key).map_or(ControlFlow::Continue(()), |id| visit(id, row)))
     };
-    read_range(engine, table, &keys::number(from), to, &mut visit, &mut |_, _| {})
+    read_opened(engine, table, &keys::number(from), to, &mut visit, &mut |_, _| {})
 }
 
 /// Counts the entries of one queue that refer to records of the window.
@@ -120,7 +120,7 @@ fn count(
         Ok(ControlFlow::Continue(()))
     };
     let begin = keys::entry(receiver, from);
-    read_range(
+    read_opened(
         engine,
         Table::Queue,
         &begin,

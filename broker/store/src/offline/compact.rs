@@ -5,13 +5,10 @@ use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 use serde::Serialize;
 
 use crate::{
+    cipher,
+    engine::Engine,
     error::StoreError,
-    fjall_store::{
-        self, StoreOptions,
-        engine::FjallEngine,
-        files::{Directory, QuietDirectory},
-        journal, repair,
-    },
+    fjall_store::{self, StoreOptions, engine::FjallEngine, files::QuietDirectory, journal, repair},
 };
 
 /// Unit of [`MetadataExt::blocks`], in bytes.
@@ -28,7 +25,8 @@ pub struct Compacted {
 }
 
 /// Writes all tables of a store anew without what was deleted or replaced, while no broker has it open. For the time of
-/// it, the disk has to hold the largest keyspace twice. The journal that is written to stays as it is.
+/// it, the disk has to hold the largest keyspace twice. The journal that is written to stays as it is, but for an encrypted
+/// store: of that every row is sealed with the current key, and no file holds one that is not.
 ///
 /// A damaged store is refused, unless `mend` says to do first what the next start of a broker would do: set aside what
 /// can't be read and count it as dropped (`corrupt`).
@@ -36,18 +34,18 @@ pub struct Compacted {
 /// # Errors
 /// As [`crate::open`], or when the store is damaged. What was acknowledged is never affected.
 pub fn compact(directory: &Path, options: &StoreOptions, mend: bool) -> Result<Compacted, StoreError> {
-    refuse_damaged(directory, mend)?;
+    refuse_damaged(directory, options, mend)?;
     if mend {
         let (store, _) = fjall_store::open(directory, options)?;
         store.close()?;
     }
-    let data = Directory::open(directory)?;
+    let (data, cipher) = fjall_store::unlock(directory, options)?;
     let path = data.data();
     let measure = || bytes_of(&path).map_err(|error| StoreError::io("measure", &path, error));
     let bytes_before = measure()?;
     let expected = data.take_clean_mark()?;
     journal::prepare(&data, expected.is_some())?;
-    let engine = FjallEngine::start(&data, options)?;
+    let engine = FjallEngine::start(&data, options)?.with_cipher(cipher);
     let commits = repair::commits(&engine)?;
     if let Some(expected) = expected.filter(|expected| commits < *expected) {
         data.mark_clean(expected)?;
@@ -56,9 +54,22 @@ pub fn compact(directory: &Path, options: &StoreOptions, mend: bool) -> Result<C
         )));
     }
     let engine = engine.with_directory(data);
+    engine.seal_names()?;
+    while engine.keep_up()? {}
+    if let Some(encryption) = engine.encryption().filter(|encryption| encryption.is_rewriting) {
+        return Err(StoreError::Engine {
+            action: "encrypt",
+            cause: encryption.problem.unwrap_or_default(),
+        });
+    }
     engine.compact()?;
-    crate::engine::Engine::close(&engine, commits)?;
-    drop(engine);
+    engine.close(commits)?;
+    let is_encrypted = engine.cipher().is_some();
+    // It stays locked.
+    if let (Some(data), true) = (engine.into_directory(), is_encrypted) {
+        // All of what the journals hold is in tables now, and older rows are in none.
+        journal::forget(&data)?;
+    }
     Ok(Compacted {
         bytes_before,
         bytes_after: measure()?,
@@ -66,8 +77,9 @@ pub fn compact(directory: &Path, options: &StoreOptions, mend: bool) -> Result<C
 }
 
 /// Looks, without a change, whether there is a store and whether its journals are whole.
-fn refuse_damaged(directory: &Path, mend: bool) -> Result<(), StoreError> {
+fn refuse_damaged(directory: &Path, options: &StoreOptions, mend: bool) -> Result<(), StoreError> {
     let quiet = QuietDirectory::open(directory)?;
+    cipher::open_quietly(directory, quiet.format, options.encryption_keys.as_deref())?;
     if mend {
         return Ok(());
     }

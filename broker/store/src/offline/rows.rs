@@ -10,7 +10,7 @@ use crate::{
     engine::{Engine, View},
     entry::{Blob, Entry, EntryId, ReceiverId, Retained, StateEntry, StoreEpoch},
     error::StoreError,
-    fjall_store::{engine::FjallView, salvage::read_range},
+    fjall_store::{engine::FjallView, salvage::read_opened},
     keys::{self, Bytes, Table},
     ledger::{EndedTotals, PathTotals, SourceTotals},
     queue_store::read_entry,
@@ -23,7 +23,7 @@ use crate::{
 /// What to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contents {
-    /// States of sessions, in order of client.
+    /// States of sessions, in order of client; in one of its own if the store is encrypted, as all that have names.
     Sessions,
     /// Wills, in order of client.
     Wills,
@@ -117,7 +117,7 @@ impl ClosedStore {
                 found,
             })
         };
-        read_range(
+        read_opened(
             engine,
             table,
             &from,

@@ -12,6 +12,7 @@ use super::{
     findings::{Finding, Findings, MAX_FINDINGS, describe},
 };
 use crate::{
+    cipher::Age,
     entry::{Blob, EntryId, Inflight, ReceiverId, StateEntry},
     error::StoreError,
     fjall_store::{engine::FjallEngine, salvage::read_range},
@@ -51,6 +52,9 @@ pub struct Verification {
     pub closed_in_order: bool,
     /// Commits so far.
     pub commits: u64,
+    /// How it is encrypted, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<EncryptionState>,
     /// The journals, oldest first.
     pub journals: Vec<JournalState>,
     /// The keyspaces.
@@ -63,6 +67,20 @@ pub struct Verification {
     pub damage: u64,
     /// Findings of [`super::Severity::Minor`].
     pub minor: u64,
+}
+
+/// How a store is encrypted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EncryptionState {
+    /// Name of the user's key that opens the store; no other one is needed.
+    pub key: String,
+    /// Rows that are sealed with the current key of the store.
+    pub current: u64,
+    /// Rows that are sealed with an older key of the store.
+    pub older: u64,
+    /// Rows that are not sealed.
+    pub plain: u64,
 }
 
 /// A journal.
@@ -152,13 +170,20 @@ impl ClosedStore {
         }
         let Found {
             findings: Findings { list, damage, minor },
+            ages,
             keyspaces,
             position,
             ledger,
         } = proof;
+        let cipher = self.engine.as_ref().ok().and_then(FjallEngine::cipher);
+        let encryption = cipher.map(|cipher| EncryptionState {
+            key: cipher.state().key,
+            ..ages
+        });
         Ok(Verification {
             closed_in_order: self.expected_commits.is_some(),
             commits: position.commits,
+            encryption,
             journals,
             keyspaces,
             ledger,
@@ -198,6 +223,8 @@ impl ClosedStore {
 #[derive(Default)]
 struct Found {
     findings: Findings,
+    /// How rows are sealed; the name of the key is added later.
+    ages: EncryptionState,
     keyspaces: Vec<KeyspaceState>,
     position: PositionRow,
     ledger: LedgerSum,
@@ -300,13 +327,21 @@ impl<'e> Proof<'e> {
             ..KeyspaceState::default()
         };
         let (mut unreadable, mut places) = (0, Vec::new());
-        let findings = &mut self.found.findings;
-        let mut visit = |key: &keys::Bytes, row: &keys::Bytes| {
+        let Found { findings, ages, .. } = &mut self.found;
+        let mut visit = |stored: &keys::Bytes, value: &keys::Bytes| {
             state.rows += 1;
-            state.bytes += (key.len() + row.len()) as u64;
-            if let Err(found) = judge(key, row) {
+            state.bytes += (stored.len() + value.len()) as u64;
+            if let Some(cipher) = self.engine.cipher() {
+                *match cipher.age(value) {
+                    Age::Current => &mut ages.current,
+                    Age::Older => &mut ages.older,
+                    Age::Plain => &mut ages.plain,
+                } += 1;
+            }
+            let (key, row) = self.engine.opened(table, stored, value);
+            if let Err(found) = judge(&key, &row) {
                 state.damaged += 1;
-                findings.damage(table.name(), describe(table, key), found);
+                findings.damage(table.name(), describe(table, &key), found);
             }
             Ok(ControlFlow::Continue(()))
         };

@@ -239,27 +239,60 @@ fn run_child(test: &str, directory: &Path, through: &[&str]) -> std::process::Ch
         .unwrap()
 }
 
+/// Folder with the keys of a store that is encrypted: beside it.
+fn keys_of(directory: &Path) -> std::path::PathBuf {
+    directory.with_extension("keys")
+}
+
+/// Options for a store that is encrypted if there are keys for it.
+fn options_for(directory: &Path) -> StoreOptions {
+    let keys = keys_of(directory);
+    StoreOptions {
+        encryption_keys: keys.exists().then_some(keys),
+        encrypt_existing: true,
+        ..options()
+    }
+}
+
 #[test]
 fn what_was_acknowledged_survives_a_kill() {
+    survive_kills("tests::crash::what_was_acknowledged_survives_a_kill", |_, _| {});
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill_while_it_is_encrypted_and_its_keys_change() {
+    let test =
+        "tests::crash::what_was_acknowledged_survives_a_kill_while_it_is_encrypted_and_its_keys_change";
+    // The first round is not encrypted, so that the second finds rows to seal.
+    survive_kills(test, |directory, round| {
+        if round > 0 {
+            let (keys, name) = (keys_of(directory), format!("key-{round}"));
+            std::fs::create_dir_all(&keys).unwrap();
+            super::encrypted::write_key(&keys, &name, round as u8);
+            std::fs::write(keys.join("active"), name).unwrap();
+        }
+    });
+}
+
+fn survive_kills(test: &str, prepare: impl Fn(&Path, usize)) {
     if let Some(directory) = std::env::var_os(DIRECTORY) {
+        let directory = Path::new(&directory);
         // Small memtables, so that flushes and compactions are interrupted too.
         return child(
-            Path::new(&directory),
+            directory,
             &StoreOptions {
                 memtable_bytes: 256 << 10,
-                ..options()
+                ..options_for(directory)
             },
         );
     }
     let home = tempfile::tempdir().unwrap();
+    let directory = home.path().join("store");
     let mut said = Said::default();
     let mut total = 0;
     for round in 0..6 {
-        let mut child = run_child(
-            "tests::crash::what_was_acknowledged_survives_a_kill",
-            home.path(),
-            &[],
-        );
+        prepare(&directory, round);
+        let mut child = run_child(test, &directory, &[]);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         // Killed after some acknowledgements, not after some time: the machine may be slow.
         let enough = 300 + 900 * round;
@@ -271,14 +304,14 @@ fn what_was_acknowledged_survives_a_kill() {
         child.wait().unwrap();
         lines.for_each(|line| heard += usize::from(said.hear(&line.unwrap_or_default())));
         total += heard;
-        let (store, report) = crate::open(home.path(), &options()).unwrap();
+        let (store, report) = crate::open(&directory, &options_for(&directory)).unwrap();
         assert!(!report.clean && !report.lost_something(), "{report:?}");
         check(&*store, &said);
         assert!(said.settled.values().map(BTreeSet::len).sum::<usize>() > 0);
     }
     assert_eq!(total, said.published.len());
     // Even then, everything can be ended and cleared away.
-    let (store, _) = crate::open(home.path(), &options()).unwrap();
+    let (store, _) = crate::open(&directory, &options_for(&directory)).unwrap();
     let drop = |receiver: crate::store::Receiver| Operation::DropReceiver {
         receiver: receiver.id,
         reason: DropReason::RELEASED,

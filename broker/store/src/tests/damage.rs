@@ -289,7 +289,15 @@ fn a_store_that_can_not_be_opened_is_set_aside() {
 
 /// A store with so many messages that most of them are in tables; closed in order.
 pub(super) fn large(home: &Path) {
-    let (store, _) = crate::open(home, &small_memtables()).unwrap();
+    large_with(home, &options());
+}
+
+pub(super) fn large_with(home: &Path, options: &StoreOptions) {
+    let options = StoreOptions {
+        encryption_keys: options.encryption_keys.clone(),
+        ..small_memtables()
+    };
+    let (store, _) = crate::open(home, &options).unwrap();
     let put = |name: &str| Operation::PutReceiver {
         name: name.to_owned(),
         limits: Limits::default(),
@@ -408,11 +416,12 @@ fn another_format_is_refused() {
     let home = tempfile::tempdir().unwrap();
     drop(crate::open(home.path(), &options()).unwrap());
     let format = home.path().join("format");
-    for found in ["foreshore-store 2\n", "something else"] {
+    for found in ["foreshore-store 3\n", "something else"] {
         fs::write(&format, found).unwrap();
         let error = crate::open(home.path(), &options()).err().unwrap().to_string();
         assert!(
-            error.contains(found.trim()) && error.contains("\"foreshore-store 1\" is allowed"),
+            error.contains(found.trim())
+                && error.contains("\"foreshore-store 1 or foreshore-store 2\" is allowed"),
             "{error}"
         );
     }

@@ -574,3 +574,11 @@ proptest! {
         run(Harness::disk(), &steps);
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #[test]
+    fn encrypted_disk_with_changing_keys_agrees_with_the_model(steps in prop::collection::vec(step(), 20..80)) {
+        run(Harness::encrypted(), &steps);
+    }
+}

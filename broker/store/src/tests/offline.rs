@@ -41,7 +41,7 @@ const JUDGES: Judges<'static> = Judges {
 fn look<T>(home: &Path, look: impl FnOnce(&ClosedStore) -> T) -> T {
     let before = content(home);
     let scratch = tempfile::tempdir().unwrap();
-    let store = ClosedStore::open(home, scratch.path()).unwrap();
+    let store = ClosedStore::open(home, scratch.path(), &options()).unwrap();
     let seen = look(&store);
     drop(store);
     assert!(before == content(home), "the store was changed");
@@ -332,7 +332,7 @@ fn what_is_no_store_or_in_use_is_refused_and_not_made() {
     let home = tempfile::tempdir().unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let refusals = |path: &Path| {
-        let looked = ClosedStore::open(path, scratch.path()).err().unwrap();
+        let looked = ClosedStore::open(path, scratch.path(), &options()).err().unwrap();
         let compacted = compact(path, &options(), false).unwrap_err();
         assert_eq!(looked.to_string(), compacted.to_string());
         looked
@@ -353,7 +353,7 @@ fn what_is_no_store_or_in_use_is_refused_and_not_made() {
         let error = crate::open(store.path(), &options()).err().unwrap();
         assert!(matches!(error, StoreError::InUse { .. }), "{error}");
     });
-    fs::write(store.path().join("format"), "foreshore-store 2\n").unwrap();
+    fs::write(store.path().join("format"), "foreshore-store 3\n").unwrap();
     assert!(matches!(refusals(store.path()), StoreError::Format { .. }));
 }
 

@@ -15,6 +15,12 @@ macro_rules! over_all_back_ends {
                 super::$name(crate::tests::Harness::disk());
             })*
         }
+        mod encrypted {
+            $(#[test]
+            fn $name() {
+                super::$name(crate::tests::Harness::encrypted());
+            })*
+        }
     };
 }
 

@@ -32,7 +32,11 @@ fn entries_are_read_in_order_of_key_and_survive(mut store: Harness) {
     });
     store.reopen(false);
     let all = [entry(b"\x00", b""), entry(b"a", b"new"), entry(b"\xff", b"last")];
-    assert_eq!(store.store().state(None, usize::MAX).unwrap(), all);
+    let mut found = store.store().state(None, usize::MAX).unwrap();
+    if !store.keeps_order() {
+        found.sort_by(|left, right| left.key.cmp(&right.key));
+    }
+    assert_eq!(found, all);
     // They are not the state of any session.
     assert!(store.store().sessions(None, 9).unwrap().is_empty());
 }
@@ -47,6 +51,17 @@ fn reads_are_bounded_by_bytes_and_go_on_behind_the_last_key(store: Harness) {
         let page = store.store().state(after, max_bytes).unwrap();
         page.into_iter().map(|entry| entry.key).collect::<Vec<_>>()
     };
+    if !store.keeps_order() {
+        // Whatever comes first, the others come after it, once.
+        let (mut found, mut page) = (Vec::new(), keys(None, 0));
+        while let Some(last) = page.pop() {
+            page = keys(Some(&last), 0);
+            found.push(last);
+        }
+        found.sort();
+        assert_eq!(found, ["a", "b", "c"]);
+        return;
+    }
     assert_eq!(keys(None, 0), ["a"], "at least one");
     assert_eq!(keys(None, 112), ["a", "b"]);
     assert_eq!(keys(Some(b"a"), 112), ["b", "c"]);
