@@ -1,6 +1,7 @@
 //! A broker alone: `foreshore broker` as a process, and the load of everything that it has to keep.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{Read, Write},
     net::TcpStream,
@@ -41,6 +42,8 @@ pub(crate) struct Alone {
     pub(crate) port: u16,
     /// Port of its metrics.
     http: u16,
+    /// What its store is encrypted with, if it is, and what else is said of that.
+    encryption: Vec<OsString>,
     child: Option<Child>,
 }
 
@@ -52,8 +55,24 @@ impl Alone {
             log: log.to_owned(),
             port: free_port(),
             http: free_port(),
+            encryption: Vec::new(),
             child: None,
         }
+    }
+
+    /// Encrypts its store with the keys of a folder, from its next start on.
+    pub(crate) fn encrypt(&mut self, keys: &Path) {
+        self.encryption = vec!["--encryption-keys".into(), keys.into()];
+    }
+
+    /// Encrypts a store that is there too.
+    pub(crate) fn encrypt_existing(&mut self) {
+        self.encryption.push("--encrypt-existing".into());
+    }
+
+    /// Names no keys.
+    pub(crate) fn encrypt_no_more(&mut self) {
+        self.encryption.clear();
     }
 
     /// Starts it.
@@ -65,6 +84,7 @@ impl Alone {
             .args(["--http", &format!("127.0.0.1:{}", self.http)])
             .arg("--data")
             .arg(&self.data)
+            .args(&self.encryption)
             .stderr(log.unwrap())
             .spawn();
         self.child = Some(child.unwrap());
@@ -138,6 +158,7 @@ impl Alone {
         let found = foreshore()
             .args(["store", "verify"])
             .arg(&self.data)
+            .args(&self.encryption)
             .output()
             .unwrap();
         assert!(

@@ -23,6 +23,7 @@ mod crash;
 mod data;
 mod disk;
 mod edits;
+mod encryption;
 mod failing_disk;
 mod handover;
 mod opcua;

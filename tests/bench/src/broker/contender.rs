@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -27,13 +29,15 @@ pub(crate) enum Contender {
     Memory,
     /// Ours as it is by default: on its disk.
     Ours,
+    /// Ours with an encrypted store.
+    Sealed,
 }
 
 impl Contender {
     /// Brokers under loads that none of them has to keep: ours is the same with both stores.
     pub(super) const ALIKE: [Self; 4] = [Self::Mosquitto, Self::Rumqttd, Self::Rmqtt, Self::Ours];
     /// Brokers under loads that have to be kept for sessions that outlive their connections.
-    pub(super) const DURABLE: [Self; 3] = [Self::Mosquitto, Self::Memory, Self::Ours];
+    pub(super) const DURABLE: [Self; 4] = [Self::Mosquitto, Self::Memory, Self::Ours, Self::Sealed];
     /// Brokers with encrypted listeners.
     pub(super) const ENCRYPTED: [Self; 2] = [Self::Mosquitto, Self::Ours];
 
@@ -45,6 +49,7 @@ impl Contender {
             Self::Rmqtt => "rmqtt",
             Self::Memory => "ours, memory",
             Self::Ours => "ours",
+            Self::Sealed => "ours, encrypted store",
         }
     }
 
@@ -76,13 +81,16 @@ impl Contender {
                 command.arg(format!("127.0.0.1:{port}"));
                 command
             }
-            Self::Memory | Self::Ours => {
+            Self::Memory | Self::Ours | Self::Sealed => {
                 let store = if self == Self::Memory { "memory" } else { "fjall" };
                 let mut command = plan.cores.broker(&plan.foreshore);
                 command
                     .args(["broker", "--anonymous", "--log", "warn", "--store", store])
                     .args(["--listen", &format!("127.0.0.1:{port}"), "--data"])
                     .arg(folder.join("data"));
+                if self == Self::Sealed {
+                    command.arg("--encryption-keys").arg(encryption_keys(folder)?);
+                }
                 command
             }
         };
@@ -116,6 +124,20 @@ impl Contender {
         broker.wait_for_port(port)?;
         Ok((broker, certificate))
     }
+}
+
+/// A folder with a key for a store.
+fn encryption_keys(folder: &Path) -> Result<PathBuf> {
+    let keys = folder.join("keys");
+    fs::create_dir_all(&keys)?;
+    let key = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(keys.join("bench"));
+    key?.write_all(&[7; 32])?;
+    Ok(keys)
 }
 
 /// mosquitto's configuration: queues without bound, so that nothing is dropped; its file is written as Debian's own
