@@ -193,7 +193,6 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-#[expect(clippy::ref_option, reason = "as serde asks")]
 fn cut<S: Serializer>(text: &Option<&str>, serializer: S) -> Result<S::Ok, S::Error> {
     let text = text.unwrap_or_default();
     let mut end = MAX_TEXT.min(text.len());
