@@ -7,13 +7,14 @@
 //!   keys       keys of an encrypted store, sealed with one of the user's; keys.copy is the same
 //!   suspect    something could not be read: the next opening reads everything
 //!   clean      written by an orderly close: how many commits there were; removed at opening
-//!   data/      fjall's database: journals N.jnl, keyspaces/
+//!   data/      fjall's database: journals N.jnl, keyspaces/; marks, marks.copy: what proves journals to be its own
 //!   damaged/   journals that were damaged, as they were found; the last few
 //! ```
 
 pub(crate) mod engine;
 pub(crate) mod files;
 pub(crate) mod journal;
+pub(crate) mod marks;
 pub(crate) mod repair;
 mod rewrite;
 pub(crate) mod salvage;
@@ -76,6 +77,8 @@ pub struct OpenReport {
     pub damaged_journals: u64,
     /// Places of the database that could not be read; the rest was copied.
     pub unreadable: u64,
+    /// Damaged files whose content was known and that were restored: nothing is lost with them.
+    pub restored: u64,
     /// Commits that were acknowledged and are lost, as far as their numbers tell.
     pub lost_commits: u64,
     /// Entries that are lost with them, now counted as dropped (`corrupt`).
@@ -90,14 +93,14 @@ impl OpenReport {
     /// Whether something that was acknowledged is lost.
     #[must_use]
     pub fn lost_something(&self) -> bool {
-        self.lost_commits + self.damaged_places() > 0
+        self.lost_commits + self.damaged_places() > self.restored
     }
 
-    /// Journals, places of tables and whole databases that could not be read.
+    /// Journals, places of tables, small files and whole databases that could not be read.
     #[must_use]
     pub fn damaged_places(&self) -> u64 {
         // Every damaged journal is set aside, as is a whole database.
-        self.unreadable + self.set_aside.len() as u64
+        self.unreadable + self.restored + self.set_aside.len() as u64
     }
 }
 
@@ -127,6 +130,7 @@ pub(crate) fn open_queues(
     let found = journal::prepare(&directory, report.clean)?;
     report.damaged_journals = found.damaged;
     report.lost_commits = found.lost_commits;
+    report.restored = found.restored;
     report.set_aside = directory
         .set_aside
         .iter()
@@ -158,6 +162,8 @@ pub(crate) fn open_queues(
     }
     if report.lost_something() {
         tracing::error!(?report, "part of the store was lost");
+    } else if report.restored > 0 {
+        tracing::error!(?report, "files of the store were damaged and are restored");
     }
     let store = QueueStore::open(engine, Some(probe), rand::random())?;
     Ok((store, report))

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 pub(crate) mod encrypted;
 mod faults;
+mod forged;
 mod model;
 mod offline;
 mod suite;

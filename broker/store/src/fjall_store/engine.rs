@@ -1,6 +1,7 @@
 //! fjall as a back end.
 
 use std::{
+    fs,
     io::ErrorKind,
     ops::{Bound, ControlFlow},
     path::{Path, PathBuf},
@@ -18,6 +19,8 @@ use parking_lot::Mutex;
 use super::{
     StoreOptions,
     files::{self, Directory},
+    journal,
+    marks::{self, Marks},
     rewrite::Rewriting,
 };
 use crate::{
@@ -45,9 +48,20 @@ const FLUSH_POLL: Duration = Duration::from_millis(10);
 /// One thread flushes while another compacts.
 const WORKERS: usize = 2;
 
+/// Keyspace of the one row that marks batches; it is none of the store's tables.
+const MARKS: &str = "marks";
+
+/// Types of items in the journal: a row, its removal, its removal where it was written once.
+const PUT: u8 = 0;
+const REMOVE: u8 = 1;
+const REMOVE_WEAKLY: u8 = 2;
+
 /// A database with its keyspaces. They are dropped before the lock on the directory is.
 pub(crate) struct FjallEngine {
     tables: [Keyspace; Table::ALL.len()],
+    /// Takes the marks of batches.
+    marked: Keyspace,
+    marks: Marks,
     database: Database,
     directory: Option<Directory>,
     /// Seals what is written and opens what is read, if the store is encrypted.
@@ -108,7 +122,30 @@ impl FjallEngine {
 
     /// Opens a database, or creates one.
     pub(super) fn start_at(path: PathBuf, options: &StoreOptions) -> Result<Self, StoreError> {
-        Self::start_with(path, options, |database| database.worker_threads(WORKERS))
+        fs::create_dir_all(&path).map_err(|error| StoreError::io("create the directory", &path, error))?;
+        let marks = match Marks::read(&path)?.marks {
+            Some(marks) => marks,
+            None => Self::begin_marks(&path, options)?,
+        };
+        Self::start_with(path, options, marks, |database| database.worker_threads(WORKERS))
+    }
+
+    /// Makes the marks of a database. If batches were written without, their rows are brought to tables first.
+    fn begin_marks(path: &Path, options: &StoreOptions) -> Result<Marks, StoreError> {
+        let marks = Marks::random();
+        if journal::is_there(path)? && path.join("version").exists() {
+            let unmarked = Self::start_with(path.to_owned(), options, marks.clone(), |database| {
+                database.worker_threads(WORKERS)
+            })?;
+            for keyspace in &unmarked.tables {
+                let flushed = unmarked.flush_keyspace(keyspace);
+                flushed.map_err(|error| unmarked.failed("flush", error))?;
+            }
+            drop(unmarked);
+            journal::forget(path)?;
+        }
+        marks.write(path)?;
+        Ok(marks)
     }
 
     /// Opens the database of a directory only to read from it.
@@ -116,14 +153,17 @@ impl FjallEngine {
         Self::start_idle_at(directory.data(), options)
     }
 
-    /// Opens a database only to read from it: nothing is flushed or compacted.
+    /// Opens a database only to read from it: nothing is written, flushed or compacted.
     pub(super) fn start_idle_at(path: PathBuf, options: &StoreOptions) -> Result<Self, StoreError> {
-        Self::start_with(path, options, |database| database.worker_threads_unchecked(0))
+        Self::start_with(path, options, Marks::random(), |database| {
+            database.worker_threads_unchecked(0)
+        })
     }
 
     fn start_with(
         path: PathBuf,
         options: &StoreOptions,
+        marks: Marks,
         workers: impl FnOnce(DatabaseBuilder<Database>) -> DatabaseBuilder<Database>,
     ) -> Result<Self, StoreError> {
         let database = workers(Database::builder(&path))
@@ -139,12 +179,19 @@ impl FjallEngine {
             let keyspace = database.keyspace(table.name(), || keyspace_options(table, options));
             tables.push(keyspace.map_err(|error| opening_error(error, &path))?);
         }
+        let marked = database.keyspace(MARKS, || {
+            let keyspace = KeyspaceCreateOptions::default().manual_journal_persist(true);
+            keyspace.max_memtable_size(options.memtable_bytes / 4)
+        });
+        let marked = marked.map_err(|error| opening_error(error, &path))?;
         // fjall syncs what is in its folder and in that of a keyspace, but not the names of the two.
         files::sync_directory(&path.join("keyspaces"))?;
         path.parent().map_or(Ok(()), files::sync_directory)?;
         let tables = tables.try_into().map_err(|_| StoreError::Closed)?;
         Ok(Self {
             tables,
+            marked,
+            marks,
             database,
             directory: None,
             cipher: None,
@@ -220,8 +267,12 @@ impl FjallEngine {
     }
 
     fn write_with(&self, changes: Vec<Change>, durability: Option<PersistMode>) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
         let mut batch =
-            OwnedWriteBatch::with_capacity(self.database.clone(), changes.len()).durability(durability);
+            OwnedWriteBatch::with_capacity(self.database.clone(), changes.len() + 1).durability(durability);
+        batch.insert(&self.marked, *self.marks.name(), self.mark(&changes));
         let mut bytes = [0; Table::ALL.len()];
         for Change { table, key, value } in changes {
             let keyspace = &self.tables[table as usize];
@@ -243,6 +294,24 @@ impl FjallEngine {
                 .cipher
                 .as_ref()
                 .is_some_and(|cipher| cipher.was_rewritten(cipher::id_of(key)))
+    }
+
+    /// The mark of a batch: over what the journal will hold of it.
+    fn mark(&self, changes: &[Change]) -> [u8; marks::LEN] {
+        let mut mark = self.marks.begin();
+        for Change { table, key, value } in changes {
+            let kind = match value {
+                Some(_) => PUT,
+                None if self.may_remove_weakly(*table, key) => REMOVE_WEAKLY,
+                None => REMOVE,
+            };
+            let value = value.as_deref().unwrap_or_default();
+            let keyspace = self.tables[*table as usize].id();
+            mark.update(&journal::head(kind, keyspace, key, value));
+            mark.update(key);
+            mark.update(value);
+        }
+        mark.finish()
     }
 
     /// Flushes memtables that together hold too much.

@@ -17,26 +17,24 @@
 //!       | 4 u8, keyspace u64                                                          (a keyspace was cleared)
 //! end   = 3 u8, XXH3 of all items u64, "FJL" 3
 //! ```
+//!
+//! The first item of each batch marks it as ours (see `marks`); behind damage, nothing else is taken for a batch.
+
+mod cursor;
 
 use std::{
     fs::{self, File},
-    io::{self, BufReader, BufWriter, Read, Seek, SeekFrom},
+    io::{self, BufWriter, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
-use xxhash_rust::xxh3::Xxh3;
-
-use super::files::{self, Directory};
+use self::cursor::Cursor;
+pub(super) use self::cursor::{Item, head};
+use super::{
+    files::{self, Directory},
+    marks::Marks,
+};
 use crate::error::StoreError;
-
-const START: u8 = 1;
-const ITEM: u8 = 2;
-const END: u8 = 3;
-const CLEAR: u8 = 4;
-const TRAILER: [u8; 4] = *b"FJL\x03";
-
-/// Tag, number of items, sequence number.
-const START_LEN: usize = 13;
 
 /// Bytes that are searched at a time.
 const WINDOW: usize = 64 << 10;
@@ -50,6 +48,8 @@ pub(crate) struct Prepared {
     pub(crate) lost_commits: u64,
     /// Where damaged journals are kept.
     pub(crate) set_aside: Vec<PathBuf>,
+    /// Damaged files whose content was known and that were restored.
+    pub(crate) restored: u64,
 }
 
 /// A batch that is whole.
@@ -85,8 +85,19 @@ pub(crate) struct Journal {
 pub(crate) fn prepare(directory: &Directory, clean: bool) -> Result<Prepared, StoreError> {
     let data = directory.data();
     remove_unfinished(&data)?;
-    let journals = read(&data, clean)?;
-    let mut prepared = Prepared::default();
+    let marks = Marks::read(&data)?;
+    let journals = read_with(&data, marks.marks.as_ref(), clean)?;
+    let mut prepared = Prepared {
+        restored: marks.damaged,
+        ..Prepared::default()
+    };
+    match &marks.marks {
+        Some(marks) => marks.write(&data)?,
+        None if marks.damaged > 0 => {
+            tracing::error!("the marks of the journals are lost: what follows damage in them is not found");
+        }
+        None => {}
+    }
     for (index, journal) in journals.iter().enumerate() {
         let Journal {
             path,
@@ -110,19 +121,26 @@ pub(crate) fn prepare(directory: &Directory, clean: bool) -> Result<Prepared, St
 }
 
 /// Empties all journals, whose rows are in tables.
-pub(crate) fn forget(directory: &Directory) -> Result<(), StoreError> {
-    journals(&directory.data())?
-        .iter()
-        .try_for_each(|path| rewrite(path, &[]))
+pub(crate) fn forget(data: &Path) -> Result<(), StoreError> {
+    journals(data)?.iter().try_for_each(|path| rewrite(path, &[]))
+}
+
+/// Whether there is a journal.
+pub(super) fn is_there(data: &Path) -> Result<bool, StoreError> {
+    Ok(!journals(data)?.is_empty())
 }
 
 /// Reads all journals, in the order in which they were written, and changes none.
 pub(crate) fn read(data: &Path, clean: bool) -> Result<Vec<Journal>, StoreError> {
+    read_with(data, Marks::read(data)?.marks.as_ref(), clean)
+}
+
+fn read_with(data: &Path, marks: Option<&Marks>, clean: bool) -> Result<Vec<Journal>, StoreError> {
     let paths = journals(data)?;
     let mut scans = Vec::with_capacity(paths.len());
     for path in &paths {
         let failed = |error| StoreError::io("read the journal", path, error);
-        scans.push(scan(&File::open(path).map_err(failed)?).map_err(failed)?);
+        scans.push(scan(&File::open(path).map_err(failed)?, marks).map_err(failed)?);
     }
     drop_misnumbered(&mut scans);
     let count = paths.len();
@@ -178,6 +196,28 @@ impl Journal {
     /// Where the last whole batch ends.
     pub(crate) fn end(&self) -> u64 {
         self.scan.batches.last().map_or(0, |batch| batch.to)
+    }
+
+    /// Its file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Visits the items of the batches that are whole, each with its key and the sequence number of its batch.
+    pub(super) fn items(
+        &self,
+        marks: Option<&Marks>,
+        mut visit: impl FnMut(Vec<u8>, u64, Item),
+    ) -> Result<(), StoreError> {
+        let mut read = || {
+            let file = File::open(&self.path)?;
+            let mut cursor = Cursor::new(&file, marks)?;
+            for batch in &self.scan.batches {
+                cursor.items(batch, |key, item| visit(key, batch.seqno, item))?;
+            }
+            Ok(())
+        };
+        read().map_err(|error| StoreError::io("read the journal", &self.path, error))
     }
 
     /// Copies the batches that are whole to a file of the same name in another folder.
@@ -262,8 +302,8 @@ fn joined(batches: &[Batch]) -> Vec<std::ops::Range<u64>> {
 }
 
 /// Reads a journal from its beginning to its end.
-fn scan(file: &File) -> io::Result<Scan> {
-    let mut cursor = Cursor::new(file)?;
+fn scan(file: &File, marks: Option<&Marks>) -> io::Result<Scan> {
+    let mut cursor = Cursor::new(file, marks)?;
     let mut scan = Scan::default();
     let mut position = 0;
     loop {
@@ -286,6 +326,8 @@ fn scan(file: &File) -> io::Result<Scan> {
             }
         }
     }
+    // Without marks nothing behind damage is found, and there is no telling it from a torn end.
+    scan.damaged |= scan.torn && marks.is_none();
     Ok(scan)
 }
 
@@ -331,168 +373,6 @@ fn longest_rising(numbers: &[u64]) -> Vec<usize> {
         std::iter::successors(ends.last().copied(), |place| before[*place]).collect();
     places.reverse();
     places
-}
-
-/// Reads a journal at any place.
-struct Cursor<'f> {
-    reader: BufReader<&'f File>,
-    position: u64,
-    length: u64,
-}
-
-impl<'f> Cursor<'f> {
-    fn new(file: &'f File) -> io::Result<Self> {
-        let length = file.metadata()?.len();
-        Ok(Self {
-            reader: BufReader::with_capacity(WINDOW, file),
-            position: 0,
-            length,
-        })
-    }
-
-    fn seek(&mut self, position: u64) -> io::Result<()> {
-        let step = i64::try_from(i128::from(position) - i128::from(self.position));
-        match step {
-            // Stays within what is buffered, where it can.
-            Ok(step) => self.reader.seek_relative(step)?,
-            Err(_) => drop(self.reader.seek(SeekFrom::Start(position))?),
-        }
-        self.position = position;
-        Ok(())
-    }
-
-    /// Fills a buffer; `None` at the end of the file.
-    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<Option<()>> {
-        if self.length - self.position < buffer.len() as u64 {
-            return Ok(None);
-        }
-        self.reader.read_exact(buffer)?;
-        self.position += buffer.len() as u64;
-        Ok(Some(()))
-    }
-
-    fn array<const N: usize>(&mut self) -> io::Result<Option<[u8; N]>> {
-        let mut array = [0; N];
-        Ok(self.fill(&mut array)?.map(|()| array))
-    }
-
-    /// Reads the batch that begins at a place; `None` if none does, or if it is not whole.
-    fn batch(&mut self, from: u64) -> io::Result<Option<Batch>> {
-        self.seek(from)?;
-        let Some(start) = self.array::<START_LEN>()? else {
-            return Ok(None);
-        };
-        let Some((items, seqno)) = parse_start(&start) else {
-            return Ok(None);
-        };
-        let mut checksum = Xxh3::new();
-        for _ in 0..items {
-            if self.item(&mut checksum)?.is_none() {
-                return Ok(None);
-            }
-        }
-        let Some(end) = self.array::<START_LEN>()? else {
-            return Ok(None);
-        };
-        let whole = end[0] == END && end[1..9] == checksum.digest().to_le_bytes() && end[9..] == TRAILER;
-        Ok(whole.then_some(Batch {
-            from,
-            to: self.position,
-            seqno,
-        }))
-    }
-
-    fn item(&mut self, checksum: &mut Xxh3) -> io::Result<Option<()>> {
-        let Some([tag]) = self.array::<1>()? else {
-            return Ok(None);
-        };
-        checksum.update(&[tag]);
-        match tag {
-            CLEAR => {
-                let Some(keyspace) = self.array::<8>()? else {
-                    return Ok(None);
-                };
-                checksum.update(&keyspace);
-                Ok(Some(()))
-            }
-            ITEM => {
-                let Some(head) = self.array::<20>()? else {
-                    return Ok(None);
-                };
-                checksum.update(&head);
-                let key = u16::from_le_bytes([head[10], head[11]]);
-                let stored = u32::from_le_bytes([head[16], head[17], head[18], head[19]]);
-                self.skip(u64::from(key) + u64::from(stored), checksum)
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// Passes over content that only the checksum looks at.
-    fn skip(&mut self, mut length: u64, checksum: &mut Xxh3) -> io::Result<Option<()>> {
-        if self.length - self.position < length {
-            return Ok(None);
-        }
-        let mut buffer = [0; 4096];
-        while length > 0 {
-            let part = &mut buffer[..usize::try_from(length).unwrap_or(usize::MAX).min(4096)];
-            self.reader.read_exact(part)?;
-            checksum.update(part);
-            self.position += part.len() as u64;
-            length -= part.len() as u64;
-        }
-        Ok(Some(()))
-    }
-
-    fn is_zero_from(&mut self, position: u64) -> io::Result<bool> {
-        self.seek(position)?;
-        let mut buffer = vec![0; WINDOW];
-        while self.position < self.length {
-            let part = usize::try_from(self.length - self.position)
-                .unwrap_or(usize::MAX)
-                .min(WINDOW);
-            let part = &mut buffer[..part];
-            self.reader.read_exact(part)?;
-            self.position += part.len() as u64;
-            if part.iter().any(|byte| *byte != 0) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Finds the next place where a whole batch begins.
-    fn find_batch(&mut self, mut from: u64) -> io::Result<Option<u64>> {
-        let mut window = vec![0; WINDOW];
-        while from + START_LEN as u64 <= self.length {
-            let size = usize::try_from(self.length - from)
-                .unwrap_or(usize::MAX)
-                .min(WINDOW);
-            self.seek(from)?;
-            if self.fill(&mut window[..size])?.is_none() {
-                return Ok(None);
-            }
-            for (offset, start) in window[..size].windows(START_LEN).enumerate() {
-                let Some((items, _)) = start.try_into().ok().and_then(parse_start) else {
-                    continue;
-                };
-                let place = from + offset as u64;
-                if items > 0 && self.batch(place)?.is_some() {
-                    return Ok(Some(place));
-                }
-            }
-            from += (size - START_LEN + 1) as u64;
-        }
-        Ok(None)
-    }
-}
-
-/// Number of items and sequence number, if a batch begins like this.
-fn parse_start(start: &[u8; START_LEN]) -> Option<(u32, u64)> {
-    let (tag, rest) = start.split_first()?;
-    let (items, seqno) = rest.split_first_chunk::<4>()?;
-    let seqno = u64::from_le_bytes(seqno.try_into().ok()?);
-    (*tag == START).then_some((u32::from_le_bytes(*items), seqno))
 }
 
 #[cfg(test)]

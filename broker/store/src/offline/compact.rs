@@ -68,7 +68,7 @@ pub fn compact(directory: &Path, options: &StoreOptions, mend: bool) -> Result<C
     // It stays locked.
     if let (Some(data), true) = (engine.into_directory(), is_encrypted) {
         // All of what the journals hold is in tables now, and older rows are in none.
-        journal::forget(&data)?;
+        journal::forget(&data.data())?;
     }
     Ok(Compacted {
         bytes_before,

@@ -20,7 +20,7 @@ pub(super) struct Damaged {
     pub(super) receivers: Vec<ReceiverId>,
 }
 
-fn commit(store: &SharedStore, operations: Vec<Operation>) -> Vec<Applied> {
+pub(super) fn commit(store: &SharedStore, operations: Vec<Operation>) -> Vec<Applied> {
     let first_id = store.position().next_id;
     store
         .commit(&[Batch {
@@ -60,7 +60,7 @@ impl Damaged {
         Self { home, receivers }
     }
 
-    fn journal(&self) -> PathBuf {
+    pub(super) fn journal(&self) -> PathBuf {
         let mut files: Vec<_> = fs::read_dir(self.home.path().join("data"))
             .unwrap()
             .map(|file| file.unwrap().path())
@@ -108,7 +108,7 @@ impl Damaged {
 }
 
 /// Ids that wait, after a check that the ledger agrees with them.
-fn waiting(store: &SharedStore, receiver: ReceiverId) -> Vec<EntryId> {
+pub(super) fn waiting(store: &SharedStore, receiver: ReceiverId) -> Vec<EntryId> {
     let page = store.read(receiver, everything(), BrokerTime(0)).unwrap();
     assert!(page.damaged.is_empty());
     let totals = store.totals(receiver).unwrap().unwrap();

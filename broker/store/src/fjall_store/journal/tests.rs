@@ -10,19 +10,39 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A database with one row for each of so many batches: number → text of varying length, some compressed.
+/// A database with one row for each of so many batches: number → text of varying length.
 fn database(batches: u64) -> TempDir {
     let home = tempfile::tempdir().unwrap();
     let directory = Directory::open(home.path()).unwrap();
-    let database = Database::builder(directory.data()).open().unwrap();
+    let marks = Marks::random();
+    marks.write(&directory.data()).unwrap();
+    let database = Database::builder(directory.data())
+        .journal_compression(fjall::CompressionType::None)
+        .open()
+        .unwrap();
     let rows = database.keyspace("rows", KeyspaceCreateOptions::default).unwrap();
+    let marked = database
+        .keyspace("marks", KeyspaceCreateOptions::default)
+        .unwrap();
     for number in 0..batches {
+        let (kept, removed, text) = (
+            number.to_be_bytes(),
+            (number + 1_000_000).to_be_bytes(),
+            text(number),
+        );
+        let mut mark = marks.begin();
+        for (kind, key, value) in [(0, &kept, &text[..]), (1, &removed, &[])] {
+            mark.update(&head(kind, rows.id(), key, value));
+            mark.update(key);
+            mark.update(value);
+        }
         let mut batch = database.batch().durability(Some(PersistMode::Buffer));
-        batch.insert(&rows, number.to_be_bytes(), text(number));
-        batch.remove(&rows, (number + 1_000_000).to_be_bytes());
+        batch.insert(&marked, *marks.name(), mark.finish());
+        batch.insert(&rows, kept, text);
+        batch.remove(&rows, removed);
         batch.commit().unwrap();
     }
-    drop((rows, database, directory));
+    drop((rows, marked, database, directory));
     // fjall allocates 64 MB beforehand: less of it is quicker to read.
     let end = batches_of(&home).last().unwrap().to;
     let journal = fs::OpenOptions::new().write(true).open(journal(&home)).unwrap();
@@ -38,7 +58,7 @@ fn text(number: u64) -> Vec<u8> {
         (number % 50) as usize
     };
     // Looks like the beginning and the end of batches, to lead the search astray.
-    [&[START, 1, 0, 0, 0][..], &number.to_le_bytes(), &[END], &TRAILER]
+    [&[1, 1, 0, 0, 0][..], &number.to_le_bytes(), b"\x03FJL\x03"]
         .concat()
         .repeat(1 + length / 18)
 }
@@ -62,7 +82,8 @@ fn prepared_and_read(home: &TempDir, clean: bool) -> (Prepared, BTreeMap<u64, Ve
 }
 
 fn batches_of(home: &TempDir) -> Vec<Batch> {
-    let scan = scan(&File::open(journal(home)).unwrap()).unwrap();
+    let marks = Marks::read(&home.path().join("data")).unwrap().marks;
+    let scan = scan(&File::open(journal(home)).unwrap(), marks.as_ref()).unwrap();
     assert_eq!((scan.damaged, scan.torn), (false, false));
     scan.batches
 }
