@@ -14,13 +14,17 @@
 pub(crate) mod engine;
 pub(crate) mod files;
 pub(crate) mod journal;
+pub(crate) mod lsm;
 pub(crate) mod marks;
+pub(crate) mod merge;
 pub(crate) mod repair;
 mod rewrite;
 pub(crate) mod salvage;
 pub(crate) mod shadow;
+pub(crate) mod survey;
 
 use std::{
+    fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
@@ -127,35 +131,27 @@ pub(crate) fn open_queues(
     };
     let expected_commits = directory.take_clean_mark()?;
     report.clean = expected_commits.is_some();
+    report.restored = u64::from(survey::restore_version(&directory.data())?);
     let found = journal::prepare(&directory, report.clean)?;
     report.damaged_journals = found.damaged;
     report.lost_commits = found.lost_commits;
-    report.restored = found.restored;
-    report.set_aside = directory
-        .set_aside
-        .iter()
-        .cloned()
-        .chain(found.set_aside)
-        .collect();
+    report.restored += found.restored;
+    report.set_aside = found.set_aside;
 
     // Setting the ledger right reads the queues: where a journal is damaged, tables may be too.
-    let unreadable = if directory.is_suspect() || report.damaged_journals > 0 {
-        mend(&directory, options, &mut report)?
-    } else {
-        0
-    };
-    report.unreadable = unreadable;
+    let is_suspect = directory.is_suspect() || report.damaged_journals > 0;
+    if is_suspect || survey::check(&directory.data())?.count > 0 {
+        mend(&directory, options, &mut report)?;
+    }
 
     let probe = SpaceProbe::of_directory(directory.path().to_owned(), options.free_space_watermark);
-    let engine = or_empty(&directory, &mut report, || {
-        FjallEngine::start(&directory, options)
-    })?;
+    let engine = or_rest(&directory, options, &mut report)?;
     let engine = engine.with_directory(directory).with_cipher(cipher);
     engine.seal_names()?;
     let commits = repair::commits(&engine)?;
     let lost_at_end = expected_commits.map_or(0, |expected| expected.saturating_sub(commits));
     report.lost_commits = report.lost_commits.max(lost_at_end);
-    if report.damaged_journals > 0 || lost_at_end > 0 || unreadable > 0 {
+    if report.damaged_journals > 0 || lost_at_end > 0 || report.unreadable > 0 {
         let repaired = repair::repair(&engine)?;
         report.lost_entries = repaired.lost;
         report.returned_entries = repaired.returned;
@@ -176,35 +172,55 @@ pub(crate) fn unlock(
 ) -> Result<(Directory, Option<Cipher>), StoreError> {
     let folder = options.encryption_keys.as_deref();
     let keys = folder.map(MasterKeys::read).transpose()?;
-    let mut directory = Directory::lock(directory)?;
+    let directory = Directory::lock(directory)?;
     let cipher = cipher::open(&directory, options, keys.as_ref())?;
     directory.prepare()?;
     Ok((directory, cipher))
 }
 
-/// Reads everything and copies what is good if something is not; tells how many places are unreadable.
-fn mend(directory: &Directory, options: &StoreOptions, report: &mut OpenReport) -> Result<u64, StoreError> {
-    let unreadable = or_empty(directory, report, || salvage::salvage(directory, options))?;
-    directory.clear_suspicion()?;
-    Ok(unreadable)
+/// Reads everything and copies what is good if something is not.
+fn mend(directory: &Directory, options: &StoreOptions, report: &mut OpenReport) -> Result<(), StoreError> {
+    let salvage = || salvage::salvage(directory, options, false);
+    report.unreadable += or_empty(directory, report, salvage)?;
+    directory.clear_suspicion()
 }
 
-/// Does something with the database. If that can't be opened at all, sets it aside and does it with an empty one. A panic
-/// of fjall's recovery counts as damage, as what it can't decode does.
+/// Opens the database; if that can't be done, one of what can be read of it.
+fn or_rest(
+    directory: &Directory,
+    options: &StoreOptions,
+    report: &mut OpenReport,
+) -> Result<FjallEngine, StoreError> {
+    let start = || FjallEngine::start(directory, options);
+    match guarded(start) {
+        Err(StoreError::Damaged { what, cause }) => {
+            tracing::error!(what, cause, "the database can't be opened");
+            let salvage = || salvage::salvage(directory, options, true);
+            // Whatever kept it from opening is one place at least.
+            report.unreadable += or_empty(directory, report, salvage)?.max(1);
+            or_empty(directory, report, start)
+        }
+        done => done,
+    }
+}
+
+/// Does something with the database. A panic of fjall's recovery counts as damage, as what it can't decode does.
+fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(StoreError::Damaged {
+            what: "the database",
+            cause: "its recovery panicked".to_owned(),
+        })
+    })
+}
+
+/// Does something with the database. If nothing can be done with it, sets it aside and does it with an empty one.
 fn or_empty<T>(
     directory: &Directory,
     report: &mut OpenReport,
-    start: impl Fn() -> Result<T, StoreError>,
+    work: impl Fn() -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    let guarded = || {
-        catch_unwind(AssertUnwindSafe(&start)).unwrap_or_else(|_| {
-            Err(StoreError::Damaged {
-                what: "the database",
-                cause: "its recovery panicked".to_owned(),
-            })
-        })
-    };
-    match guarded() {
+    match guarded(&work) {
         Err(StoreError::Damaged { what, cause }) => {
             let aside = directory.set_store_aside()?;
             tracing::error!(
@@ -214,7 +230,9 @@ fn or_empty<T>(
                 "the store can't be read and is set aside: an empty one starts"
             );
             report.set_aside.push(aside);
-            guarded()
+            let data = directory.data();
+            fs::create_dir_all(&data).map_err(|error| StoreError::io("create the directory", data, error))?;
+            guarded(work)
         }
         done => done,
     }

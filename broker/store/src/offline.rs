@@ -29,7 +29,7 @@ use crate::{
         engine::FjallEngine,
         files::QuietDirectory,
         journal::{self, Journal},
-        shadow,
+        shadow, survey,
     },
     keys::{self, Table},
     rows::{PositionRow, decode_number},
@@ -44,7 +44,7 @@ pub struct ClosedStore {
     expected_commits: Option<u64>,
     is_suspect: bool,
     /// Let go last.
-    _directory: QuietDirectory,
+    directory: QuietDirectory,
 }
 
 /// Where a store stands.
@@ -75,7 +75,17 @@ impl ClosedStore {
         let expected_commits = directory.clean_mark()?;
         let data = directory.data();
         let journals = journal::read(&data, expected_commits.is_some())?;
-        let engine = match shadow::open(&data, &journals, scratch, options) {
+        // fjall trusts its files more than it should.
+        let damaged = survey::check(&data)?.count;
+        let opened = if damaged > 0 {
+            Err(StoreError::Damaged {
+                what: "the database",
+                cause: format!("lists of tables or tables can't be read in {damaged} places"),
+            })
+        } else {
+            shadow::open(&data, &journals, scratch, options)
+        };
+        let engine = match opened {
             Err(error) if !matches!(error, StoreError::Damaged { .. }) => return Err(error),
             opened => opened.map(|engine| engine.with_cipher(cipher)),
         };
@@ -84,7 +94,7 @@ impl ClosedStore {
             journals,
             expected_commits,
             is_suspect: directory.is_suspect(),
-            _directory: directory,
+            directory,
         })
     }
 

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 pub(crate) mod encrypted;
 mod faults;
+mod flips;
 mod forged;
 mod model;
 mod offline;

@@ -148,11 +148,6 @@ impl FjallEngine {
         Ok(marks)
     }
 
-    /// Opens the database of a directory only to read from it.
-    pub(super) fn start_idle(directory: &Directory, options: &StoreOptions) -> Result<Self, StoreError> {
-        Self::start_idle_at(directory.data(), options)
-    }
-
     /// Opens a database only to read from it: nothing is written, flushed or compacted.
     pub(super) fn start_idle_at(path: PathBuf, options: &StoreOptions) -> Result<Self, StoreError> {
         Self::start_with(path, options, Marks::random(), |database| {

@@ -7,6 +7,7 @@ use std::{
     time::SystemTime,
 };
 
+use super::survey;
 use crate::error::StoreError;
 
 /// What the format file holds: rows as they are, or rows that may be sealed (see `cipher`). Versions that know the first
@@ -38,8 +39,6 @@ pub(crate) struct Directory {
     path: PathBuf,
     /// Whether there was no store in it.
     pub(crate) created: bool,
-    /// Where a database went that could not even be told from one that was never finished.
-    pub(crate) set_aside: Option<PathBuf>,
     /// What may be in it, as it was found.
     pub(crate) format: Format,
     /// Released by the system when it is dropped, or when the process ends in whatever way.
@@ -50,7 +49,7 @@ impl Directory {
     /// Locks a directory, checks its format and removes what was not finished, for tests.
     #[cfg(test)]
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
-        let mut directory = Self::lock(path)?;
+        let directory = Self::lock(path)?;
         directory.prepare()?;
         Ok(directory)
     }
@@ -62,7 +61,6 @@ impl Directory {
         let mut directory = Self {
             path: path.to_owned(),
             created: false,
-            set_aside: None,
             format: Format::Plain,
             _lock: lock,
         };
@@ -77,9 +75,9 @@ impl Directory {
     }
 
     /// Removes what was not finished, and makes the folder of the database.
-    pub(crate) fn prepare(&mut self) -> Result<(), StoreError> {
+    pub(crate) fn prepare(&self) -> Result<(), StoreError> {
         let data = self.data();
-        self.set_aside = self.remove_unfinished()?;
+        self.remove_unfinished()?;
         fs::create_dir_all(&data).map_err(|error| StoreError::io("create the directory", data, error))
     }
 
@@ -118,8 +116,8 @@ impl Directory {
     }
 
     /// Removes a database whose creation was interrupted: fjall would not open it, and nothing was committed to it. One
-    /// that was finished and has lost its version is set aside.
-    fn remove_unfinished(&self) -> Result<Option<PathBuf>, StoreError> {
+    /// that was finished and has lost its version is left: the version is restored.
+    fn remove_unfinished(&self) -> Result<(), StoreError> {
         let (data, new) = (self.data(), self.new_data());
         let failed = |error| StoreError::io("read the directory", &data, error);
         if !data.join("version").exists() && new.join("version").exists() {
@@ -133,21 +131,12 @@ impl Directory {
             replace().map_err(|error| StoreError::io("replace", &data, error))?;
         }
         if !data.exists() || data.join("version").try_exists().map_err(failed)? {
-            return Ok(None);
+            return Ok(());
         }
-        // fjall writes its version before it makes the first keyspace. If there is one, the version was lost later.
-        let keyspaces = match fs::read_dir(data.join("keyspaces")) {
-            Ok(keyspaces) => keyspaces.count(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(failed(error)),
-        };
-        if keyspaces > 0 {
-            let aside = self.set_store_aside()?;
-            tracing::error!(?aside, "the store has lost its version and is set aside");
-            return Ok(Some(aside));
+        if survey::has_keyspaces(&data)? {
+            return Ok(());
         }
-        fs::remove_dir_all(&data).map_err(|error| StoreError::io("remove", &data, error))?;
-        Ok(None)
+        fs::remove_dir_all(&data).map_err(|error| StoreError::io("remove", &data, error))
     }
 
     /// Removes the mark of an orderly close and tells the number of commits at that time.

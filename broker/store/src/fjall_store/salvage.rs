@@ -1,11 +1,12 @@
 //! Getting out of a database what can still be read.
 //!
-//! A table whose block does not match its checksum can't be read past, and ends fjall's compaction for good. Whoever
-//! meets such a block leaves a mark and the role ends; the next opening reads every block, copies all rows that are
-//! good into a new database, and puts that in the place of the old one. The ledger is then set right by counting.
+//! A table whose block does not match its checksum can't be read past, and ends fjall's compaction for good; a list of
+//! tables or a footer that is damaged keeps fjall from opening at all. Whoever meets such a block leaves a mark and the
+//! role ends; the next opening reads every block of every file by itself (see `merge`), copies all rows that are good into
+//! a new database, and puts that in the place of the old one. The ledger is then set right by counting.
 
 use std::{
-    fs,
+    fs, io,
     ops::{Bound, ControlFlow},
 };
 
@@ -13,6 +14,8 @@ use super::{
     StoreOptions,
     engine::FjallEngine,
     files::{self, Directory},
+    lsm::{Damage, Place},
+    merge,
 };
 use crate::{
     engine::{Change, Engine},
@@ -20,8 +23,9 @@ use crate::{
     keys::{Bytes, Table},
 };
 
-/// Rows that are written together.
+/// Rows that are written together, and their bytes.
 const CHUNK: usize = 5_000;
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// Length of the first key behind an unreadable place at the beginning of a keyspace.
 const KEY_LEN: usize = 16;
@@ -29,31 +33,52 @@ const KEY_LEN: usize = 16;
 /// Looks at a row, and says whether to go on.
 type VisitRow<'v> = dyn FnMut(&Bytes, &Bytes) -> Result<ControlFlow<()>, StoreError> + 'v;
 
-/// Reads everything; if something can't be read, leaves a database of the rest. Tells how many places that were.
-pub(super) fn salvage(directory: &Directory, options: &StoreOptions) -> Result<u64, StoreError> {
-    let old = FjallEngine::start_idle(directory, options)?;
-    let unreadable = read_all(&old, |_| Ok(()))?;
-    if unreadable > 0 {
-        tracing::error!(
-            unreadable,
-            "part of the database can't be read: the rest is copied"
-        );
-        copy(&old, directory, options)?;
+/// Reads everything; if something can't be read, or if there `must` be a new database, leaves one of the rest. Tells how
+/// many places can't be read.
+pub(super) fn salvage(directory: &Directory, options: &StoreOptions, must: bool) -> Result<u64, StoreError> {
+    let mut damage = Damage::default();
+    merge::rows(&directory.data(), &mut damage, &mut |_, _, _| Ok(()))?;
+    for Place { file, found } in &damage.places {
+        tracing::error!(?file, found, "part of the database can't be read");
     }
-    drop(old);
-    if unreadable > 0 {
+    if damage.count > 0 || must {
+        tracing::error!(places = damage.count, "the rest of the database is copied");
+        copy(directory, options).inspect_err(|_| {
+            // There may be no room, and the next try needs it.
+            if let Err(error) = fs::remove_dir_all(directory.new_data()) {
+                tracing::warn!(%error, "a copy that was not finished can't be removed");
+            }
+        })?;
         replace(directory)?;
     }
-    Ok(unreadable)
+    Ok(damage.count)
 }
 
-fn copy(old: &FjallEngine, directory: &Directory, options: &StoreOptions) -> Result<(), StoreError> {
+fn copy(directory: &Directory, options: &StoreOptions) -> Result<(), StoreError> {
     let path = directory.new_data();
     if path.exists() {
         fs::remove_dir_all(&path).map_err(|error| StoreError::io("remove", &path, error))?;
     }
     let new = FjallEngine::start_at(path, options)?;
-    read_all(old, |changes| new.write_lazily(changes))?;
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    merge::rows(
+        &directory.data(),
+        &mut Damage::default(),
+        &mut |table, key, value| {
+            bytes += key.len() + value.len();
+            rows.push(Change {
+                table,
+                key,
+                value: Some(value),
+            });
+            if rows.len() < CHUNK && bytes < CHUNK_BYTES {
+                return Ok(());
+            }
+            bytes = 0;
+            new.write_lazily(std::mem::take(&mut rows))
+        },
+    )?;
+    new.write_lazily(rows)?;
     // Without a directory of its own, it leaves no mark but syncs everything.
     new.close(0)
 }
@@ -63,40 +88,21 @@ fn replace(directory: &Directory) -> Result<(), StoreError> {
     let (old, new) = (directory.data(), directory.new_data());
     // The new one has a name for good before the old one loses anything.
     files::sync_directory(directory.path())?;
+    // Without its version, the old one is known as what is to be replaced.
+    let version = old.join("version");
+    match fs::remove_file(&version) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(StoreError::io("remove", version, error));
+        }
+        _ => {}
+    }
+    files::sync_directory(&old)?;
     let replace = || {
         fs::remove_dir_all(&old)?;
         fs::rename(&new, &old)
     };
     replace().map_err(|error| StoreError::io("replace", &old, error))?;
     files::sync_directory(directory.path())
-}
-
-/// Reads all rows that can be read, in chunks; tells in how many places there was something that could not.
-fn read_all(
-    engine: &FjallEngine,
-    mut each: impl FnMut(Vec<Change>) -> Result<(), StoreError>,
-) -> Result<u64, StoreError> {
-    let mut unreadable = 0;
-    for table in Table::ALL {
-        let mut rows = Vec::new();
-        let mut visit = |key: &Bytes, value: &Bytes| {
-            rows.push(Change {
-                table,
-                key: key.clone(),
-                value: Some(value.clone()),
-            });
-            if rows.len() == CHUNK {
-                each(std::mem::take(&mut rows))?;
-            }
-            Ok(ControlFlow::Continue(()))
-        };
-        read_range(engine, table, &[], None, &mut visit, &mut |_, error| {
-            tracing::error!(table = table.name(), %error, "rows can't be read");
-            unreadable += 1;
-        })?;
-        each(rows)?;
-    }
-    Ok(unreadable)
 }
 
 /// Visits the rows from `from` (included) to `to` (not included) that can be read, and calls `unreadable` with the last

@@ -8,7 +8,7 @@ use crate::{
     cipher,
     engine::Engine,
     error::StoreError,
-    fjall_store::{self, StoreOptions, engine::FjallEngine, files::QuietDirectory, journal, repair},
+    fjall_store::{self, StoreOptions, engine::FjallEngine, files::QuietDirectory, journal, repair, survey},
 };
 
 /// Unit of [`MetadataExt::blocks`], in bytes.
@@ -87,6 +87,10 @@ fn refuse_damaged(directory: &Path, options: &StoreOptions, mend: bool) -> Resul
         return Err(damaged(
             "a broker met something that it could not read".to_owned(),
         ));
+    }
+    if let Some(place) = survey::check(&quiet.data())?.places.first() {
+        let (file, found) = (place.file.display(), &place.found);
+        return Err(damaged(format!("{file} can't be read: {found}")));
     }
     let clean = quiet.clean_mark()?.is_some();
     let journals = journal::read(&quiet.data(), clean)?;

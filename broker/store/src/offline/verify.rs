@@ -15,7 +15,12 @@ use crate::{
     cipher::Age,
     entry::{Blob, EntryId, Inflight, ReceiverId, StateEntry},
     error::StoreError,
-    fjall_store::{engine::FjallEngine, salvage::read_range},
+    fjall_store::{
+        engine::FjallEngine,
+        lsm::{Damage, Place},
+        merge,
+        salvage::read_range,
+    },
     keys::{self, Table},
     ledger::Counts,
     record::{self, EntryRow},
@@ -153,13 +158,7 @@ impl ClosedStore {
         }
         let mut proof = match &self.engine {
             Ok(engine) => Proof::new(engine, findings).run(judges)?,
-            Err(error) => {
-                findings.damage("data", String::new(), error.to_string());
-                Found {
-                    findings,
-                    ..Found::default()
-                }
-            }
+            Err(error) => self.survey(findings, error)?,
         };
         if self.engine.is_ok()
             && let Some(expected) = self.expected_commits
@@ -190,6 +189,31 @@ impl ClosedStore {
             findings: list,
             damage,
             minor,
+        })
+    }
+
+    /// Reads a database that can't be opened, file by file, and says which of them are damaged.
+    fn survey(&self, mut findings: Findings, error: &StoreError) -> Result<Found, StoreError> {
+        findings.damage("data", String::new(), error.to_string());
+        let (data, mut damage) = (self.directory.data(), Damage::default());
+        let mut keyspaces = Table::ALL.map(|table| KeyspaceState {
+            name: table.name(),
+            ..KeyspaceState::default()
+        });
+        merge::rows(&data, &mut damage, &mut |table, key, value| {
+            let state = &mut keyspaces[table as usize];
+            state.rows += 1;
+            state.bytes += (key.len() + value.len()) as u64;
+            Ok(())
+        })?;
+        for Place { file, found } in damage.places {
+            let file = file.strip_prefix(&data).unwrap_or(&file);
+            findings.damage(&format!("data/{}", file.display()), String::new(), found);
+        }
+        Ok(Found {
+            findings,
+            keyspaces: keyspaces.into(),
+            ..Found::default()
         })
     }
 

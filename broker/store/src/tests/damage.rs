@@ -270,21 +270,45 @@ fn a_receiver_whose_creation_is_lost_leaves_nothing_that_counts() {
 }
 
 #[test]
-fn a_store_that_can_not_be_opened_is_set_aside() {
-    let damaged = Damaged::with(|store, receivers| {
-        commit(store, vec![publish("m", receivers)]);
-        store.close().unwrap();
-    });
-    // Manifests of keyspaces.
-    for keyspace in fs::read_dir(damaged.home.path().join("data/keyspaces")).unwrap() {
+fn rows_outlive_every_list_of_tables() {
+    let home = tempfile::tempdir().unwrap();
+    large(home.path());
+    let mut lists = 0;
+    for keyspace in fs::read_dir(home.path().join("data/keyspaces")).unwrap() {
         fs::write(keyspace.unwrap().path().join("current"), b"nonsense").unwrap();
+        lists += 1;
     }
-    let (store, report) = damaged.open();
-    assert_eq!(report.set_aside.len(), 1);
-    assert!(report.lost_something() && report.set_aside[0].join("keyspaces").exists());
-    assert!(store.receivers(0, 9).unwrap().is_empty());
+    let (store, report) = crate::open(home.path(), &small_memtables()).unwrap();
+    assert_eq!((report.unreadable, report.set_aside.len()), (lists, 0));
+    assert_eq!(
+        (report.lost_entries, report.returned_entries),
+        (0, 0),
+        "{report:?}"
+    );
+    assert_eq!((waiting(&store, 1).len(), waiting(&store, 2).len()), (2000, 667));
+    commit(&store, vec![publish("after", &[1])]);
     drop(store);
-    assert!(!damaged.open().1.lost_something());
+    let (store, report) = crate::open(home.path(), &small_memtables()).unwrap();
+    assert!(!report.lost_something(), "{report:?}");
+    assert_eq!(waiting(&store, 1).len(), 2001);
+}
+
+#[test]
+fn a_version_that_is_damaged_or_gone_is_restored() {
+    let damaged = Damaged::with(|store, receivers| drop(commit(store, vec![publish("m", receivers)])));
+    let version = damaged.path().join("data/version");
+    let whole = fs::read(&version).unwrap();
+    for damage in [Some(b"FJL\x02".as_slice()), None] {
+        match damage {
+            Some(content) => fs::write(&version, content).unwrap(),
+            None => fs::remove_file(&version).unwrap(),
+        }
+        let (store, report) = damaged.open();
+        assert_eq!((report.restored, report.damaged_places()), (1, 1));
+        assert!(!report.lost_something());
+        assert_eq!(waiting(&store, damaged.receivers[0]), [1]);
+        assert_eq!(fs::read(&version).unwrap(), whole);
+    }
 }
 
 /// A store with so many messages that most of them are in tables; closed in order.
@@ -303,8 +327,8 @@ pub(super) fn large_with(home: &Path, options: &StoreOptions) {
         limits: Limits::default(),
     };
     commit(&store, vec![put("dataflow/a"), put("session/b")]);
-    let body = "x".repeat(200);
     for number in 0..2000 {
+        let body = text(number);
         commit(
             &store,
             vec![publish(
@@ -315,22 +339,50 @@ pub(super) fn large_with(home: &Path, options: &StoreOptions) {
     }
     assert_eq!(waiting(&store, 1).len(), 2000);
     store.close().unwrap();
+    drop(store);
+    only_tables(home);
 }
 
-fn small_memtables() -> StoreOptions {
+/// Text of 200 characters that can't be compressed much.
+pub(super) fn text(number: u64) -> String {
+    let digits = |place: u64| format!("{:05}", (number * 7919 + place * 104_729) % 99_991);
+    (0..40).map(digits).collect()
+}
+
+/// Brings all rows of a closed store to tables: what a journal holds too is not lost with its block.
+pub(super) fn only_tables(home: &Path) {
+    crate::offline::compact(home, &small_memtables(), false).unwrap();
+    for file in fs::read_dir(home.join("data")).unwrap().map(Result::unwrap) {
+        if file
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "jnl")
+        {
+            let journal = fs::OpenOptions::new().write(true).open(file.path()).unwrap();
+            journal.set_len(0).unwrap();
+        }
+    }
+}
+
+pub(super) fn small_memtables() -> StoreOptions {
     StoreOptions {
         memtable_bytes: 64 << 10,
         ..options()
     }
 }
 
-/// Spoils the largest file of the queue's tables, in the middle of its first blocks.
-pub(super) fn spoil_largest_table(home: &Path) {
+/// The largest file of the queue's tables.
+fn largest_table(home: &Path) -> PathBuf {
     let tables = home.join("data/keyspaces/1/tables");
     let tables = fs::read_dir(tables).unwrap().map(|file| file.unwrap().path());
-    let table = tables
+    tables
         .max_by_key(|file| fs::metadata(file).unwrap().len())
-        .unwrap();
+        .unwrap()
+}
+
+/// Spoils the largest file of the queue's tables, in the middle of its first blocks.
+pub(super) fn spoil_largest_table(home: &Path) {
+    let table = largest_table(home);
     assert!(fs::metadata(&table).unwrap().len() > 50_000);
     fs::OpenOptions::new()
         .write(true)
@@ -369,6 +421,48 @@ fn a_block_that_can_not_be_read_costs_what_is_in_it() {
     let (store, report) = open();
     assert!(report.clean && !report.lost_something(), "{report:?}");
     assert_eq!(waiting(&store, 1).last(), waiting(&store, 2).last());
+}
+
+#[test]
+fn a_block_whose_header_is_damaged_costs_what_is_in_it() {
+    let home = tempfile::tempdir().unwrap();
+    large(home.path());
+    let table = largest_table(home.path());
+    let content = fs::read(&table).unwrap();
+    // Its second block: the header of the first tells its length.
+    let length = u32::from_le_bytes(content[21..25].try_into().unwrap());
+    let second = 33 + u64::from(length);
+    let file = fs::OpenOptions::new().write(true).open(&table).unwrap();
+    file.write_all_at(&[0xFF; 4], second + 21).unwrap();
+    fs::write(home.path().join("suspect"), b"").unwrap();
+    let (store, report) = crate::open(home.path(), &small_memtables()).unwrap();
+    assert_eq!((report.unreadable, report.set_aside.len()), (1, 0));
+    assert!((1..150).contains(&report.lost_entries), "{report:?}");
+    let left = waiting(&store, 1).len() + waiting(&store, 2).len();
+    assert_eq!(left as u64, 2667 - report.lost_entries);
+}
+
+#[test]
+fn every_bit_of_a_list_of_tables_is_looked_at() {
+    let home = tempfile::tempdir().unwrap();
+    large(home.path());
+    let data = home.path().join("data");
+    let damaged = || crate::fjall_store::survey::check(&data).unwrap().count;
+    assert_eq!(damaged(), 0);
+    let keyspace = data.join("keyspaces/1");
+    let current = fs::read(keyspace.join("current")).unwrap();
+    let number = u64::from_le_bytes(*current.first_chunk().unwrap());
+    for name in ["current".to_owned(), format!("v{number}")] {
+        let file = keyspace.join(&name);
+        let whole = fs::read(&file).unwrap();
+        for byte in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[byte] ^= 1 << (byte % 8);
+            fs::write(&file, flipped).unwrap();
+            assert_eq!(damaged(), 1, "byte {byte} of {name}");
+        }
+        fs::write(&file, whole).unwrap();
+    }
 }
 
 #[test]

@@ -317,13 +317,21 @@ fn a_shared_record_is_compared_with_its_entries() {
 }
 
 #[test]
-fn a_database_that_can_not_be_opened_is_told_of() {
+fn a_database_that_can_not_be_opened_is_told_of_file_by_file() {
     let store = filled();
+    let mut lists = 0;
     for keyspace in fs::read_dir(store.path().join("data/keyspaces")).unwrap() {
         fs::write(keyspace.unwrap().path().join("current"), b"nonsense").unwrap();
+        lists += 1;
     }
     let found = verify(store.path());
-    assert!(matches!(damage(&found)[..], [("data", "", _)]), "{found:?}");
+    let damage = damage(&found);
+    assert!(
+        matches!(damage[..], [("data", "", _), ("data/keyspaces/0", "", _), ..]),
+        "{found:?}"
+    );
+    assert_eq!(damage.len(), 1 + lists);
+    assert!(found.keyspaces.iter().any(|keyspace| keyspace.rows > 0));
     look(store.path(), |store| assert!(store.standing().is_err()));
 }
 

@@ -1,0 +1,211 @@
+//! A bit flips somewhere in a store that nobody has open: whatever it hits, the store starts, all but a block of rows is
+//! there, and what is not is counted. The whole broker has to bear more of it in `tests/process/flipped_bits.rs`.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+
+use super::{
+    damage::{commit, only_tables, small_memtables, text, waiting},
+    publish,
+};
+use crate::{EntryId, Limits, Operation, Settlement, SharedStore};
+
+/// Messages to the first receiver; every third goes to a second one too.
+const COUNT: u64 = 2000;
+
+/// Settled in the midst of the first queue, where its head does not tell.
+const SETTLED: std::ops::Range<u64> = 700..800;
+
+/// Sessions that are kept, and those that were ended.
+const SESSIONS: u64 = 60;
+const ENDED: std::ops::Range<u64> = 20..40;
+
+/// Bits that flip, each in a store of its own.
+const FLIPS: usize = 40;
+
+/// More entries than a block of rows holds, twice.
+const BLOCK: usize = 300;
+
+fn name(session: u64) -> String {
+    format!("client-{session:03}")
+}
+
+/// Fills a store and closes it in order.
+fn fill(home: &Path) {
+    let (store, _) = crate::open(home, &small_memtables()).unwrap();
+    let put = |name: &str| Operation::PutReceiver {
+        name: name.to_owned(),
+        limits: Limits::default(),
+    };
+    commit(&store, vec![put("dataflow/a"), put("session/b")]);
+    for session in 0..SESSIONS {
+        let state = "state ".repeat(100).into_bytes().into();
+        let client_id = name(session);
+        commit(&store, vec![Operation::PutSession { client_id, state }]);
+    }
+    for number in 0..COUNT {
+        let receivers: &[_] = if number % 3 == 0 { &[1, 2] } else { &[1] };
+        commit(&store, vec![publish(&text(number), receivers)]);
+    }
+    store.close().unwrap();
+    drop(store);
+    only_tables(home);
+    // The rest is in the journal alone.
+    let (store, _) = crate::open(home, &small_memtables()).unwrap();
+    let settlements = SETTLED.map(|number| Settlement::delivered(number + 1)).collect();
+    let settled = Operation::Settle {
+        receiver: 1,
+        epoch: 0,
+        settlements,
+    };
+    let ended = ENDED.map(|session| Operation::DeleteSession {
+        client_id: name(session),
+    });
+    commit(&store, std::iter::once(settled).chain(ended).collect());
+    (0..20).for_each(|_| drop(commit(&store, vec![publish("late", &[1])])));
+    store.close().unwrap();
+    drop(store);
+    // Less of what is allocated beforehand is quicker to copy.
+    for (file, used) in files(&home.join("data")) {
+        let opened = fs::OpenOptions::new().write(true).open(&file).unwrap();
+        if file.extension().is_some_and(|extension| extension == "jnl") {
+            opened.set_len(used as u64 + 1000).unwrap();
+        }
+    }
+}
+
+/// Files below a folder, and how many bytes of each are used.
+fn files(folder: &Path) -> Vec<(PathBuf, usize)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&entry.path()));
+            continue;
+        }
+        let content = fs::read(entry.path()).unwrap();
+        let used = content.iter().rposition(|byte| *byte != 0);
+        found.extend(used.map(|last| (entry.path(), last + 1)));
+    }
+    found.sort();
+    found
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// What the store holds: both queues, and the sessions.
+fn contents(store: &SharedStore) -> (Vec<EntryId>, Vec<EntryId>, BTreeSet<String>) {
+    let sessions = store.sessions(None, usize::MAX).unwrap();
+    let names = sessions.into_iter().map(|session| session.client_id);
+    (waiting(store, 1), waiting(store, 2), names.collect())
+}
+
+fn flip(file: &Path, place: usize, bit: u8) {
+    let opened = fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    opened.read_exact_at(&mut byte, place as u64).unwrap();
+    opened
+        .write_all_at(&[byte[0] ^ (1 << bit)], place as u64)
+        .unwrap();
+}
+
+/// Judges what became of a store after one bit of a file flipped.
+fn judge(home: &Path, whole: &(Vec<EntryId>, Vec<EntryId>, BTreeSet<String>), flipped: &str) -> usize {
+    let open = || crate::open(home, &small_memtables()).unwrap();
+    let (mut store, mut report) = open();
+    // What is met by a read only is mended at the next start.
+    let is_met = (1..3).any(|receiver| {
+        let all = super::everything();
+        store.read(receiver, all, crate::BrokerTime(0)).is_err()
+    });
+    if is_met || store.sessions(None, usize::MAX).is_err() {
+        drop(store);
+        (store, report) = open();
+        assert!(report.lost_something(), "{flipped}: {report:?}");
+    }
+    assert!(
+        report.set_aside.len() as u64 == report.damaged_journals,
+        "{flipped}: {report:?}"
+    );
+    let (a, b, sessions) = contents(&store);
+    let kept = (a.len() + b.len()) as i64;
+    let lost = (whole.0.len() + whole.1.len()) as i64 - kept;
+    let told = report.lost_entries as i64 - report.returned_entries as i64;
+    // The last commits may be lost with everything that knew of them.
+    if report.lost_commits == 0 {
+        assert_eq!(lost, told, "{flipped}: {report:?}");
+    }
+    assert!(lost.unsigned_abs() < BLOCK as u64, "{flipped}: {report:?}");
+    if lost != 0 || sessions != whole.2 {
+        assert!(report.lost_something(), "{flipped}: {report:?}");
+    }
+    if report.unreadable + report.lost_commits == 0 {
+        let back: Vec<_> = ENDED.map(name).filter(|name| sessions.contains(name)).collect();
+        assert!(back.is_empty(), "{flipped}: {back:?}");
+    }
+    commit(&store, vec![publish("after", &[1, 2])]);
+    store.close().unwrap();
+    drop(store);
+    let (store, report) = open();
+    assert!(
+        report.clean && report.damaged_places() == 0,
+        "{flipped}: {report:?}"
+    );
+    assert_eq!(
+        waiting(&store, 1).len() + waiting(&store, 2).len(),
+        kept as usize + 2,
+        "{flipped}"
+    );
+    lost.unsigned_abs() as usize
+}
+
+#[test]
+fn a_flipped_bit_in_any_file_costs_a_block_at_most_and_is_counted() {
+    let home = tempfile::tempdir().unwrap();
+    let filled = home.path().join("filled");
+    fill(&filled);
+    let whole = home.path().join("whole");
+    copy(&filled, &whole);
+    let (store, report) = crate::open(&whole, &small_memtables()).unwrap();
+    assert!(report.clean && report.damaged_places() == 0, "{report:?}");
+    let contents = contents(&store);
+    drop(store);
+    let seed = rand::random();
+    let mut random = StdRng::seed_from_u64(seed);
+    let files = files(&filled.join("data"));
+    let (mut hit, mut flips) = (0, 0);
+    // Each file is as likely as any other; near their ends tables keep their index and their footer.
+    while flips < FLIPS || hit == 0 {
+        let (file, used) = files.choose(&mut random).unwrap();
+        let place = if flips % 2 == 0 {
+            random.random_range(0..*used)
+        } else {
+            used.saturating_sub(1 + random.random_range(0..300))
+        };
+        let bit = random.random_range(0..8);
+        let name = file.strip_prefix(&filled).unwrap();
+        let flipped = format!("seed {seed}: bit {bit} of byte {place} of {}", name.display());
+        let copied = home.path().join("flipped");
+        copy(&filled, &copied);
+        flip(&copied.join(name), place, bit);
+        hit += usize::from(judge(&copied, &contents, &flipped) > 0);
+        fs::remove_dir_all(&copied).unwrap();
+        flips += 1;
+        assert!(flips < 20 * FLIPS, "no flip cost anything");
+    }
+}
