@@ -3,14 +3,16 @@
 use std::{
     ffi::OsString,
     fs,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
     time::Duration,
 };
 
 use foreshore_peers::{Program, free_port, python, script};
+use foreshore_record::PathLedger;
 use rand::{SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
@@ -141,6 +143,16 @@ impl Alone {
     /// What it logged since there were so many bytes.
     pub(crate) fn log_since(&self, length: usize) -> String {
         self.log().split_off(length)
+    }
+
+    /// What became of every message of a durable queue; nothing when it does not answer.
+    pub(crate) fn ledger(&self) -> Option<Vec<PathLedger>> {
+        let mut stream = UnixStream::connect(self.data.join("admin.sock")).ok()?;
+        stream.write_all(b"{\"ask\":\"ledger\"}\n").ok()?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).ok()?;
+        let mut answer: Value = serde_json::from_str(&answer).ok()?;
+        serde_json::from_value(answer["Ok"].take()).ok()
     }
 
     /// What it counts; nothing when it does not answer.

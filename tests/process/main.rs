@@ -25,6 +25,7 @@ mod disk;
 mod edits;
 mod encryption;
 mod failing_disk;
+mod flipped_bits;
 mod handover;
 mod opcua;
 mod operator_tools;
