@@ -9,6 +9,7 @@ mod flips;
 mod forged;
 mod model;
 mod offline;
+mod power;
 mod suite;
 
 use std::{sync::Arc, time::Duration};

@@ -91,8 +91,10 @@ impl Mounted {
         let Some(session) = self.session.take() else {
             return Ok(());
         };
-        // The kernel closes files some time after those who had them open, and the disk is busy until then.
-        nix::mount::umount2(&self.folder, MntFlags::MNT_DETACH)?;
+        // The kernel closes files some time after those who had them open, and the disk is busy until then; threads of who
+        // was dropped may even hold some for longer. The force ends the connection, so that nobody is waited for. Nothing
+        // is lost by that: what was written was written through.
+        nix::mount::umount2(&self.folder, MntFlags::MNT_DETACH | MntFlags::MNT_FORCE)?;
         match session.join() {
             // What the thread that answers may read last, when a request was on its way.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
