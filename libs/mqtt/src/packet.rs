@@ -277,7 +277,7 @@ mod tests {
             let publish = decode(&mut out);
             prop_assert!(out.is_empty());
             prop_assert_eq!((publish.packet_id, publish.dup), (id, dup));
-            prop_assert_eq!(from_publish(publish).unwrap(), record.clone());
+            prop_assert_eq!(&from_publish(publish).unwrap(), &record);
 
             // 3.1.1 carries the message without properties.
             let mut out = BytesMut::new();

@@ -340,7 +340,7 @@ pub(super) fn large_with(home: &Path, options: &StoreOptions) {
     assert_eq!(waiting(&store, 1).len(), 2000);
     store.close().unwrap();
     drop(store);
-    only_tables(home);
+    only_tables(home, &options);
 }
 
 /// Text of 200 characters that can't be compressed much.
@@ -350,8 +350,8 @@ pub(super) fn text(number: u64) -> String {
 }
 
 /// Brings all rows of a closed store to tables: what a journal holds too is not lost with its block.
-pub(super) fn only_tables(home: &Path) {
-    crate::offline::compact(home, &small_memtables(), false).unwrap();
+pub(super) fn only_tables(home: &Path, options: &StoreOptions) {
+    crate::offline::compact(home, options, false).unwrap();
     for file in fs::read_dir(home.join("data")).unwrap().map(Result::unwrap) {
         if file
             .path()

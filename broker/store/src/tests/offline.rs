@@ -326,10 +326,10 @@ fn a_database_that_can_not_be_opened_is_told_of_file_by_file() {
     }
     let found = verify(store.path());
     let damage = damage(&found);
-    assert!(
-        matches!(damage[..], [("data", "", _), ("data/keyspaces/0", "", _), ..]),
-        "{found:?}"
-    );
+    let lists_told = damage
+        .iter()
+        .filter(|(place, ..)| place.starts_with("data/keyspaces/"));
+    assert_eq!(lists_told.count(), lists, "{found:?}");
     assert_eq!(damage.len(), 1 + lists);
     assert!(found.keyspaces.iter().any(|keyspace| keyspace.rows > 0));
     look(store.path(), |store| assert!(store.standing().is_err()));
