@@ -70,7 +70,7 @@ struct Labels {
     listener: String,
 }
 
-type Seconds = Gauge<f64, AtomicU64>;
+type SecondsGauge = Gauge<f64, AtomicU64>;
 
 /// What is known of all listeners.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ pub(crate) struct Probes {
     changed: Notify,
     latest: watch::Sender<BTreeMap<String, ProbeReport>>,
     broker: Arc<str>,
-    seconds: Family<Labels, Seconds>,
+    round_trip: Family<Labels, SecondsGauge>,
     failures: Family<Labels, Counter>,
 }
 
@@ -92,7 +92,7 @@ impl Probes {
             changed: Notify::new(),
             latest: watch::Sender::default(),
             broker,
-            seconds: metrics.register(
+            round_trip: metrics.register(
                 "broker_probe_seconds",
                 "Time of the broker's last successful look at a listener, from the connection to the message that came back",
                 Family::default(),
@@ -139,7 +139,7 @@ impl Probes {
             .collect();
         let before = self.latest.borrow().clone();
         for gone in before.keys().filter(|listener| !now.contains_key(*listener)) {
-            self.seconds.remove(&self.labels(gone));
+            self.round_trip.remove(&self.labels(gone));
             self.failures.remove(&self.labels(gone));
         }
         for report in reports {
@@ -150,7 +150,7 @@ impl Probes {
                 .and_then(|before| before.failure.as_ref());
             match &report.failure {
                 None => {
-                    self.seconds.get_or_create(&labels).set(report.seconds);
+                    self.round_trip.get_or_create(&labels).set(report.seconds);
                     if failed_before.is_some() {
                         tracing::info!(listener = report.listener, "the listener can be used again");
                     }

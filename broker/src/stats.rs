@@ -51,8 +51,10 @@ pub(crate) struct Stats {
     pub(crate) by_topic: ByTopic,
     /// What waits and was dropped, by limit by topic filter.
     pub(crate) by_topic_limit: ByTopicLimit,
-    /// Bytes in memory for clients, and the most that they may be; 0 without a quota.
-    pub(crate) memory: [Gauge; 2],
+    /// Bytes in memory for clients.
+    pub(crate) memory_bytes: Gauge,
+    /// The most that they may be; 0 without a quota.
+    pub(crate) memory_max_bytes: Gauge,
     /// Connections that were ended, and refused, for want of memory.
     pub(crate) memory_ended: Counter,
     pub(crate) memory_refused: Counter,
@@ -122,18 +124,16 @@ impl Stats {
             by_client: ByClient::new(metrics, Arc::clone(broker)),
             by_topic: ByTopic::new(metrics, Arc::clone(broker)),
             by_topic_limit: ByTopicLimit::new(metrics, Arc::clone(broker)),
-            memory: [
-                metrics.register(
-                    "broker_memory_bytes",
-                    "Bytes in memory for clients, as limits.maxMemory counts them",
-                    Gauge::default(),
-                ),
-                metrics.register(
-                    "broker_memory_max_bytes",
-                    "The most that they may be; 0 without a quota",
-                    Gauge::default(),
-                ),
-            ],
+            memory_bytes: metrics.register(
+                "broker_memory_bytes",
+                "Bytes in memory for clients, as limits.maxMemory counts them",
+                Gauge::default(),
+            ),
+            memory_max_bytes: metrics.register(
+                "broker_memory_max_bytes",
+                "The most that they may be; 0 without a quota",
+                Gauge::default(),
+            ),
             memory_ended: counter(
                 "broker_memory_connections_ended",
                 "Connections that were ended because they held too much memory",

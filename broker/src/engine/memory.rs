@@ -14,6 +14,8 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
+use foreshore_runtime::metrics::prometheus_client::metrics::gauge::Gauge;
+
 use super::Engine;
 
 /// Bytes that a connection may hold however short memory is: it would gain nothing to end it.
@@ -227,10 +229,9 @@ impl Engine {
         self.memory
             .set_elsewhere(retained * RETAINED + retained_bytes + state_bytes + parked);
         let MemoryUse { bytes, max_bytes, .. } = self.memory.usage();
-        let shown = [bytes, max_bytes.unwrap_or_default()];
-        for (gauge, bytes) in self.stats.memory.iter().zip(shown) {
-            gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        }
+        let show = |gauge: &Gauge, bytes| gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        show(&self.stats.memory_bytes, bytes);
+        show(&self.stats.memory_max_bytes, max_bytes.unwrap_or_default());
     }
 }
 
