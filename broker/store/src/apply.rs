@@ -9,10 +9,9 @@ pub(crate) mod upkeep;
 
 use crate::{
     batch::{Applied, Batch, Operation, Refusal},
-    entry::{EntryId, Inflight, ReceiverId},
+    entry::EntryId,
     error::StoreError,
     keys::{self, Bytes, Table},
-    record::{EntryHead, EntryRow},
     rows,
     transaction::Transaction,
 };
@@ -91,9 +90,6 @@ impl Transaction<'_> {
             }
             Operation::SetInflight { slot, state } => {
                 self.put(Table::Inflight, keys::slot(*slot), rows::encode_inflight(*state));
-                if let Inflight::Sent { receiver, id } = *state {
-                    self.keep_sent(receiver, id)?;
-                }
                 Ok(Applied::Done)
             }
             Operation::ClearInflight { slot } => {
@@ -102,21 +98,6 @@ impl Transaction<'_> {
             }
             Operation::ClearSession { session } => self.clear_session(*session),
         }
-    }
-
-    /// From now on an entry does not expire. Few entries would, so that few are written again.
-    fn keep_sent(&mut self, receiver: ReceiverId, id: EntryId) -> Result<(), StoreError> {
-        let key = keys::entry(receiver, id);
-        let Some(row) = self.get(Table::Queue, &key)? else {
-            return Ok(());
-        };
-        // What can't be read is told of by whoever reads the queue.
-        if EntryHead::decode(&row).is_ok_and(|head| head.expires_at.is_some() && !head.sent)
-            && let Ok(entry) = EntryRow::decode(&row)
-        {
-            self.put(Table::Queue, key, entry.as_sent());
-        }
-        Ok(())
     }
 
     fn put_blob(&mut self, table: Table, client_id: &str, state: &[u8]) -> Result<Applied, StoreError> {

@@ -52,8 +52,6 @@ pub struct Entry {
     pub ingested_at: BrokerTime,
     /// When it is worthless.
     pub expires_at: Option<BrokerTime>,
-    /// Whether it was sent with quality of service 2 ([`Inflight::Sent`]), so that it does not expire any more.
-    pub sent: bool,
     /// What it counts against the queue's limit, in bytes.
     pub size: u32,
 }

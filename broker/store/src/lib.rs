@@ -43,6 +43,7 @@ pub mod offline;
 mod queue_store;
 mod record;
 mod rows;
+mod sent;
 mod space;
 pub mod store;
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::{
     ledger::{EndedTotals, PathTotals, SourceTotals},
     record::{self, BodyOf, EntryRow},
     rows::{self, PathRow, PositionRow},
+    sent,
     space::SpaceProbe,
     store::{Position, Receiver, Space, Store},
     topics::{TopicTable, TopicTotals},
@@ -208,8 +209,6 @@ pub(crate) fn read_entry(
         size,
         ingested_at,
         expires_at,
-        sent,
-        topic: _,
         body,
     } = EntryRow::decode(row)?;
     let record = match body {
@@ -231,7 +230,6 @@ pub(crate) fn read_entry(
         record,
         ingested_at,
         expires_at,
-        sent,
         size,
     })
 }
@@ -342,7 +340,7 @@ impl<E: Engine> Store for QueueStore<E> {
                 return Ok(ControlFlow::Continue(()));
             };
             match read_entry(&view, id, row, &path, &self.openings) {
-                Ok(entry) if !entry.sent && entry.expires_at.is_some_and(|expires_at| expires_at <= now) => {
+                Ok(entry) if entry.expires_at.is_some_and(|expires_at| expires_at <= now) => {
                     page.expired.push(id);
                 }
                 Ok(entry) => {
@@ -363,6 +361,17 @@ impl<E: Engine> Store for QueueStore<E> {
             page.resume_after = id;
             Ok(ControlFlow::Continue(()))
         })?;
+        if !page.expired.is_empty() {
+            let sent = sent::entries(receiver, |from, to, visit| {
+                view.scan(Table::Inflight, from, Some(to), visit)
+            })?;
+            for id in page.expired.extract_if(.., |id| sent.contains(id)) {
+                let row = view.get(Table::Queue, &keys::entry(receiver, id))?;
+                let entry = row.map(|row| read_entry(&view, id, &row, &path, &self.openings));
+                page.entries.extend(entry.transpose()?);
+            }
+            page.entries.sort_by_key(|entry| entry.id);
+        }
         Ok(page)
     }
 

@@ -164,7 +164,6 @@ fn read_qos(flags: u8, row: &RowReader<'_>) -> Result<Qos, StoreError> {
 
 const INLINE: u8 = 0b0000_1000;
 const BY_TOPIC: u8 = 0b0001_0000;
-const SENT: u8 = 0b0010_0000;
 
 /// Row of a queue: how to deliver a message, with the record itself or with the number of those who share it.
 #[derive(Clone, Debug, PartialEq)]
@@ -173,10 +172,6 @@ pub(crate) struct EntryRow {
     pub(crate) size: u32,
     pub(crate) ingested_at: BrokerTime,
     pub(crate) expires_at: Option<BrokerTime>,
-    /// Whether it was sent with quality of service 2.
-    pub(crate) sent: bool,
-    /// Key of the limit by topic filter that it counts for.
-    pub(crate) topic: Option<u64>,
     pub(crate) body: BodyOf,
 }
 
@@ -195,8 +190,6 @@ pub(crate) struct EntryHead {
     pub(crate) size: u32,
     pub(crate) ingested_at: BrokerTime,
     pub(crate) expires_at: Option<BrokerTime>,
-    /// Whether it was sent with quality of service 2.
-    pub(crate) sent: bool,
     /// References that the shared body had at first; `None` for an inline one.
     pub(crate) references: Option<u32>,
     /// Key of the limit by topic filter that it counts for.
@@ -209,7 +202,6 @@ pub(crate) struct EntryFields<'e> {
     pub(crate) size: u32,
     pub(crate) ingested_at: BrokerTime,
     pub(crate) expires_at: Option<BrokerTime>,
-    pub(crate) sent: bool,
     /// Key of the limit by topic filter that it counts for.
     pub(crate) topic: Option<u64>,
 }
@@ -235,8 +227,7 @@ impl EntryFields<'_> {
             u8::from(self.flags.qos)
                 | flag(RETAIN, self.flags.retain)
                 | flag(INLINE, references.is_none())
-                | flag(BY_TOPIC, self.topic.is_some())
-                | flag(SENT, self.sent),
+                | flag(BY_TOPIC, self.topic.is_some()),
         );
         row.number(self.size.into());
         row.number(self.ingested_at.0);
@@ -290,17 +281,15 @@ impl EntryHead {
                 size,
                 ingested_at,
                 expires_at,
-                sent: flags & SENT != 0,
                 references,
                 topic,
             },
         ))
     }
 
-    /// Whether it is to be dropped: what was sent with quality of service 2 stays until it is acknowledged
-    /// ([MQTT-4.3.3-7]).
+    /// Whether it is worthless.
     pub(crate) fn is_expired(&self, now: BrokerTime) -> bool {
-        !self.sent && self.expires_at.is_some_and(|expires_at| expires_at <= now)
+        self.expires_at.is_some_and(|expires_at| expires_at <= now)
     }
 }
 
@@ -312,9 +301,8 @@ impl EntryRow {
             size,
             ingested_at,
             expires_at,
-            sent,
             references,
-            topic,
+            topic: _,
         } = head;
         let subscription_identifiers = read_identifiers(&mut row)?;
         let body = match references {
@@ -332,26 +320,8 @@ impl EntryRow {
             size,
             ingested_at,
             expires_at,
-            sent,
-            topic,
             body,
         })
-    }
-
-    /// The row of the entry when it was sent with quality of service 2.
-    pub(crate) fn as_sent(&self) -> Bytes {
-        let fields = EntryFields {
-            flags: &self.flags,
-            size: self.size,
-            ingested_at: self.ingested_at,
-            expires_at: self.expires_at,
-            sent: true,
-            topic: self.topic,
-        };
-        match &self.body {
-            BodyOf::Inline(record) => fields.with_record(record),
-            BodyOf::Shared { references } => fields.with_reference(*references),
-        }
     }
 }
 

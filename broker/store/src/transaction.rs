@@ -241,7 +241,6 @@ impl<'v> Transaction<'v> {
                 size: 0,
                 ingested_at: BrokerTime(0),
                 expires_at: None,
-                sent: false,
                 references: None,
                 topic: None,
             }

@@ -131,7 +131,6 @@ impl Transaction<'_> {
                 size,
                 ingested_at: now,
                 expires_at: None,
-                sent: false,
                 // Limits do not hold it up.
                 topic: None,
             };

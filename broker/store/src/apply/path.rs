@@ -1,5 +1,7 @@
 //! Opening a path, handing out and settling its entries, and dropping them at its head.
 
+use std::collections::BTreeSet;
+
 use foreshore_record::{DropReason, Outcome};
 
 use crate::{
@@ -7,7 +9,9 @@ use crate::{
     batch::{Applied, Opening},
     entry::{EntryId, PathEpoch, ReceiverId, Settlement},
     error::StoreError,
+    keys::Table,
     limits::Limits,
+    sent,
     transaction::Transaction,
 };
 
@@ -171,7 +175,11 @@ impl Transaction<'_> {
             let expired = first
                 .iter()
                 .take_while(|(_, head)| head.is_some_and(|head| head.is_expired(now)));
-            let expired: Vec<EntryId> = expired.map(|(id, _)| *id).collect();
+            let mut expired: Vec<EntryId> = expired.map(|(id, _)| *id).collect();
+            if !expired.is_empty() {
+                let sent = self.sent_entries(receiver)?;
+                expired.retain(|id| !sent.contains(id));
+            }
             for id in &expired {
                 self.drop_entry(place, *id, &DropReason::EXPIRED)?;
             }
@@ -186,6 +194,13 @@ impl Transaction<'_> {
         Ok(Applied::Affected {
             count: count as u64,
             more: true,
+        })
+    }
+
+    /// Entries of a session's queue that do not expire; see [`sent`].
+    pub(super) fn sent_entries(&self, receiver: ReceiverId) -> Result<BTreeSet<EntryId>, StoreError> {
+        sent::entries(receiver, |from, to, visit| {
+            self.scan(Table::Inflight, from, to, visit)
         })
     }
 

@@ -242,7 +242,6 @@ impl Transaction<'_> {
             size,
             ingested_at,
             expires_at,
-            sent: false,
             topic,
         };
         match admitted {

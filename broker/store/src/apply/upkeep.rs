@@ -145,6 +145,7 @@ impl Transaction<'_> {
         let Some(row) = view.get(Table::Queue, &keys::entry(receiver, head))? else {
             return Ok(false);
         };
-        Ok(EntryHead::decode(&row).is_ok_and(|head| head.is_expired(self.now())))
+        let expired = EntryHead::decode(&row).is_ok_and(|head| head.is_expired(self.now()));
+        Ok(expired && !self.sent_entries(receiver)?.contains(&head))
     }
 }

@@ -75,25 +75,22 @@ proptest! {
         size: u32,
         ingested_at: u64,
         expires_at in prop::option::of(0..u64::MAX),
-        sent: bool,
         references: u32,
         topic: Option<u64>,
     ) {
         let (ingested_at, expires_at) = (BrokerTime(ingested_at), expires_at.map(BrokerTime));
         let size = size % 1000;
-        let fields = EntryFields { flags: &flags, size, ingested_at, expires_at, sent, topic };
+        let fields = EntryFields { flags: &flags, size, ingested_at, expires_at, topic };
         let inline = fields.with_record(&record);
         let expected = EntryRow {
             flags: flags.clone(),
             size,
             ingested_at,
             expires_at,
-            sent,
-            topic,
             body: BodyOf::Inline(Arc::new(record)),
         };
         prop_assert_eq!(&EntryRow::decode(&inline).unwrap(), &expected);
-        let head = EntryHead { size, ingested_at, expires_at, sent, references: None, topic };
+        let head = EntryHead { size, ingested_at, expires_at, references: None, topic };
         prop_assert_eq!(EntryHead::decode(&inline).unwrap(), head);
 
         let shared = fields.with_reference(references);

@@ -840,7 +840,6 @@ fn rows_that_were_exchanged_are_damaged_rows() {
         size: 10,
         ingested_at: BrokerTime(0),
         expires_at: None,
-        sent: false,
         topic: None,
     };
     put(a, &plain.with_record(&message("from a stranger").record));
