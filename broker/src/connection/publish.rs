@@ -112,6 +112,8 @@ impl Connection {
             counted,
         } = self.topic_of(publish)?;
         let route = self.narrowed(route, &topic);
+        // What the broker publishes to look at itself is no client's: totals and topics leave it out.
+        let counted = counted.filter(|_| !self.client.principal.is_probe());
         if let Some(counted) = &counted {
             counted.count_received(publish.payload.len());
         }
@@ -276,11 +278,11 @@ impl Connection {
 
     /// Counts a message against the client's bounds.
     fn count_publish(&mut self, publish: &Publish<'_>) -> Result<(), Box<Ending>> {
-        self.engine.stats.received.inc();
-        self.engine
-            .stats
-            .received_bytes
-            .inc_by(publish.payload.len() as u64);
+        if !self.client.principal.is_probe() {
+            let stats = &self.engine.stats;
+            stats.received.inc();
+            stats.received_bytes.inc_by(publish.payload.len() as u64);
+        }
         self.client.counted.traffic.count_received(publish.payload.len());
         let limits = self.engine.limits.load();
         if publish.qos != Qos::AtMostOnce {

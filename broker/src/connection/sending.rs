@@ -476,16 +476,13 @@ impl Connection {
                 dup,
             });
         }
-        self.engine.stats.sent.inc();
-        self.engine
-            .stats
-            .sent_bytes
-            .inc_by(delivery.message.payload.len() as u64);
-        self.client
-            .counted
-            .traffic
-            .count_sent(delivery.message.payload.len());
-        self.count_sent_topic(&delivery.message);
+        let bytes = delivery.message.payload.len();
+        self.client.counted.traffic.count_sent(bytes);
+        if !self.client.principal.is_probe() {
+            self.engine.stats.sent.inc();
+            self.engine.stats.sent_bytes.inc_by(bytes as u64);
+            self.count_sent_topic(&delivery.message);
+        }
     }
 
     fn count_sent_topic(&self, message: &Message) {
