@@ -3,12 +3,12 @@
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
+use foreshore_faultfs::{flip_bit, used_files};
 use foreshore_peers::{Program, python, script};
 use foreshore_record::PathLedger;
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
@@ -63,36 +63,15 @@ fn stock(port: u16, what: &str, arguments: &[u64], ready: &str) -> Program {
     Program::start(command, ready)
 }
 
-/// Files below a folder, with the bytes that are used of each: journals are made in advance.
-fn files(folder: &Path) -> Vec<(PathBuf, usize)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-        if entry.file_type().unwrap().is_dir() {
-            found.extend(files(&entry.path()));
-            continue;
-        }
-        let content = fs::read(entry.path()).unwrap();
-        let used = content.iter().rposition(|byte| *byte != 0);
-        found.extend(used.map(|last| (entry.path(), last + 1)));
-    }
-    found.sort();
-    found
-}
-
-/// Flips one bit.
+/// Flips one bit, and says which.
 fn flip(file: &Path, place: usize, bit: u32) {
-    let opened = fs::File::options().read(true).write(true).open(file).unwrap();
-    let mut byte = [0];
-    opened.read_exact_at(&mut byte, place as u64).unwrap();
-    opened
-        .write_all_at(&[byte[0] ^ (1 << bit)], place as u64)
-        .unwrap();
+    flip_bit(file, place, bit).unwrap();
     eprintln!("bit {bit} of byte {place} of {}", file.display());
 }
 
 /// Flips so many bits, each as likely as any other of the store.
 fn flip_anywhere(data: &Path, count: usize, random: &mut StdRng) {
-    let files = files(data);
+    let files = used_files(data).unwrap();
     let sum: usize = files.iter().map(|(_, used)| used).sum();
     for _ in 0..count {
         let mut place = random.random_range(0..sum);
@@ -112,7 +91,7 @@ fn flip_anywhere(data: &Path, count: usize, random: &mut StdRng) {
 
 /// Flips a bit of a file that is as likely as any other file, however small it is.
 fn flip_in_any_file(data: &Path, random: &mut StdRng) {
-    let files = files(data);
+    let files = used_files(data).unwrap();
     let (file, used) = files.choose(random).unwrap();
     flip(file, random.random_range(0..*used), random.random_range(0..8));
 }

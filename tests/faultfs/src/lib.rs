@@ -31,7 +31,7 @@
 //! # What is not
 //! Content that is written back without a sync while the power is on and then read back from the disk; the order among
 //! several files, which is random in the same way whatever was done first; permissions and times, which survive; sectors
-//! that can't be read or change by themselves (tests flip bits in files of their own); extended attributes, symbolic
+//! that can't be read or change by themselves (tests flip bits in files at rest, with [`flip_bit`]); extended attributes, symbolic
 //! links and preallocation, which are answered as not supported.
 
 mod content;
@@ -39,6 +39,7 @@ mod directory;
 mod disk;
 mod faults;
 mod file;
+mod flips;
 mod mount;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ use parking_lot::Mutex;
 use rand::{SeedableRng, rngs::StdRng};
 
 pub use self::faults::{Loss, WriteFault};
+pub use self::flips::{flip_bit, used_files};
 pub use self::mount::{MountError, Mounted};
 
 use self::disk::Disk;

@@ -1,13 +1,9 @@
 //! A bit flips somewhere in a store that nobody has open: whatever it hits, the store starts, all but a block of rows is
 //! there, and what is not is counted. The whole broker has to bear more of it in `tests/process/flipped_bits.rs`.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, path::Path};
 
+use foreshore_faultfs::{flip_bit, used_files};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::{
@@ -72,28 +68,12 @@ fn fill(home: &Path) {
     store.close().unwrap();
     drop(store);
     // Less of what is allocated beforehand is quicker to copy.
-    for (file, used) in files(&home.join("data")) {
+    for (file, used) in used_files(&home.join("data")).unwrap() {
         let opened = fs::OpenOptions::new().write(true).open(&file).unwrap();
         if file.extension().is_some_and(|extension| extension == "jnl") {
             opened.set_len(used as u64 + 1000).unwrap();
         }
     }
-}
-
-/// Files below a folder, and how many bytes of each are used.
-fn files(folder: &Path) -> Vec<(PathBuf, usize)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-        if entry.file_type().unwrap().is_dir() {
-            found.extend(files(&entry.path()));
-            continue;
-        }
-        let content = fs::read(entry.path()).unwrap();
-        let used = content.iter().rposition(|byte| *byte != 0);
-        found.extend(used.map(|last| (entry.path(), last + 1)));
-    }
-    found.sort();
-    found
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -113,15 +93,6 @@ fn contents(store: &SharedStore) -> (Vec<EntryId>, Vec<EntryId>, BTreeSet<String
     let sessions = store.sessions(None, usize::MAX).unwrap();
     let names = sessions.into_iter().map(|session| session.client_id);
     (waiting(store, 1), waiting(store, 2), names.collect())
-}
-
-fn flip(file: &Path, place: usize, bit: u8) {
-    let opened = fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
-    let mut byte = [0];
-    opened.read_exact_at(&mut byte, place as u64).unwrap();
-    opened
-        .write_all_at(&[byte[0] ^ (1 << bit)], place as u64)
-        .unwrap();
 }
 
 /// Judges what became of a store after one bit of a file flipped.
@@ -187,7 +158,7 @@ fn a_flipped_bit_in_any_file_costs_a_block_at_most_and_is_counted() {
     drop(store);
     let seed = rand::random();
     let mut random = StdRng::seed_from_u64(seed);
-    let files = files(&filled.join("data"));
+    let files = used_files(&filled.join("data")).unwrap();
     let (mut hit, mut flips) = (0, 0);
     // Each file is as likely as any other; near their ends tables keep their index and their footer.
     while flips < FLIPS || hit == 0 {
@@ -202,7 +173,7 @@ fn a_flipped_bit_in_any_file_costs_a_block_at_most_and_is_counted() {
         let flipped = format!("seed {seed}: bit {bit} of byte {place} of {}", name.display());
         let copied = home.path().join("flipped");
         copy(&filled, &copied);
-        flip(&copied.join(name), place, bit);
+        flip_bit(&copied.join(name), place, bit).unwrap();
         hit += usize::from(judge(&copied, &contents, &flipped) > 0);
         fs::remove_dir_all(&copied).unwrap();
         flips += 1;
