@@ -38,7 +38,7 @@ const PATH: &str = "session/stock";
 struct Outcome {
     /// Numbers that came.
     got: BTreeSet<u64>,
-    /// What the metrics tell, summed over the lives of the broker.
+    /// What the metrics tell.
     damaged_places: u64,
     lost_commits: u64,
     lost_entries: u64,
@@ -114,42 +114,24 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.unwrap().success());
 }
 
-/// Starts a broker on a store, again whenever it ends because of what it has read, and empties the queue.
+/// Starts a broker on a store, which begins again by itself because of what it has read, and empties the queue.
 fn outcome_of(data: &Path, log: &Path) -> Outcome {
     let mut broker = Alone::new(data, log);
     let mut outcome = Outcome::default();
-    let count = |outcome: &mut Outcome, broker: &Alone| {
-        // It starts, or has ended again.
-        let Some(text) = broker.metrics() else {
-            return false;
-        };
-        outcome.damaged_places += metric(&text, "damaged_places");
-        outcome.lost_commits += metric(&text, "lost_commits");
-        outcome.lost_entries += metric(&text, "lost_entries");
-        true
-    };
     broker.start();
     let mut drain = stock(broker.port, "drain", &[SIZE], "draining");
-    let (mut lives, mut is_counted) = (1, false);
     let emptied = wait_until(END, || {
-        if let Some(status) = broker.ended() {
-            // What it can't read it meets, ends with the cause, and mends at its next start.
-            assert_eq!(status.code(), Some(1), "{}", broker.log());
-            lives += 1;
-            assert!(lives < 10, "the broker ends again and again: {}", broker.log());
-            broker.start();
-            is_counted = false;
-        }
-        if !is_counted {
-            is_counted = count(&mut outcome, &broker);
-            return false;
-        }
-        // It may end before it answers.
-        let Some(ledger) = broker.ledger() else {
+        let ended = broker.ended();
+        assert!(ended.is_none(), "{ended:?}: {}", broker.log());
+        // While it begins again it does not answer.
+        let (Some(text), Some(ledger)) = (broker.metrics(), broker.ledger()) else {
             return false;
         };
+        outcome.damaged_places = metric(&text, "damaged_places");
+        outcome.lost_commits = metric(&text, "lost_commits");
+        outcome.lost_entries = metric(&text, "lost_entries");
         outcome.path = ledger.into_iter().find(|path| path.path == PATH);
-        outcome.path.as_ref().is_none_or(|path| path.waiting == 0)
+        outcome.path.as_ref().is_some_and(|path| path.waiting == 0)
     });
     assert!(emptied, "{outcome:?}");
     signal(drain.id(), "TERM");

@@ -120,32 +120,55 @@ pub fn open(directory: &Path, options: &StoreOptions) -> Result<(SharedStore, Op
     Ok((Arc::new(store), report))
 }
 
+/// Whether something in a store could not be read, so that its next opening reads everything and mends what is damaged.
+#[must_use]
+pub fn is_suspect(directory: &Path) -> bool {
+    directory.join(files::SUSPECT).exists()
+}
+
 pub(crate) fn open_queues(
     directory: &Path,
     options: &StoreOptions,
 ) -> Result<(QueueStore<FjallEngine>, OpenReport), StoreError> {
-    let (directory, cipher) = unlock(directory, options)?;
-    let mut report = OpenReport {
-        created: directory.created,
-        ..OpenReport::default()
+    let (mut report, mut expected_commits) = (OpenReport::default(), None);
+    let opened = match try_open(directory, options, &mut report, &mut expected_commits) {
+        // What a start reads lies in a block that can't be read.
+        Err(error @ StoreError::Engine { .. }) if is_suspect(directory) => {
+            tracing::error!(%error, "the store is read through");
+            try_open(directory, options, &mut report, &mut expected_commits)
+        }
+        done => done,
     };
-    let expected_commits = directory.take_clean_mark()?;
+    Ok((opened?, report))
+}
+
+/// Opens the store, and adds to the report. What the mark of an orderly close tells is to be handed to the next try.
+fn try_open(
+    directory: &Path,
+    options: &StoreOptions,
+    report: &mut OpenReport,
+    expected_commits: &mut Option<u64>,
+) -> Result<QueueStore<FjallEngine>, StoreError> {
+    let (directory, cipher) = unlock(directory, options)?;
+    report.created |= directory.created;
+    let clean_mark = directory.take_clean_mark()?;
+    *expected_commits = clean_mark.or(*expected_commits);
     report.clean = expected_commits.is_some();
-    report.restored = u64::from(survey::restore_version(&directory.data())?);
-    let found = journal::prepare(&directory, report.clean)?;
-    report.damaged_journals = found.damaged;
-    report.lost_commits = found.lost_commits;
+    report.restored += u64::from(survey::restore_version(&directory.data())?);
+    let found = journal::prepare(&directory, clean_mark.is_some())?;
+    report.damaged_journals += found.damaged;
+    report.lost_commits += found.lost_commits;
     report.restored += found.restored;
-    report.set_aside = found.set_aside;
+    report.set_aside.extend(found.set_aside);
 
     // Setting the ledger right reads the queues: where a journal is damaged, tables may be too.
-    let is_suspect = directory.is_suspect() || report.damaged_journals > 0;
+    let is_suspect = is_suspect(directory.path()) || report.damaged_journals > 0;
     if is_suspect || survey::check(&directory.data())?.count > 0 {
-        mend(&directory, options, &mut report)?;
+        mend(&directory, options, report)?;
     }
 
     let probe = SpaceProbe::of_directory(directory.path().to_owned(), options.free_space_watermark);
-    let engine = or_rest(&directory, options, &mut report)?;
+    let engine = or_rest(&directory, options, report)?;
     let engine = engine.with_directory(directory).with_cipher(cipher);
     engine.seal_names()?;
     let commits = repair::commits(&engine)?;
@@ -161,8 +184,7 @@ pub(crate) fn open_queues(
     } else if report.restored > 0 {
         tracing::error!(?report, "files of the store were damaged and are restored");
     }
-    let store = QueueStore::open(engine, Some(probe), rand::random())?;
-    Ok((store, report))
+    QueueStore::open(engine, Some(probe), rand::random())
 }
 
 /// Locks a directory and takes up its keys. If those are not there, nothing was changed.

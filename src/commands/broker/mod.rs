@@ -1,30 +1,21 @@
 //! `foreshore broker`: the MQTT broker alone; with an operator, which tells it what to do, or without one. Its
 //! sub-commands look at a broker that runs.
 
+mod alone;
 mod explain;
 pub(super) mod inspect;
 mod settings;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf};
 
-use anyhow::{Context, Result, bail};
-use foreshore_broker::{
-    AuditDestination, Broker, Conduct, Limits, ListenerOptions, Method, Options as BrokerOptions, Protocol,
-    Storage,
-    options::{counted_topics, probe_schedule},
-};
+use anyhow::{Result, bail};
+use foreshore_broker::{AuditDestination, ListenerOptions, Method, Protocol, Storage};
 use foreshore_crds::v1alpha1::broker::Listener;
-use foreshore_operator::RoleName;
-use foreshore_runtime::{HealthRegistry, Metrics, Shutdown, serve_http};
 use foreshore_tls::Role;
-use tracing::info;
 
-use self::settings::Settings;
-use super::{DRAIN, encryption::Encryption};
-use crate::{
-    admin::Answerer,
-    roles::{Directory, Work},
-};
+use self::{alone::Alone, settings::Settings};
+use super::encryption::Encryption;
+use crate::roles::Work;
 
 /// What to do: run a broker, where no sub-command says otherwise.
 #[derive(clap::Args)]
@@ -151,69 +142,12 @@ async fn serve(options: Setup) -> Result<()> {
         },
         ..ListenerOptions::tcp(format!("websocket-{index}"), *address, vec![Method::Anonymous])
     });
-    let (health, metrics, shutdown) = (HealthRegistry::new(), Metrics::new(), Shutdown::new());
-    shutdown.begin_on_signals(DRAIN).context("listen for signals")?;
-    let component = health.component("broker");
-    let data = match &storage {
-        Storage::Directory { path, .. } => Some(path.clone()),
-        Storage::Memory => None,
-    };
-    let names = BrokerOptions::default();
-    let name = RoleName::new(Role::Broker, names.namespace.clone(), names.name.clone());
-    let broker = Broker::start(BrokerOptions {
+    let alone = Alone {
         storage,
-        limits: Limits::from(&spec),
-        conduct: Conduct::from(&spec),
+        listeners: tcp.chain(websocket).collect(),
+        spec,
+        policies,
         audit: options.audit.map(audit),
-        sys_interval: spec.sys_interval.map(Into::into),
-        metrics: metrics.clone(),
-        ..names
-    })
-    .await?;
-    let named = policies.iter().map(|(name, policy)| (name.as_str(), policy));
-    broker.set_policies(named).context("--policy")?;
-    broker.count_topics(&counted_topics(&spec));
-    broker.set_probe(probe_schedule(&spec));
-    // Nobody connects before the policies are in force.
-    for listener in tcp.chain(websocket) {
-        broker.open_listener(listener)?;
-    }
-    component.ok();
-    for (name, endpoint) in broker.endpoints() {
-        let url = endpoint.protocol.url(&endpoint.address.to_string());
-        info!(name, address = %endpoint.address, url, "listening");
-    }
-    // Kept to the end: dropped, it would serve no longer.
-    let _http = match options.http {
-        Some(address) => {
-            let server = serve_http(address, health, metrics, shutdown.clone()).await?;
-            info!(address = %server.address, "metrics and health");
-            Some(server)
-        }
-        None => None,
     };
-    let directory = Arc::new(Directory::default());
-    directory.add_broker(name.clone(), broker.clone());
-    if let Some(data) = data {
-        // The store has locked the directory for this process.
-        let answerer = Answerer {
-            operator: None,
-            directory: Arc::clone(&directory),
-        };
-        if let Err(error) = answerer.serve_socket(&data, &shutdown) {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "nobody can look at this broker from outside"
-            );
-        }
-    }
-    tokio::select! {
-        () = shutdown.begun() => {}
-        error = broker.failed() => {
-            component.failed(error.to_string());
-            return Err(error).context("the broker ends");
-        }
-    }
-    directory.remove_broker(&name);
-    broker.stop(DRAIN).await.context("end the broker")
+    alone.run(options.http).await
 }

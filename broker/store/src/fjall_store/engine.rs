@@ -364,9 +364,13 @@ impl FjallEngine {
             other => (other.to_string(), true),
         };
         let error = StoreError::Engine { action, cause };
-        if suspect && self.damage.set(error.clone()).is_ok() {
-            let marked = self.directory.as_ref().map_or(Ok(()), Directory::mark_suspect);
-            tracing::error!(%error, ?marked, "the store is to be read through at its next opening");
+        if suspect {
+            // Whoever learns of it finds the mark.
+            self.damage.get_or_init(|| {
+                let marked = self.directory.as_ref().map_or(Ok(()), Directory::mark_suspect);
+                tracing::error!(%error, ?marked, "the store is to be read through at its next opening");
+                error.clone()
+            });
         }
         error
     }
@@ -394,11 +398,15 @@ fn opening_error(error: fjall::Error, path: &Path) -> StoreError {
     let path = path.to_owned();
     match error {
         fjall::Error::Locked => StoreError::InUse { path },
-        // A file that another one tells of is gone or too short: trying again would not bring it back.
+        // A file that another one tells of is gone or too short, or a place that it tells of is none: trying again would not
+        // bring it back.
         fjall::Error::Io(source) | fjall::Error::Storage(LsmError::Io(source))
             if matches!(
                 source.kind(),
-                ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidData
+                ErrorKind::NotFound
+                    | ErrorKind::UnexpectedEof
+                    | ErrorKind::InvalidData
+                    | ErrorKind::InvalidInput
             ) =>
         {
             StoreError::Damaged {

@@ -30,6 +30,9 @@ impl Format {
     }
 }
 
+/// Name of the file that says that something could not be read.
+pub(crate) const SUSPECT: &str = "suspect";
+
 /// Damaged files that are kept for whoever wants to look at them.
 const MAX_SET_ASIDE: usize = 8;
 
@@ -157,21 +160,16 @@ impl Directory {
 
     /// Tells the next opening to look for damage.
     pub(crate) fn mark_suspect(&self) -> Result<(), StoreError> {
-        self.write_synced("suspect", b"something could not be read\n")
-    }
-
-    /// Whether there may be damage.
-    pub(crate) fn is_suspect(&self) -> bool {
-        self.path.join("suspect").exists()
+        self.write_synced(SUSPECT, b"something could not be read\n")
     }
 
     /// Forgets the mark, if there is one, when everything was read.
     pub(crate) fn clear_suspicion(&self) -> Result<(), StoreError> {
-        if !self.is_suspect() {
-            return Ok(());
+        let mark = self.path.join(SUSPECT);
+        match fs::remove_file(&mark) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            removed => removed.map_err(|error| StoreError::io("remove", mark, error))?,
         }
-        let mark = self.path.join("suspect");
-        fs::remove_file(&mark).map_err(|error| StoreError::io("remove", mark, error))?;
         sync_directory(&self.path)
     }
 

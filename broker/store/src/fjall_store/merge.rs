@@ -8,7 +8,7 @@
 //! Memory is taken for one block of each run of tables that do not overlap, and for the keys of what the journals hold.
 
 use std::{
-    collections::{BTreeMap, VecDeque, btree_map},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map},
     fs::File,
     iter::Peekable,
     os::unix::fs::FileExt,
@@ -30,6 +30,9 @@ use crate::{
     error::StoreError,
     keys::{Bytes, Table},
 };
+
+/// The keyspace in which fjall keeps the names of the others; read with them.
+const META: u64 = 0;
 
 /// Takes a row.
 pub(crate) type Take<'t> = dyn FnMut(Table, Bytes, Bytes) -> Result<(), StoreError> + 't;
@@ -59,13 +62,20 @@ pub(crate) fn rows(data: &Path, damage: &mut Damage, take: &mut Take<'_>) -> Res
         let file = File::open(path).map_err(|error| StoreError::io("open", path, error))?;
         files.push((path, file));
     }
-    // A keyspace that was lost with its folder may have rows in the journals.
-    for (id, table) in names {
+    // A keyspace that was lost with its folder may have rows in the journals. What is in one of no name of ours is not
+    // taken, but fjall would stumble over it.
+    let there = keyspaces.iter().map(|keyspace| keyspace.id);
+    let ids: BTreeSet<_> = there
+        .chain(names.keys().copied())
+        .filter(|id| *id != META)
+        .collect();
+    for id in ids {
+        let table = names.get(&id);
         let tables = keyspaces.iter().find(|keyspace| keyspace.id == id);
         let runs = runs(tables, damage)?;
         let young = young.range((id, Vec::new())..(id + 1, Vec::new())).peekable();
         merge(runs, young, &files, damage, &mut |key, value| {
-            take(table, key, value)
+            table.map_or(Ok(()), |table| take(*table, key, value))
         })?;
     }
     Ok(())

@@ -1,11 +1,17 @@
 //! Setting the ledger right after commits were lost.
 //!
 //! Totals are rows with absolute numbers, so the last one that survives tells what a path should hold. What it holds is
-//! counted: the only time that queues are scanned. Entries that should be there and are not are counted as dropped
-//! (`corrupt`). Entries that are there and should not be lost their settlement; they wait again, and what they had been
-//! counted as is taken back.
+//! counted: the only time that queues are scanned. Entries that should be there and are not, or whose record is not, are
+//! counted as dropped (`corrupt`). Entries that are there and should not be lost their settlement; they wait again, and
+//! what they had been counted as is taken back.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+mod names;
+mod records;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
 
 use foreshore_record::DropReason;
 
@@ -43,6 +49,31 @@ struct Present {
     topics: Vec<TopicShare>,
 }
 
+impl Present {
+    fn add(&mut self, id: EntryId, row: &[u8]) {
+        let head = EntryHead::decode(row).ok();
+        let ingested_at = head.map_or(BrokerTime(0), |head| head.ingested_at);
+        self.entries += 1;
+        self.bytes += head.map_or(0, |head| u64::from(head.size));
+        self.first.get_or_insert((id, ingested_at));
+        self.last = id;
+        let Some((head, key)) = head.and_then(|head| Some((head, head.topic?))) else {
+            return;
+        };
+        let share = TopicShare {
+            key,
+            head: id,
+            oldest: ingested_at,
+            entries: 1,
+            bytes: head.size.into(),
+        };
+        match self.topics.iter_mut().find(|known| known.key == key) {
+            Some(known) => known.add(&share),
+            None => self.topics.push(share),
+        }
+    }
+}
+
 /// Commits that the store remembers.
 pub(crate) fn commits(engine: &impl Engine) -> Result<u64, StoreError> {
     let row = engine.view().get(Table::Meta, keys::POSITION)?;
@@ -56,9 +87,10 @@ pub(crate) fn commits(engine: &impl Engine) -> Result<u64, StoreError> {
 /// Counts every queue and sets its totals right.
 pub(crate) fn repair(engine: &impl Engine) -> Result<Repaired, StoreError> {
     let paths = paths(engine)?;
-    let mut present = count(engine, &paths)?;
+    let sharing = forget_settled(engine, &paths)?;
+    records::set_right(engine, &sharing)?;
+    let mut present = count(engine)?;
     let mut repaired = Repaired::default();
-    let mut changes = Vec::new();
     let mut last_id = present
         .values()
         .map(|present| present.last)
@@ -66,13 +98,8 @@ pub(crate) fn repair(engine: &impl Engine) -> Result<Repaired, StoreError> {
         .unwrap_or_default();
     let mut last_receiver = 0;
     let mut topics = topics(engine)?;
-    let known = receivers(engine)?;
-    for receiver in paths
-        .keys()
-        .chain(known.iter())
-        .copied()
-        .collect::<std::collections::BTreeSet<_>>()
-    {
+    let (receivers, mut changes) = names::set_right(engine, &paths)?;
+    for receiver in receivers {
         last_receiver = last_receiver.max(receiver);
         let found = present.remove(&receiver).unwrap_or_default();
         let mut path = paths.get(&receiver).cloned().unwrap_or_default();
@@ -85,19 +112,6 @@ pub(crate) fn repair(engine: &impl Engine) -> Result<Repaired, StoreError> {
             }
         }
         changes.push(change(Table::Path, keys::number(receiver), path.encode()));
-        if !known.contains(&receiver) {
-            let name = format!("lost/{receiver}");
-            changes.push(change(
-                Table::Receiver,
-                keys::number(receiver),
-                rows::encode_name(&name),
-            ));
-            changes.push(change(
-                Table::Name,
-                name.as_bytes(),
-                rows::encode_number(receiver),
-            ));
-        }
     }
     if !topics.0.is_empty() {
         changes.push(change(Table::Meta, keys::TOPICS, topics.encode()));
@@ -139,6 +153,14 @@ fn change<K: Into<Bytes>>(table: Table, key: K, value: Bytes) -> Change {
     }
 }
 
+fn removal(table: Table, key: &[u8]) -> Change {
+    Change {
+        table,
+        key: key.into(),
+        value: None,
+    }
+}
+
 /// Limits by topic filter, as if nothing waited.
 fn topics(engine: &impl Engine) -> Result<TopicTable, StoreError> {
     let row = engine.view().get(Table::Meta, keys::TOPICS)?;
@@ -168,72 +190,47 @@ fn paths(engine: &impl Engine) -> Result<BTreeMap<ReceiverId, PathRow>, StoreErr
     Ok(paths)
 }
 
-fn receivers(engine: &impl Engine) -> Result<std::collections::BTreeSet<ReceiverId>, StoreError> {
-    let mut receivers = std::collections::BTreeSet::new();
-    engine.view().scan(Table::Receiver, &[], None, &mut |key, _| {
-        receivers.extend(keys::split_number(key));
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(receivers)
-}
-
-/// Counts what the queues hold, and removes what lies below their heads: it was settled.
-fn count(
+/// Removes what lies below the heads of queues: it was settled. Tells who shares records with others.
+fn forget_settled(
     engine: &impl Engine,
     paths: &BTreeMap<ReceiverId, PathRow>,
-) -> Result<BTreeMap<ReceiverId, Present>, StoreError> {
-    let mut present: BTreeMap<ReceiverId, Present> = BTreeMap::new();
-    let mut from = keys::entry(0, 0);
-    loop {
-        let (mut settled, mut looked_at, begin) = (Vec::new(), 0, from);
+) -> Result<BTreeSet<ReceiverId>, StoreError> {
+    let mut sharing = BTreeSet::new();
+    let mut from = Some(keys::entry(0, 0));
+    while let Some(begin) = from.take() {
+        let mut settled = Vec::new();
         engine.view().scan(Table::Queue, &begin, None, &mut |key, row| {
             let Some((receiver, id)) = keys::split_entry(key) else {
                 return Ok(ControlFlow::Continue(()));
             };
-            from = keys::entry(receiver, id.saturating_add(1));
             if paths.get(&receiver).is_some_and(|path| id < path.head) {
-                settled.push(Change {
-                    table: Table::Queue,
-                    key: key.into(),
-                    value: None,
-                });
-            } else {
-                let found = present.entry(receiver).or_default();
-                let head = EntryHead::decode(row).ok();
-                let ingested_at = head.map_or(BrokerTime(0), |head| head.ingested_at);
-                found.entries += 1;
-                found.bytes += head.map_or(0, |head| u64::from(head.size));
-                found.first.get_or_insert((id, ingested_at));
-                found.last = id;
-                if let Some((head, key)) = head.and_then(|head| Some((head, head.topic?))) {
-                    let share = TopicShare {
-                        key,
-                        head: id,
-                        oldest: ingested_at,
-                        entries: 1,
-                        bytes: head.size.into(),
-                    };
-                    match found.topics.iter_mut().find(|known| known.key == key) {
-                        Some(known) => known.add(&share),
-                        None => found.topics.push(share),
-                    }
-                }
+                settled.push(removal(Table::Queue, key));
+            } else if EntryHead::decode(row).is_ok_and(|head| head.references.is_some()) {
+                sharing.insert(receiver);
             }
-            looked_at += 1;
-            Ok(if looked_at < CHUNK {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            })
+            if settled.len() < CHUNK {
+                return Ok(ControlFlow::Continue(()));
+            }
+            from = Some(keys::entry(receiver, id.saturating_add(1)));
+            Ok(ControlFlow::Break(()))
         })?;
-        let more = looked_at == CHUNK;
         if !settled.is_empty() {
             engine.write(settled)?;
         }
-        if !more {
-            return Ok(present);
-        }
     }
+    Ok(sharing)
+}
+
+/// Counts what the queues hold.
+fn count(engine: &impl Engine) -> Result<BTreeMap<ReceiverId, Present>, StoreError> {
+    let mut present: BTreeMap<ReceiverId, Present> = BTreeMap::new();
+    engine.view().scan(Table::Queue, &[], None, &mut |key, row| {
+        if let Some((receiver, id)) = keys::split_entry(key) {
+            present.entry(receiver).or_default().add(id, row);
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(present)
 }
 
 /// Makes a path's totals agree with what is there.

@@ -110,7 +110,7 @@ impl Damaged {
 /// Ids that wait, after a check that the ledger agrees with them.
 pub(super) fn waiting(store: &SharedStore, receiver: ReceiverId) -> Vec<EntryId> {
     let page = store.read(receiver, everything(), BrokerTime(0)).unwrap();
-    assert!(page.damaged.is_empty());
+    assert!(page.damaged.is_empty(), "{:?}", page.damaged);
     let totals = store.totals(receiver).unwrap().unwrap();
     assert!(totals.ledger.balances(), "{totals:?}");
     assert_eq!(totals.ledger.waiting, page.entries.len() as u64);

@@ -48,7 +48,7 @@ fn look<T>(home: &Path, look: impl FnOnce(&ClosedStore) -> T) -> T {
     seen
 }
 
-fn verify(home: &Path) -> Verification {
+pub(super) fn verify(home: &Path) -> Verification {
     look(home, |store| store.verify(JUDGES).unwrap())
 }
 
