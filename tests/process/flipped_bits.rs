@@ -171,9 +171,9 @@ fn flipped_bits_cost_what_they_hit_and_every_loss_is_detected_counted_and_report
     for round in 0..rounds {
         copy(&filled[round % 2], &data);
         if round % 3 == 2 {
-            flip_in_any_file(&data.join("data"), &mut random);
+            flip_in_any_file(&data, &mut random);
         } else {
-            flip_anywhere(&data.join("data"), 1 << (round % 4), &mut random);
+            flip_anywhere(&data, 1 << (round % 4), &mut random);
         }
         let log = home.path().join(format!("log-{round}"));
         let outcome = outcome_of(&data, &log);

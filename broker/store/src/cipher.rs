@@ -209,7 +209,12 @@ pub(crate) fn open_quietly(
 /// Whether a store is encrypted. A keyring tells it too: the format is written after it, and may be one that was brought
 /// back from before. Keys are never drawn where there are some.
 fn is_encrypted(directory: &Path, format: Format) -> Result<bool, StoreError> {
-    Ok(format == Format::Sealed || Keyring::is_there(directory)?)
+    Ok(format == Format::Sealed || has_keyring(directory)?)
+}
+
+/// Whether there are keys that rows are sealed with.
+pub(crate) fn has_keyring(directory: &Path) -> Result<bool, StoreError> {
+    Keyring::is_there(directory)
 }
 
 impl Cipher {

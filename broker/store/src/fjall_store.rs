@@ -17,6 +17,7 @@ pub(crate) mod journal;
 pub(crate) mod lsm;
 pub(crate) mod marks;
 pub(crate) mod merge;
+pub(crate) mod note;
 pub(crate) mod repair;
 mod rewrite;
 pub(crate) mod salvage;
@@ -149,12 +150,12 @@ fn try_open(
     report: &mut OpenReport,
     expected_commits: &mut Option<u64>,
 ) -> Result<QueueStore<FjallEngine>, StoreError> {
-    let (directory, cipher) = unlock(directory, options)?;
+    let (mut directory, cipher) = unlock(directory, options)?;
     report.created |= directory.created;
     let clean_mark = directory.take_clean_mark()?;
     *expected_commits = clean_mark.or(*expected_commits);
     report.clean = expected_commits.is_some();
-    report.restored += u64::from(survey::restore_version(&directory.data())?);
+    report.restored += directory.restored + u64::from(survey::restore_version(&directory.data())?);
     let found = journal::prepare(&directory, clean_mark.is_some())?;
     report.damaged_journals += found.damaged;
     report.lost_commits += found.lost_commits;

@@ -27,7 +27,7 @@ use crate::{
     fjall_store::{
         StoreOptions,
         engine::FjallEngine,
-        files::QuietDirectory,
+        files::{CleanMark, QuietDirectory},
         journal::{self, Journal},
         shadow, survey,
     },
@@ -43,6 +43,7 @@ pub struct ClosedStore {
     /// Commits that there were at an orderly close.
     expected_commits: Option<u64>,
     is_suspect: bool,
+    is_mark_damaged: bool,
     /// Let go last.
     directory: QuietDirectory,
 }
@@ -72,7 +73,8 @@ impl ClosedStore {
         let path = directory;
         let directory = QuietDirectory::open(path)?;
         let cipher = cipher::open_quietly(path, directory.format, options.encryption_keys.as_deref())?;
-        let expected_commits = directory.clean_mark()?;
+        let clean_mark = directory.clean_mark()?;
+        let expected_commits = clean_mark.commits();
         let data = directory.data();
         let journals = journal::read(&data, expected_commits.is_some())?;
         // fjall trusts its files more than it should.
@@ -94,6 +96,7 @@ impl ClosedStore {
             journals,
             expected_commits,
             is_suspect: directory.is_suspect(),
+            is_mark_damaged: clean_mark == CleanMark::Damaged,
             directory,
         })
     }

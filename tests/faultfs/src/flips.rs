@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Files below a folder, with the bytes that are used of each: what follows the last byte that is not zero was only
-/// made in advance. Files that are all zero are left out.
+/// made in advance. Files that are all zero are left out, and what is no file.
 ///
 /// # Errors
 /// When the folder or a file can't be read.
@@ -16,8 +16,11 @@ pub fn used_files(folder: &Path) -> io::Result<Vec<(PathBuf, usize)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_type()?.is_dir() {
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
             found.extend(used_files(&entry.path())?);
+        }
+        if !kind.is_file() {
             continue;
         }
         let content = fs::read(entry.path())?;

@@ -7,8 +7,12 @@ use std::{
     time::SystemTime,
 };
 
-use super::survey;
-use crate::error::StoreError;
+use super::{
+    marks::Marks,
+    note::{self, Note},
+    survey,
+};
+use crate::{cipher, error::StoreError};
 
 /// What the format file holds: rows as they are, or rows that may be sealed (see `cipher`). Versions that know the first
 /// one only refuse the second.
@@ -44,6 +48,8 @@ pub(crate) struct Directory {
     pub(crate) created: bool,
     /// What may be in it, as it was found.
     pub(crate) format: Format,
+    /// Small files whose content was known and that were written anew.
+    pub(crate) restored: u64,
     /// Released by the system when it is dropped, or when the process ends in whatever way.
     _lock: File,
 }
@@ -65,14 +71,21 @@ impl Directory {
             path: path.to_owned(),
             created: false,
             format: Format::Plain,
+            restored: 0,
             _lock: lock,
         };
-        match format(path)? {
-            Some(found) => directory.format = found,
-            None => {
-                directory.write_format(Format::Plain)?;
-                directory.created = true;
-            }
+        let Some(found) = format(path)? else {
+            directory.write_format(Format::Plain)?;
+            directory.created = true;
+            return Ok(directory);
+        };
+        directory.format = found.format;
+        if !found.is_whole {
+            directory.write_format(found.format)?;
+        }
+        if found.is_damaged {
+            tracing::error!(?path, format = ?found.format, "the file `format` was damaged and is restored");
+            directory.restored += 1;
         }
         Ok(directory)
     }
@@ -110,7 +123,7 @@ impl Directory {
     }
 
     fn write_format(&self, format: Format) -> Result<(), StoreError> {
-        self.write_synced("format", format!("{}\n", format.text()).as_bytes())
+        self.write_synced("format", note::content(format.text()).as_bytes())
     }
 
     /// Says that rows may be sealed from now on.
@@ -142,20 +155,28 @@ impl Directory {
         fs::remove_dir_all(&data).map_err(|error| StoreError::io("remove", &data, error))
     }
 
-    /// Removes the mark of an orderly close and tells the number of commits at that time.
-    pub(crate) fn take_clean_mark(&self) -> Result<Option<u64>, StoreError> {
+    /// Removes the mark of an orderly close and tells the number of commits at that time; none if it is damaged.
+    pub(crate) fn take_clean_mark(&mut self) -> Result<Option<u64>, StoreError> {
         let mark = self.path.join("clean");
-        let Some(found) = read_if_there(&mark)? else {
+        let found = clean_mark(&self.path)?;
+        if found == CleanMark::None {
             return Ok(None);
-        };
+        }
+        if found == CleanMark::Damaged {
+            tracing::error!(
+                ?mark,
+                "the mark of an orderly close is damaged and counts as none"
+            );
+            self.restored += 1;
+        }
         fs::remove_file(&mark).map_err(|error| StoreError::io("remove", mark, error))?;
         sync_directory(&self.path)?;
-        Ok(found.trim().parse().ok())
+        Ok(found.commits())
     }
 
     /// Marks that everything is on disk.
     pub(crate) fn mark_clean(&self, commits: u64) -> Result<(), StoreError> {
-        self.write_synced("clean", format!("{commits}\n").as_bytes())
+        self.write_synced("clean", note::content(&commits.to_string()).as_bytes())
     }
 
     /// Tells the next opening to look for damage.
@@ -243,6 +264,8 @@ pub(crate) struct QuietDirectory {
     path: PathBuf,
     /// What may be in it.
     pub(crate) format: Format,
+    /// Whether the file that says so is damaged.
+    pub(crate) is_format_damaged: bool,
     /// `None` where there is no lock file, as in a copy that was made without it: nobody has it open.
     _lock: Option<File>,
 }
@@ -268,10 +291,11 @@ impl QuietDirectory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(StoreError::io("open", file, error)),
         };
-        let format = format(path)?.ok_or_else(|| no_store("it holds no file `format`"))?;
+        let found = format(path)?.ok_or_else(|| no_store("it holds no file `format`"))?;
         let directory = Self {
             path: path.to_owned(),
-            format,
+            format: found.format,
+            is_format_damaged: found.is_damaged,
             _lock: lock,
         };
         if !directory.data().join("version").exists() {
@@ -285,10 +309,9 @@ impl QuietDirectory {
         self.path.join("data")
     }
 
-    /// Commits that there were at an orderly close; `None` when that was not the end.
-    pub(crate) fn clean_mark(&self) -> Result<Option<u64>, StoreError> {
-        let found = read_if_there(&self.path.join("clean"))?;
-        Ok(found.and_then(|found| found.trim().parse().ok()))
+    /// The mark of an orderly close.
+    pub(crate) fn clean_mark(&self) -> Result<CleanMark, StoreError> {
+        clean_mark(&self.path)
     }
 
     /// Whether a broker met something that it could not read.
@@ -318,36 +341,93 @@ fn take_lock(file: File, directory: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// Checks the format of a directory; `None` if there is no store in it at all.
-fn format(directory: &Path) -> Result<Option<Format>, StoreError> {
-    let found = match read_if_there(&directory.join("format"))? {
-        Some(found) => {
-            let known = Format::ALL
-                .into_iter()
-                .find(|format| format.text() == found.trim());
-            if known.is_some() {
-                return Ok(known);
-            }
-            found.trim().chars().take(64).collect()
+/// What the mark of an orderly close tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CleanMark {
+    /// There is none: the end was another one.
+    None,
+    /// Commits that there were.
+    Commits(u64),
+    /// It can't be read.
+    Damaged,
+}
+
+impl CleanMark {
+    pub(crate) fn commits(self) -> Option<u64> {
+        match self {
+            Self::Commits(commits) => Some(commits),
+            Self::None | Self::Damaged => None,
         }
-        None if !directory.join("data").exists() => return Ok(None),
-        // Without it, there is no telling what wrote the data.
-        None => "none".to_owned(),
-    };
-    Err(StoreError::Format {
-        path: directory.to_owned(),
-        found,
-        allowed: Format::ALLOWED,
+    }
+}
+
+fn clean_mark(directory: &Path) -> Result<CleanMark, StoreError> {
+    Ok(match note::read(&directory.join("clean"))? {
+        Note::None => CleanMark::None,
+        Note::Whole(text) | Note::Unchecked(text) => {
+            text.parse().map_or(CleanMark::Damaged, CleanMark::Commits)
+        }
+        Note::Damaged(_) => CleanMark::Damaged,
     })
 }
 
-/// Reads a small file; `None` when it is not there.
-fn read_if_there(path: &Path) -> Result<Option<String>, StoreError> {
-    match fs::read_to_string(path) {
-        Ok(found) => Ok(Some(found)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::io("read", path, error)),
+/// What a directory tells of its format.
+struct FoundFormat {
+    format: Format,
+    /// Whether the file is as it is written today.
+    is_whole: bool,
+    is_damaged: bool,
+}
+
+/// Checks the format of a directory; `None` if there is no store in it at all.
+///
+/// A file that is damaged or gone is no reason to refuse what is a store of ours by the marks of its journals: there is
+/// only one format that rows may be in where there are no keys, and one where there are. Another version says which one it
+/// is in a file that is whole.
+fn format(directory: &Path) -> Result<Option<FoundFormat>, StoreError> {
+    let known = |found: &str| Format::ALL.into_iter().find(|format| format.text() == found);
+    let refused = |found| StoreError::Format {
+        path: directory.to_owned(),
+        found,
+        allowed: Format::ALLOWED,
+    };
+    let found = match note::read(&directory.join("format"))? {
+        Note::None if !directory.join("data").exists() => return Ok(None),
+        Note::None => "none".to_owned(),
+        Note::Whole(text) => {
+            let format = known(&text).ok_or_else(|| refused(text))?;
+            return Ok(Some(FoundFormat {
+                format,
+                is_whole: true,
+                is_damaged: false,
+            }));
+        }
+        Note::Unchecked(text) => match known(&text) {
+            Some(format) => {
+                return Ok(Some(FoundFormat {
+                    format,
+                    is_whole: false,
+                    is_damaged: false,
+                }));
+            }
+            None => text,
+        },
+        Note::Damaged(text) => text,
+    };
+    if Marks::read(&directory.join("data"))?.marks.is_none() {
+        // There is no telling what wrote the data.
+        return Err(refused(found.chars().take(64).collect()));
     }
+    let format = if cipher::has_keyring(directory)? {
+        Format::Sealed
+    } else {
+        Format::Plain
+    };
+    Ok(Some(FoundFormat {
+        format,
+        is_whole: false,
+        is_damaged: true,
+    }))
 }
 
 /// Reads a file of at most so many bytes.

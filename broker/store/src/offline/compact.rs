@@ -39,7 +39,7 @@ pub fn compact(directory: &Path, options: &StoreOptions, mend: bool) -> Result<C
         let (store, _) = fjall_store::open(directory, options)?;
         store.close()?;
     }
-    let (data, cipher) = fjall_store::unlock(directory, options)?;
+    let (mut data, cipher) = fjall_store::unlock(directory, options)?;
     let path = data.data();
     let measure = || bytes_of(&path).map_err(|error| StoreError::io("measure", &path, error));
     let bytes_before = measure()?;
@@ -92,7 +92,7 @@ fn refuse_damaged(directory: &Path, options: &StoreOptions, mend: bool) -> Resul
         let (file, found) = (place.file.display(), &place.found);
         return Err(damaged(format!("{file} can't be read: {found}")));
     }
-    let clean = quiet.clean_mark()?.is_some();
+    let clean = quiet.clean_mark()?.commits().is_some();
     let journals = journal::read(&quiet.data(), clean)?;
     match journals.iter().find(|journal| journal.damaged) {
         Some(journal) => Err(damaged(format!("{} can't be read in full", journal.name()))),

@@ -156,6 +156,15 @@ impl ClosedStore {
             let found = "a broker met something that it could not read: its next start reads everything";
             findings.minor("suspect", String::new(), found.to_owned());
         }
+        if self.directory.is_format_damaged {
+            let found = "it can't be read: the next start writes it anew";
+            findings.damage("format", String::new(), found.to_owned());
+        }
+        if self.is_mark_damaged {
+            let found =
+                "it can't be read: the next start takes the store for one that was not closed in order";
+            findings.damage("clean", String::new(), found.to_owned());
+        }
         let mut proof = match &self.engine {
             Ok(engine) => Proof::new(engine, findings).run(judges)?,
             Err(error) => self.survey(findings, error)?,

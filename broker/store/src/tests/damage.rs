@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::{everything, options, publish};
 use crate::{
     Applied, Batch, BrokerTime, EntryId, Limits, OpenReport, Operation, ReceiverId, Settlement, SharedStore,
-    StoreError, StoreOptions,
+    StoreError, StoreOptions, fjall_store::note,
 };
 
 pub(super) struct Damaged {
@@ -510,18 +510,55 @@ fn another_format_is_refused() {
     let home = tempfile::tempdir().unwrap();
     drop(crate::open(home.path(), &options()).unwrap());
     let format = home.path().join("format");
-    for found in ["foreshore-store 3\n", "something else"] {
-        fs::write(&format, found).unwrap();
+    let refused = |found: &str| {
         let error = crate::open(home.path(), &options()).err().unwrap().to_string();
         assert!(
-            error.contains(found.trim())
-                && error.contains("\"foreshore-store 1 or foreshore-store 2\" is allowed"),
+            error.contains(found) && error.contains("\"foreshore-store 1 or foreshore-store 2\" is allowed"),
             "{error}"
         );
+    };
+    // A later version says which one it is in a file that is whole.
+    fs::write(&format, note::content("foreshore-store 3")).unwrap();
+    refused("foreshore-store 3");
+    // Nothing else tells whose it is.
+    for name in ["marks", "marks.copy"] {
+        fs::remove_file(home.path().join("data").join(name)).unwrap();
     }
+    fs::write(&format, "something else").unwrap();
+    refused("something else");
     fs::remove_file(&format).unwrap();
-    let error = crate::open(home.path(), &options()).err().unwrap();
-    assert!(matches!(error, StoreError::Format { .. }), "{error}");
+    refused("none");
+}
+
+#[test]
+fn small_files_that_are_damaged_are_restored_and_told() {
+    let damaged = Damaged::with(|store, receivers| {
+        (0..3).for_each(|_| drop(commit(store, vec![publish("m", receivers)])));
+    });
+    let home = damaged.path();
+    let (format, clean) = (home.join("format"), home.join("clean"));
+    let first = fs::read(&format).unwrap();
+    let of_before: Option<&[u8]> = Some(b"foreshore-store 1");
+    let spoilt = [
+        (&format, Some(&b"foreshore-store 9\n\xFF\n"[..])),
+        (&format, of_before),
+        (&format, Some(b"foreshore-store 1\nfff\n")),
+        (&format, None),
+        (&clean, Some(b"12\n0123456789abcdef\n")),
+    ];
+    for (file, content) in spoilt {
+        match content {
+            Some(content) => fs::write(file, content).unwrap(),
+            None => fs::remove_file(file).unwrap(),
+        }
+        let (store, report) = damaged.open();
+        let told = u64::from(content != of_before);
+        assert_eq!((report.restored, report.damaged_places()), (told, told));
+        assert!(!report.lost_something(), "{report:?}");
+        assert_eq!(waiting(&store, 1).len(), 3);
+        assert_eq!(fs::read(&format).unwrap(), first);
+        store.close().unwrap();
+    }
 }
 
 #[test]

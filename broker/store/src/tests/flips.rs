@@ -185,7 +185,7 @@ fn a_flipped_bit_in_any_file_costs_a_block_at_most_and_is_counted() {
     assert!(report.clean && report.damaged_places() == 0, "{report:?}");
     let contents = contents(&store);
     drop(store);
-    let files = used_files(&filled.join("data")).unwrap();
+    let files = used_files(&filled).unwrap();
     let mut lost = 0;
     let mut flip = |file: &Path, place: usize, bit: u32, how: &str| {
         let name = file.strip_prefix(&filled).unwrap();

@@ -361,7 +361,8 @@ fn what_is_no_store_or_in_use_is_refused_and_not_made() {
         let error = crate::open(store.path(), &options()).err().unwrap();
         assert!(matches!(error, StoreError::InUse { .. }), "{error}");
     });
-    fs::write(store.path().join("format"), "foreshore-store 3\n").unwrap();
+    let newer = crate::fjall_store::note::content("foreshore-store 3");
+    fs::write(store.path().join("format"), newer).unwrap();
     assert!(matches!(refusals(store.path()), StoreError::Format { .. }));
 }
 
