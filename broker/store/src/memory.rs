@@ -63,9 +63,15 @@ impl Engine for MemoryEngine {
         let mut tables = self.tables.write();
         for Change { table, key, value } in changes {
             match value {
-                Some(value) => tables[table as usize].insert(key, value),
-                None => tables[table as usize].remove(&key),
-            };
+                Some(value) => {
+                    let former = tables[table as usize].insert(key, value);
+                    debug_assert!(
+                        former.is_none() || !table.written_once(),
+                        "{table:?} was written again"
+                    );
+                }
+                None => drop(tables[table as usize].remove(&key)),
+            }
         }
         Ok(())
     }
