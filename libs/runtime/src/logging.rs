@@ -52,6 +52,10 @@ pub enum Error {
     Begun,
 }
 
+/// What libraries that speak through `log` say less of, unless the filter names them: the storage engine tells of each
+/// flush and compaction.
+const QUIET: &str = "fjall=warn,lsm_tree=warn";
+
 /// Begins logging to standard error, which leaves standard output to results.
 ///
 /// `filter` as in `info`, `warn,foreshore_broker=debug`.
@@ -63,7 +67,8 @@ pub fn init(format: Format, filter: &str) -> Result<(), Error> {
         found: filter.chars().take(256).collect(),
         reason,
     };
-    let filter = EnvFilter::try_new(filter).map_err(|error| malformed(error.to_string()))?;
+    let filter =
+        EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|error| malformed(error.to_string()))?;
     let registry = tracing_subscriber::registry().with(filter);
     let begun = match format {
         Format::Human if std::io::stderr().is_terminal() => {
