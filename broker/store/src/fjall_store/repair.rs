@@ -7,6 +7,8 @@
 
 mod names;
 mod records;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
