@@ -6,13 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use foreshore_faultfs::flip_bit;
 use foreshore_record::DropReason;
 use tempfile::TempDir;
 
 use super::{everything, options, publish};
 use crate::{
     Applied, Batch, BrokerTime, EntryId, Limits, OpenReport, Operation, ReceiverId, Settlement, SharedStore,
-    StoreError, StoreOptions, fjall_store::note,
+    StoreError, StoreOptions, fjall_store::note, keys::Table,
 };
 
 pub(super) struct Damaged {
@@ -440,6 +441,43 @@ fn a_block_whose_header_is_damaged_costs_what_is_in_it() {
     assert!((1..150).contains(&report.lost_entries), "{report:?}");
     let left = waiting(&store, 1).len() + waiting(&store, 2).len();
     assert_eq!(left as u64, 2667 - report.lost_entries);
+}
+
+/// Flips a bit of the first block of the newest table of a keyspace.
+fn flip_first_block(home: &Path, keyspace: usize) {
+    let tables = fs::read_dir(home.join(format!("data/keyspaces/{keyspace}/tables"))).unwrap();
+    let numbers = tables.map(|file| file.unwrap().file_name().into_string().unwrap().parse::<u64>());
+    let newest = numbers.map(Result::unwrap).max().unwrap();
+    let table = home.join(format!("data/keyspaces/{keyspace}/tables/{newest}"));
+    flip_bit(&table, 64, 2).unwrap();
+}
+
+#[test]
+fn what_a_start_itself_reads_is_mended_by_that_start() {
+    let home = tempfile::tempdir().unwrap();
+    large(home.path());
+    flip_first_block(home.path(), Table::Meta as usize + 1);
+    let (store, report) = crate::open(home.path(), &small_memtables()).unwrap();
+    assert!(report.clean && report.unreadable == 1, "{report:?}");
+    assert_eq!((waiting(&store, 1).len(), waiting(&store, 2).len()), (2000, 667));
+    store.close().unwrap();
+    drop(store);
+    let (_, report) = crate::open(home.path(), &small_memtables()).unwrap();
+    assert!(!report.lost_something(), "{report:?}");
+}
+
+#[test]
+fn what_only_compaction_reads_is_mended_too() {
+    let home = tempfile::tempdir().unwrap();
+    large(home.path());
+    // The marks of batches are rows that nobody asks for.
+    flip_first_block(home.path(), Table::ALL.len() + 1);
+    for unreadable in [1, 0] {
+        fs::write(home.path().join("suspect"), b"").unwrap();
+        let (store, report) = crate::open(home.path(), &small_memtables()).unwrap();
+        assert_eq!((report.unreadable, report.lost_entries), (unreadable, 0));
+        store.close().unwrap();
+    }
 }
 
 #[test]
