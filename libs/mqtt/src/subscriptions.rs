@@ -401,3 +401,51 @@ impl Subscriptions {
         outcome
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OF_SESSION: SubscriberId = 1;
+    const OTHER: SubscriberId = 2;
+
+    fn filter(filter: &str) -> TopicFilter {
+        TopicFilter::new(filter).unwrap()
+    }
+
+    fn record(topic: &str) -> Record {
+        Record::new(TopicName::new(topic).unwrap(), "payload")
+    }
+
+    #[test]
+    fn what_a_session_is_kept_for_is_never_unwanted_or_dropped() {
+        let mut subscriptions = Subscriptions::default();
+        let (of_session, kept) = mpsc::channel(1);
+        let (of_other, other) = mpsc::channel(1);
+        let filters = [(filter("kept/#"), Qos::AtLeastOnce)];
+        subscriptions.begin_session(OF_SESSION, of_session, 0, filters);
+        subscriptions.begin(OTHER, of_other, 0);
+        assert!(subscriptions.add(OTHER, filter("other/#"), Qos::AtLeastOnce));
+        let acks = Arc::new(Acks::default());
+        let mut dispatch = |topic: &str| {
+            let record = record(topic);
+            let token = Token::new(&acks, 1, &record);
+            subscriptions.dispatch(&[], &record, Some(&token))
+        };
+        assert_eq!(
+            (dispatch("kept/a"), dispatch("other/a")),
+            (Dispatch::Delivered, Dispatch::Delivered)
+        );
+        // There is no room, since the server sent more than it may.
+        assert_eq!(
+            (dispatch("kept/a"), dispatch("other/a")),
+            (Dispatch::Unclaimed, Dispatch::Dropped)
+        );
+        drop((kept, other));
+        assert_eq!(
+            (dispatch("kept/a"), dispatch("other/a")),
+            (Dispatch::Unclaimed, Dispatch::Unwanted)
+        );
+        assert_eq!(dispatch("kept/a"), Dispatch::Unclaimed);
+    }
+}
