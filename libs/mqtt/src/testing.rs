@@ -120,6 +120,8 @@ struct Open {
     client_id: String,
     /// Session expiry interval in seconds; nothing where the client asked for a clean start.
     keeps: Option<u32>,
+    /// Messages that it takes unacknowledged; nothing where it did not say.
+    receive_maximum: Option<u16>,
     filters: Vec<(TopicFilter, Option<NonZeroU32>)>,
     outbox: mpsc::Sender<(Record, Vec<NonZeroU32>)>,
     /// Messages of QoS 1 that the client acknowledged.
@@ -206,6 +208,17 @@ impl StandIn {
         filters.map(|(filter, _)| filter.to_string()).collect()
     }
 
+    /// How many messages the open connections take unacknowledged, of those that say so.
+    #[must_use]
+    pub fn receive_maxima(&self) -> Vec<u16> {
+        let state = self.shared.state.lock();
+        state
+            .open
+            .values()
+            .filter_map(|open| open.receive_maximum)
+            .collect()
+    }
+
     /// For how many seconds the sessions of open connections are to be kept, of those that are to go on with an earlier one.
     #[must_use]
     pub fn kept_sessions(&self) -> Vec<u32> {
@@ -259,11 +272,13 @@ impl StandIn {
         self.shared.route(record)
     }
 
-    /// Sends a message to everyone, whatever they subscribe to, as a server does that remembers filters of earlier.
+    /// Sends a message to everyone, whatever they subscribe to, by the identifiers of what they do, as a server does that
+    /// remembers filters of earlier.
     pub fn publish_to_all(&self, record: &Record) {
         for open in self.shared.state.lock().open.values() {
+            let identifiers = open.filters.iter().filter_map(|(_, id)| *id).collect();
             // One that is full has enough to do.
-            drop(open.outbox.try_send((record.clone(), Vec::new())));
+            drop(open.outbox.try_send((record.clone(), identifiers)));
         }
     }
 
@@ -400,12 +415,14 @@ impl Connection {
         let (sender, outbox) = mpsc::channel(1024);
         let client_id = connect.client_id.to_string();
         let keeps = (!connect.clean_start).then_some(connect.session_expiry_interval_secs);
+        let receive_maximum = connect.receive_max.map(NonZeroU16::get);
         self.shared.change(|state| {
             state.connections += 1;
             self.number = state.connections;
             let open = Open {
                 client_id,
                 keeps,
+                receive_maximum,
                 filters: Vec::new(),
                 outbox: sender,
                 acknowledged: 0,

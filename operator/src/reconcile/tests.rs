@@ -710,6 +710,26 @@ fn another_broker_keeps_the_queues_of_what_comes_from_it() {
             "{to}: {problems:?}"
         );
     }
+
+    // Nor does ours keep queues for it while it can't run.
+    for (from, to) in [
+        ("    endpointRef: {name: own}", "    endpointRef: {name: nobody}"),
+        (
+            "  source:\n    endpointRef",
+            "  enabled: false\n  source:\n    endpointRef",
+        ),
+    ] {
+        let changed = plant.replace(from, to);
+        assert_ne!(changed, plant);
+        let outcome = reconciler().reconcile(&snapshot(&changed), &told());
+        let broker = &outcome.plans.roles[&RoleName::new(Role::Broker, "plant", "main")];
+        let keys: Vec<_> = broker.keys().map(ToString::to_string).collect();
+        assert!(
+            !keys.iter().any(|key| key.contains("plant/in->")),
+            "{to}: {keys:?}"
+        );
+        assert!(keys.iter().any(|key| key.contains("->")), "{keys:?}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use foreshore_control::queue::Paths as _;
-use foreshore_record::Lane;
+use foreshore_record::{DropReason, Lane};
 use serde_json::json;
 
 use super::plant::{GENEROUS, Plant, all_delivered, line, path, quick, until};
@@ -223,6 +223,31 @@ async fn a_sink_is_given_no_more_than_it_takes() {
     // Side by side, what happens now would have gone before what waited.
     let expected: Vec<String> = (0..60).map(|n| n.to_string()).collect();
     assert_eq!(script.payloads(), expected);
+    plant.end().await;
+}
+
+#[tokio::test]
+async fn what_a_sink_drops_is_counted_as_dropped_by_its_reason() {
+    let mut plant = Plant::new().await;
+    let script = plant.scripts.of("out");
+    *script.usual.lock() = Some(Box::new(|batch| {
+        let judge = |output: &crate::Output| match &output.record.payload[..] {
+            b"3" | b"4" => Delivery::Dropped {
+                reason: DropReason::LOOP,
+            },
+            _ => Delivery::Delivered,
+        };
+        Ok(batch.outputs.iter().map(judge).collect())
+    }));
+    plant.paths.create(&path("out"));
+    for n in 0..10 {
+        plant.publish("out", n);
+    }
+    plant.flow(line(json!([]))).await.expect("flow");
+    until("delivery", || plant.ledger("out").waiting == 0).await;
+    let ledger = plant.ledger("out");
+    assert!(ledger.balances() && ledger.delivered == 8, "{ledger:?}");
+    assert_eq!(ledger.dropped.get(&DropReason::LOOP.to_string()), Some(&2));
     plant.end().await;
 }
 

@@ -54,6 +54,8 @@ pub(super) struct Script {
     pub(super) away: Arc<Mutex<Option<SinkError>>>,
     /// Deliveries that began.
     pub(super) begun: Arc<AtomicU64>,
+    /// Held once more by each delivery that runs.
+    running: Arc<Mutex<Arc<()>>>,
     pub(super) probes: Arc<AtomicU64>,
     pub(super) made: Arc<AtomicU64>,
     pub(super) closed: Arc<AtomicU64>,
@@ -91,6 +93,9 @@ impl Sink for Script {
 
     async fn deliver(&self, batch: Batch<'_>) -> Result<Vec<Delivery>, SinkError> {
         self.begun.fetch_add(1, Ordering::Relaxed);
+        let running = Arc::clone(&*self.running.lock());
+        // The script itself has one.
+        assert!(Arc::strong_count(&running) - 1 <= self.capabilities().max_inflight);
         let slow = *self.slow.lock();
         if !slow.is_zero() {
             tokio::time::sleep(slow).await;

@@ -73,6 +73,7 @@ async fn messages_stay_until_they_are_settled_and_are_acknowledged_in_their_orde
     assert!(broker.wait_until(GENEROUS, subscribed).await);
     assert_eq!(broker.clients(), ["foreshore-plant-flow-out-source"]);
     assert_eq!(broker.kept_sessions(), [7 * 24 * 3600]);
+    assert_eq!(broker.receive_maxima(), [256]);
     for n in 1..=4 {
         assert_eq!(broker.publish(&message("in/a", &n.to_string())), 1);
     }
