@@ -5,16 +5,19 @@ use foreshore_mqtt::{
     codec::v5::ConnectAckReason,
     testing::{Behaviour, StandIn},
 };
-use foreshore_northbound::{SinkFactory as _, SourceSetup};
+use foreshore_northbound::{SinkFactory as _, SinkSetup, SourceSetup};
 use foreshore_record::{DropReason, Outcome, Qos, Record, TopicName};
 use serde_json::json;
 
-use crate::tests::{GENEROUS, Setup, to};
+use crate::tests::{GENEROUS, Setup, setup_of, to};
 
 const PATH: &str = "dataflow/plant/flow->out";
 
 fn source(setup: &Setup, broker: &StandIn, topics: &[&str]) -> Arc<dyn Paths> {
-    let sink = to(broker, json!({}));
+    source_of(setup, to(broker, json!({})), topics)
+}
+
+fn source_of(setup: &Setup, sink: SinkSetup, topics: &[&str]) -> Arc<dyn Paths> {
     let source = SourceSetup {
         dataflow: sink.dataflow,
         sink: sink.sink.name,
@@ -73,7 +76,6 @@ async fn messages_stay_until_they_are_settled_and_are_acknowledged_in_their_orde
     assert!(broker.wait_until(GENEROUS, subscribed).await);
     assert_eq!(broker.clients(), ["foreshore-plant-flow-out-source"]);
     assert_eq!(broker.kept_sessions(), [7 * 24 * 3600]);
-    assert_eq!(broker.receive_maxima(), [256]);
     for n in 1..=4 {
         assert_eq!(broker.publish(&message("in/a", &n.to_string())), 1);
     }
@@ -123,6 +125,21 @@ async fn messages_stay_until_they_are_settled_and_are_acknowledged_in_their_orde
     let _open = paths.open(PATH).await.unwrap();
     let ledger = paths.totals().await.unwrap().remove(0).ledger;
     assert!(ledger.balances() && ledger.received == 3, "{ledger:?}");
+}
+
+#[tokio::test]
+async fn no_more_is_on_its_way_than_the_endpoint_says() {
+    let broker = StandIn::start(Behaviour::default()).await.unwrap();
+    let setup = Setup::new();
+    let address = format!("mqtt://{}", broker.address());
+    let seven = setup_of(json!({ "address": address, "maxInflight": 7 }), json!({}), &[]);
+    let _open = source_of(&setup, seven, &["in/#"]).open(PATH).await.unwrap();
+    let told = |broker: &StandIn| broker.receive_maxima() == [7];
+    assert!(
+        broker.wait_until(GENEROUS, told).await,
+        "{:?}",
+        broker.receive_maxima()
+    );
 }
 
 #[tokio::test]
