@@ -125,6 +125,16 @@ async fn policies_and_redirections_do_not_concern_the_probe_and_nobody_sees_it()
 }
 
 #[tokio::test]
+async fn what_takes_longer_than_it_may_has_failed_however_soon_it_is_noticed() {
+    let broker = TestBroker::start_with(options()).await;
+    for _ in 0..10 {
+        let reports = broker.handle.probe(Duration::ZERO).await;
+        let failure = of(&reports, "test").failure.as_deref();
+        assert_eq!(failure, Some("nothing came back within 0 s"));
+    }
+}
+
+#[tokio::test]
 async fn whoever_calls_himself_the_probe_is_judged_as_any_other() {
     let mut options = options();
     options.listeners[0].authentication = Vec::new();
