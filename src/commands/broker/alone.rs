@@ -4,12 +4,13 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 use foreshore_broker::{
-    AuditDestination, Broker, Conduct, Handle, Limits, ListenerOptions, Options, Storage,
+    AuditDestination, Broker, Conduct, Error, Handle, Limits, ListenerOptions, Options, Storage,
     options::{counted_topics, probe_schedule},
 };
 use foreshore_crds::v1alpha1::{broker::BrokerSpec, broker_policy::BrokerPolicySpec};
 use foreshore_operator::RoleName;
 use foreshore_runtime::{HealthHandle, HealthRegistry, Metrics, Shutdown, serve_http};
+use foreshore_store::StoreError;
 use foreshore_tls::Role;
 use tracing::info;
 
@@ -86,7 +87,7 @@ impl Alone {
             around.directory.remove_broker(&around.name);
             let Some(failure) = failure else { break };
             around.component.failed(failure.to_string());
-            if mends == MAX_MENDS || !self.wants_mending() {
+            if mends == MAX_MENDS || !self.wants_mending(&failure) {
                 return Err(failure).context("the broker ends");
             }
             tracing::error!(error = %failure, "the broker begins again, and mends its store");
@@ -106,14 +107,20 @@ impl Alone {
         }
     }
 
-    fn wants_mending(&self) -> bool {
-        self.data().is_some_and(foreshore_store::is_suspect)
+    /// Whether something could not be read that the next start mends. A disk that refuses writes is for others to look at.
+    fn wants_mending(&self, failure: &Error) -> bool {
+        let is_read = matches!(failure, Error::Store(StoreError::Engine { action: "read", .. }));
+        is_read && self.data().is_some_and(foreshore_store::is_suspect)
     }
 
     /// Starts the broker; once more if it met something that can't be read, which is mended then.
     async fn start_or_mend(&self, around: &Surroundings) -> Result<Handle> {
         match self.start(around).await {
-            Err(error) if self.wants_mending() => {
+            Err(error)
+                if error
+                    .downcast_ref()
+                    .is_some_and(|error| self.wants_mending(error)) =>
+            {
                 tracing::error!(error = format!("{error:#}"), "the store is mended");
                 self.start(around).await
             }

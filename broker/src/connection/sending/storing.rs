@@ -182,13 +182,14 @@ impl Connection {
         while let Some((completion, _)) = self.sending.storing.front_mut()
             && let Poll::Ready(applied) = Pin::new(completion).poll(context)
         {
-            applied.map_err(|error| Ending::store_failed(&error))?;
+            // One that has resolved must not be polled again, whatever it says.
             let after = self
                 .sending
                 .storing
                 .pop_front()
                 .map(|(_, after)| after)
                 .unwrap_or_default();
+            applied.map_err(|error| Ending::store_failed(&error))?;
             for after in after {
                 self.follow(after);
             }
