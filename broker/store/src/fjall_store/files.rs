@@ -316,7 +316,7 @@ impl QuietDirectory {
 
     /// Whether a broker met something that it could not read.
     pub(crate) fn is_suspect(&self) -> bool {
-        self.path.join("suspect").exists()
+        super::is_suspect(&self.path)
     }
 }
 
