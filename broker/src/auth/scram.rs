@@ -8,9 +8,9 @@
 //!                       ◄── v=SIGNATURE
 //! ```
 //!
-//! Names and passwords are compared as they come: `SASLprep` (RFC 4013), which changes nothing in ASCII, is the client's.
+//! Names and passwords are prepared with `SASLprep` (RFC 4013), which changes nothing in printable ASCII.
 
-use std::num::NonZeroU32;
+use std::{borrow::Cow, num::NonZeroU32};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ring::{
@@ -145,7 +145,7 @@ impl Keys {
             pbkdf2::PBKDF2_HMAC_SHA256,
             *iterations,
             salt,
-            password,
+            &prepared(password),
             &mut salted,
         );
         let key = hmac::Key::new(HMAC_SHA256, &salted);
@@ -176,6 +176,15 @@ impl Keys {
 /// An output of SHA-256, which is always that long.
 fn hashed(output: &[u8]) -> Hash {
     Hash::try_from(output).unwrap_or_default()
+}
+
+/// A password as it is salted; as it came where `SASLprep` prohibits what it holds, or it is no text. Clients do the same
+/// (libpq of PostgreSQL, for one), and nobody else could ever have such a password.
+fn prepared(password: &[u8]) -> Cow<'_, [u8]> {
+    match std::str::from_utf8(password).map(stringprep::saslprep) {
+        Ok(Ok(Cow::Owned(prepared))) => Cow::Owned(prepared.into_bytes()),
+        _ => Cow::Borrowed(password),
+    }
 }
 
 fn text(message: &[u8]) -> Result<&str, Failure> {
@@ -219,6 +228,10 @@ impl ClientFirst {
             Some(Ok(identity)) if identity == username => {}
             _ => return malformed("SCRAM authorization identity is another than the user name"),
         }
+        let username = match stringprep::saslprep(&username) {
+            Ok(prepared) if !prepared.is_empty() => prepared.into_owned(),
+            _ => return malformed("SCRAM user name is nothing that SASLprep allows"),
+        };
         // The header with its closing comma.
         let header = message.get(..message.len() - bare.len()).unwrap_or_default();
         Ok(Self {
@@ -368,6 +381,36 @@ mod tests {
         ] {
             assert!(matches!(judge(&wrong), Err(Failure::Malformed(_))), "{wrong}");
         }
+    }
+
+    #[test]
+    fn names_and_passwords_are_prepared() {
+        // The examples of RFC 4013 section 3.
+        let username = |name: &str| {
+            let message = format!("n,,n={name},r=x");
+            ClientFirst::parse(message.as_bytes()).map(|first| first.username)
+        };
+        for (name, prepared) in [
+            ("I\u{ad}X", "IX"),
+            ("user", "user"),
+            ("USER", "USER"),
+            ("\u{aa}", "a"),
+            ("\u{2168}", "IX"),
+        ] {
+            assert_eq!(username(name).as_deref(), Ok(prepared));
+        }
+        for name in ["\u{7}", "\u{627}1", "\u{ad}"] {
+            assert!(matches!(username(name), Err(Failure::Malformed(_))), "{name:?}");
+        }
+        let salting = keys().salting;
+        let keys = |password: &str| Keys::derive(password.as_bytes(), salting.clone());
+        assert!(keys("\u{2168}") == keys("IX") && keys("I\u{ad}X") == keys("IX"));
+        assert!(keys("\u{7}") != keys("") && keys("\u{627}1").are_of("\u{627}1".as_bytes()));
+        assert!(
+            keys("\u{e4}") == keys("a\u{308}"),
+            "composed and decomposed are one"
+        );
+        assert!(Keys::derive(b"\xff", salting.clone()) != Keys::derive(b"\xfe", salting.clone()));
     }
 
     #[test]
