@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use foreshore_crds::v1alpha1::broker_policy::BrokerPolicySpec;
 use foreshore_record::{Record, TopicFilter};
-use foreshore_runtime::Task;
+use foreshore_runtime::{Task, metrics::prometheus_client::metrics::gauge::Gauge};
 use foreshore_store::{BrokerClock, Committer, CommitterOptions, OpenReport, SharedStore, StoreError};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -107,6 +107,8 @@ impl Broker {
             committer: committer.handle(),
             open_store: RwLock::new(Some(store)),
             memory: Arc::new(Memory::new(count, limits.max_memory, limits.max_client_memory)),
+            pace: Default::default(),
+            subscriptions: Default::default(),
             limits: ArcSwap::from_pointee(limits),
             limits_changed: Default::default(),
             conduct: ArcSwap::from_pointee(conduct),
@@ -236,15 +238,11 @@ fn start_tasks(engine: &Arc<Engine>, sys_interval: Option<Duration>) -> Vec<Task
                 stats.store_rewriting.set(encryption.is_rewriting.into());
                 stats.store_keys_refused.set(encryption.problem.is_some().into());
             }
+            let count = |gauge: &Gauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
             let (keys, bytes) = sweeping.state_store.size();
-            sweeping
-                .stats
-                .state_keys
-                .set(i64::try_from(keys).unwrap_or(i64::MAX));
-            sweeping
-                .stats
-                .state_bytes
-                .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+            count(&sweeping.stats.state_keys, keys);
+            count(&sweeping.stats.state_bytes, bytes);
+            count(&sweeping.stats.subscriptions, sweeping.subscriptions.get());
         }
     });
     let topics = foreshore_runtime::spawn("broker topic limits", Arc::clone(engine).keep_topic_limits());

@@ -239,6 +239,8 @@ pub struct Limits {
     pub max_topic_levels: usize,
     /// Subscriptions of a session.
     pub max_subscriptions: usize,
+    /// Subscriptions of all sessions; our own roles have theirs beyond it.
+    pub max_total_subscriptions: Option<usize>,
     /// Longest keep-alive, in seconds.
     pub max_keep_alive: u16,
     /// Longest life of a session without its client, in seconds.
@@ -265,6 +267,8 @@ pub struct Limits {
     pub max_retained_bytes: usize,
     /// Messages that one client may publish in a second.
     pub max_publish_rate: Option<u32>,
+    /// Messages that all clients may publish in a second.
+    pub max_total_publish_rate: Option<u32>,
     /// Bytes in memory for all clients.
     pub max_memory: Option<usize>,
     /// Bytes in memory for one connection.
@@ -299,6 +303,7 @@ impl From<&BrokerLimits> for Limits {
             max_topic_aliases: short(limits.effective_max_topic_aliases()),
             max_topic_levels: limits.effective_max_topic_levels() as usize,
             max_subscriptions: limits.effective_max_subscriptions() as usize,
+            max_total_subscriptions: limits.max_total_subscriptions.map(|max| max as usize),
             max_keep_alive: u16::try_from(limits.effective_max_keep_alive().as_secs()).unwrap_or(u16::MAX),
             max_session_expiry: seconds(limits.effective_max_session_expiry()),
             max_message_expiry: limits.max_message_expiry.map(|value| seconds(value.into())),
@@ -312,6 +317,7 @@ impl From<&BrokerLimits> for Limits {
             max_retained_messages: limits.effective_max_retained_messages() as usize,
             max_retained_bytes: size(limits.effective_max_retained_bytes()),
             max_publish_rate: limits.max_publish_rate,
+            max_total_publish_rate: limits.max_total_publish_rate,
             max_memory: Some(size(limits.effective_max_memory())),
             max_client_memory: limits.max_client_memory.map(|bytes| size(bytes.into())),
             max_state_keys: MAX_STATE_KEYS,

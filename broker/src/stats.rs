@@ -39,6 +39,8 @@ pub(crate) struct Stats {
     pub(crate) dropped_live: Counter,
     /// Publishes that were refused.
     pub(crate) refused: Counter,
+    /// Waits of publishers that were faster than they may be.
+    pub(crate) publish_rate_waits: Counter,
     /// Journals, and places of tables, that could not be read when the store was opened.
     damaged_places: Counter,
     /// Commits that were acknowledged and are lost.
@@ -51,6 +53,8 @@ pub(crate) struct Stats {
     pub(crate) by_topic: ByTopic,
     /// What waits and was dropped, by limit by topic filter.
     pub(crate) by_topic_limit: ByTopicLimit,
+    /// Subscriptions of all sessions, shared ones by each of their members.
+    pub(crate) subscriptions: Gauge,
     /// Bytes in memory for clients.
     pub(crate) memory_bytes: Gauge,
     /// The most that they may be; 0 without a quota.
@@ -109,6 +113,10 @@ impl Stats {
                 "Messages outside of durable queues that could not be delivered",
             ),
             refused: counter("broker_publishes_refused", "Publishes that were refused"),
+            publish_rate_waits: counter(
+                "broker_publish_rate_waits",
+                "Waits of publishers that were faster than limits.maxPublishRate and maxTotalPublishRate allow",
+            ),
             damaged_places: counter(
                 "broker_store_damaged_places",
                 "Journals, places of tables and whole databases that could not be read when the store was opened",
@@ -124,6 +132,11 @@ impl Stats {
             by_client: ByClient::new(metrics, Arc::clone(broker)),
             by_topic: ByTopic::new(metrics, Arc::clone(broker)),
             by_topic_limit: ByTopicLimit::new(metrics, Arc::clone(broker)),
+            subscriptions: metrics.register(
+                "broker_subscriptions",
+                "Subscriptions of all sessions, connected or not",
+                Gauge::default(),
+            ),
             memory_bytes: metrics.register(
                 "broker_memory_bytes",
                 "Bytes in memory for clients, as limits.maxMemory counts them",

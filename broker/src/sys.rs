@@ -26,6 +26,7 @@ pub(crate) async fn publish(engine: Arc<Engine>, interval: Duration) {
                 engine.stats.dropped_live.get().to_string(),
             ),
             ("retained messages/count", engine.retained.size().0.to_string()),
+            ("subscriptions/count", engine.subscriptions.get().to_string()),
         ];
         for (name, value) in figures {
             if let Err(error) = publish_one(&engine, name, value).await {

@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
@@ -22,7 +22,7 @@ use super::{
     request::Pending,
 };
 use crate::{
-    engine::{publish::Outbound, trace::Traced},
+    engine::{pace::Pace, publish::Outbound, trace::Traced},
     inspect::trace,
     wire::{
         ReasonCode, encode,
@@ -56,12 +56,12 @@ pub(super) struct Receiving {
     pub(super) acks: Acks,
     /// What waits for room in the committer's queue: the burst, or the request.
     pub(super) submitting: Option<Submitting>,
-    /// Whom to wait for before the next packet is looked at.
-    pub(super) waiting: Option<Waiting>,
+    /// What to wait for before the next packet is looked at.
+    pub(super) waiting: Waiting,
     /// Messages with quality of service 2 whose PUBREL is awaited, if somebody asked about them.
     pub(super) traced: Vec<(u16, Arc<Traced>)>,
-    /// When the present second of the rate limit began, and what was published in it.
-    pub(super) rate: Option<(Instant, u32)>,
+    /// What it published, as it is counted against a rate.
+    pub(super) pace: Pace,
 }
 
 /// What a row of packets comes to.
@@ -120,7 +120,7 @@ impl Receiving {
 impl Connection {
     /// Reads packets and does what they ask for.
     pub(super) fn poll_receiving(&mut self, context: &mut Context<'_>) -> Result<bool, Box<Ending>> {
-        if !self.poll_submitting(context)? || !self.poll_waiting(context) {
+        if !self.poll_submitting(context)? || !self.receiving.waiting.poll(context) {
             return Ok(false);
         }
         if !self.has_room_outside() || self.receiving.acks.len() > self.max_unacknowledged() {
@@ -184,7 +184,7 @@ impl Connection {
         let max_packet = self.engine.limits.load().max_packet_size;
         let mut taken = 0;
         self.receiving.incomplete = false;
-        while self.receiving.waiting.is_none()
+        while self.receiving.waiting.is_over()
             && self.receiving.request.is_none()
             && self.receiving.burst.len() < MAX_BURST
             && self.has_room_outside()

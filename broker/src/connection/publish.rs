@@ -30,6 +30,7 @@ use crate::{
     },
     inspect::trace,
     message::Message,
+    options::Limits,
     session::Session,
     shared::Group,
     state_store,
@@ -43,12 +44,12 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const RESERVED: &str = "$SYS/";
 
 /// What a publisher waits for before its next packet is looked at.
-#[derive(Debug)]
-pub(super) enum Waiting {
-    /// A receiver has too much to do.
-    Receiver(Congested, Relief),
-    /// It publishes too fast.
-    Rate(Pin<Box<tokio::time::Sleep>>),
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// A receiver that has too much to do.
+    receiver: Option<(Congested, Relief)>,
+    /// The rate that is allowed.
+    rate: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 /// Who has too much to do.
@@ -83,27 +84,32 @@ impl Congested {
     }
 }
 
-impl Connection {
-    /// Whether nobody is waited for.
-    pub(super) fn poll_waiting(&mut self, context: &mut Context<'_>) -> bool {
-        let go_on = match &mut self.receiving.waiting {
-            None => return true,
-            Some(Waiting::Rate(sleep)) => sleep.as_mut().poll(context).is_ready(),
-            Some(Waiting::Receiver(who, relief)) => match relief.poll(context) {
-                Poll::Pending => false,
-                Poll::Ready(true) => true,
-                Poll::Ready(false) => {
-                    who.pressure().give_up();
-                    true
-                }
-            },
-        };
-        if go_on {
-            self.receiving.waiting = None;
-        }
-        go_on
+impl Waiting {
+    /// Whether there is nothing to wait for.
+    pub(super) fn is_over(&self) -> bool {
+        self.receiver.is_none() && self.rate.is_none()
     }
 
+    /// Waits; tells whether that is over.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> bool {
+        if let Some((who, relief)) = &mut self.receiver
+            && let Poll::Ready(relieved) = relief.poll(context)
+        {
+            if !relieved {
+                who.pressure().give_up();
+            }
+            self.receiver = None;
+        }
+        if let Some(sleep) = &mut self.rate
+            && sleep.as_mut().poll(context).is_ready()
+        {
+            self.rate = None;
+        }
+        self.is_over()
+    }
+}
+
+impl Connection {
     /// Takes a message in.
     pub(super) fn on_publish(&mut self, publish: &Publish<'_>) -> Result<(), Box<Ending>> {
         let Topic {
@@ -295,19 +301,24 @@ impl Connection {
                 return Err(Ending::refused(ReasonCode::ReceiveMaximumExceeded, detail).into());
             }
         }
-        if let Some(max_rate) = limits.max_publish_rate {
-            let now = Instant::now();
-            let (began, count) = self.receiving.rate.get_or_insert((now, 0));
-            if now.duration_since(*began) >= Duration::from_secs(1) {
-                (*began, *count) = (now, 0);
-            }
-            *count += 1;
-            if *count >= max_rate {
-                let until = tokio::time::Instant::from_std(*began + Duration::from_secs(1));
-                self.receiving.waiting = Some(Waiting::Rate(Box::pin(tokio::time::sleep_until(until))));
-            }
-        }
+        self.keep_pace(&limits);
         Ok(())
+    }
+
+    /// Counts a message against the rates that are allowed, and makes the client wait when it comes too early.
+    fn keep_pace(&mut self, limits: &Limits) {
+        let (own, total) = (limits.max_publish_rate, limits.max_total_publish_rate);
+        if own.or(total).is_none() || self.client.principal.is_probe() {
+            return;
+        }
+        let now = Instant::now();
+        let own = own.and_then(|rate| self.receiving.pace.count(rate, now));
+        let total = total.and_then(|rate| self.engine.pace.lock().count(rate, now));
+        if let Some(until) = own.max(total) {
+            self.engine.stats.publish_rate_waits.inc();
+            let until = tokio::time::sleep_until(until.into());
+            self.receiving.waiting.rate = Some(Box::pin(until));
+        }
     }
 
     /// The number of a message, if it has one and its publisher is believed.
@@ -431,7 +442,7 @@ impl Connection {
 
     /// Remembers to wait if somebody who gets the message has too much to do.
     fn find_congestion(&mut self, route: &Route) {
-        if !self.engine.congestion.any() || self.receiving.waiting.is_some() {
+        if !self.engine.congestion.any() || self.receiving.waiting.receiver.is_some() {
             return;
         }
         let shards = route
@@ -454,9 +465,9 @@ impl Connection {
                     .iter()
                     .map(|group| Congested::Group(Arc::clone(group))),
             );
-        self.receiving.waiting = candidates.find_map(|who| {
+        self.receiving.waiting.receiver = candidates.find_map(|who| {
             let relieved = who.pressure().relieved()?;
-            Some(Waiting::Receiver(who, Relief::new(relieved, PATIENCE)))
+            Some((who, Relief::new(relieved, PATIENCE)))
         });
     }
 }

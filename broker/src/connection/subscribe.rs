@@ -97,7 +97,11 @@ impl Connection {
             return Ok(allowed);
         }
         let durable = self.session.receiver.is_some();
+        let total = limits
+            .max_total_subscriptions
+            .filter(|_| !self.client.principal.is_own_role() && !self.client.principal.is_probe());
         if self.state.subscriptions.len() >= limits.max_subscriptions
+            || total.is_some_and(|max| self.engine.subscriptions.get() >= max)
             || durable
                 && self.engine.router.durable_receivers(filter.as_str()) >= limits.max_durable_receivers
         {
@@ -147,7 +151,7 @@ impl Connection {
         let known = self
             .state
             .subscriptions
-            .insert(text.into(), Subscribed { subscription, group });
+            .insert(text.into(), self.engine.subscriptions.count(subscription, group));
         if let Some(group) = member_of {
             self.serve_group(&group);
         }

@@ -14,7 +14,7 @@
 //! | [`publish`] | what a message means for store, receivers and retained messages |
 //! | [`shard`], [`mailbox`] | the threads that carry connections, and how they hand work to each other |
 //! | [`delivery`], [`backlog`] | a message on its way to one receiver, from its queue or live |
-//! | [`pressure`] | backpressure |
+//! | [`pressure`], [`pace`] | backpressure, and how fast clients may publish |
 //! | [`sources`] | the numbers of our own publishers |
 //! | [`timers`] | wills and sessions that fall due |
 //! | [`trace`] | recording what happens to messages that somebody asked about |
@@ -23,6 +23,7 @@ pub(crate) mod backlog;
 pub(crate) mod delivery;
 pub(crate) mod mailbox;
 pub(crate) mod memory;
+pub(crate) mod pace;
 pub(crate) mod pressure;
 pub(crate) mod publish;
 pub(crate) mod route;
@@ -43,12 +44,13 @@ use foreshore_store::{
     BrokerClock, BrokerTime, CommitterHandle, Page, ReadRange, ReceiverId, SharedStore, StoreError,
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use self::{
     delivery::Delivery,
     mailbox::Mailbox,
     memory::Memory,
+    pace::Pace,
     pressure::Congestion,
     router::Router,
     shard::{Control, ShardItem},
@@ -67,7 +69,7 @@ use crate::{
     policy::Policies,
     probe::Probes,
     retained::Retained,
-    session::{Location, registry::Registry},
+    session::{Location, registry::Registry, state::SubscriptionCount},
     shared::Groups,
     state_store::StateStore,
     stats::Stats,
@@ -89,6 +91,10 @@ pub(crate) struct Engine {
     pub(crate) limits_changed: Notify,
     /// What is held in memory for clients.
     pub(crate) memory: Arc<Memory>,
+    /// What all clients together publish, as it is counted against a rate.
+    pub(crate) pace: Mutex<Pace>,
+    /// Subscriptions of all sessions.
+    pub(crate) subscriptions: SubscriptionCount,
     pub(crate) conduct: ArcSwap<Conduct>,
     pub(crate) policies: ArcSwap<Policies>,
     pub(crate) sessions: Registry,

@@ -200,7 +200,7 @@ impl Engine {
                 return Ok(());
             }
         };
-        let subscribed = Subscribed { subscription, group };
+        let subscribed = self.subscriptions.count(subscription, group);
         if state.subscriptions.insert(text.into(), subscribed).is_none() {
             state.filter_bytes += text.len();
         }

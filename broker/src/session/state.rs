@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -42,12 +45,41 @@ pub(crate) struct SessionState {
 }
 
 /// A subscription, and the group that it shares.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Subscribed {
     /// Options and identifier.
     pub(crate) subscription: Subscription,
     /// The group of a shared subscription.
     pub(crate) group: Option<Arc<Group>>,
+    /// Where it is counted, for as long as it is there.
+    counted: SubscriptionCount,
+}
+
+/// How many subscriptions all sessions have.
+#[derive(Debug, Default)]
+pub(crate) struct SubscriptionCount(Arc<AtomicUsize>);
+
+impl SubscriptionCount {
+    /// So many; several who ask at the same moment may each find room for the last one.
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// A subscription that is counted until it is dropped.
+    pub(crate) fn count(&self, subscription: Subscription, group: Option<Arc<Group>>) -> Subscribed {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Subscribed {
+            subscription,
+            group,
+            counted: Self(Arc::clone(&self.0)),
+        }
+    }
+}
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        self.counted.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A message in flight to the client.

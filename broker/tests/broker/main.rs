@@ -28,6 +28,7 @@ mod policy;
 mod pressure;
 mod probe;
 mod protocol;
+mod quotas;
 mod revocation;
 mod role;
 mod service_accounts;

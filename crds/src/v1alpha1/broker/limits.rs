@@ -65,6 +65,11 @@ pub struct BrokerLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_subscriptions: Option<u32>,
+    /// Subscriptions of all sessions; then 0x97 (quota exceeded) for new ones. Bounded by `maxMemory` only where it is left
+    /// out. Connectors and the operator have theirs beyond it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub max_total_subscriptions: Option<u32>,
     /// Longest keep-alive; 20m where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::duration_between("1s", "18h"))]
@@ -104,10 +109,16 @@ pub struct BrokerLimits {
     /// Bytes of retained messages; 256Mi where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_retained_bytes: Option<ByteSize>,
-    /// Messages that one client may publish in a second, averaged over a second; unbounded where it is left out.
+    /// Messages that one client may publish in a second, after one second's worth at once; whoever is faster waits.
+    /// Unbounded where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_publish_rate: Option<u32>,
+    /// Messages that all clients may publish in a second, connectors included: those who are faster than others wait, and
+    /// nobody for longer than a second. Unbounded where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_total_publish_rate: Option<u32>,
     /// Bytes that the broker holds in memory for all clients: what waits for them, packets on their way, subscriptions,
     /// retained messages, the state store. Beyond it the connection that holds most is ended (0x97, quota exceeded) until
     /// it is kept, and new clients are refused. 1Gi where it is left out; the process has caches, threads and code besides.
