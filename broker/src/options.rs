@@ -1,6 +1,11 @@
 //! What a broker is started with.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use foreshore_crds::v1alpha1::broker::{self as api, BrokerLimits, BrokerSpec};
 use foreshore_record::TopicFilter;
@@ -8,6 +13,12 @@ use foreshore_store::{OverflowPolicy, TopicLimit};
 use foreshore_tls::Identity;
 
 use crate::{audit::AuditDestination, auth::Method, probe::Schedule, wire::ReasonCode};
+
+/// Most of the memory quota of a broker that is told none, in bytes.
+const DEFAULT_MEMORY: u64 = 1 << 30;
+
+/// Bytes that this process may use, if that is known.
+static USABLE_MEMORY: LazyLock<Option<u64>> = LazyLock::new(foreshore_runtime::memory::usable);
 
 /// What a broker is started with. All but the storage can change while it runs.
 #[derive(Debug)]
@@ -318,7 +329,10 @@ impl From<&BrokerLimits> for Limits {
             max_retained_bytes: size(limits.effective_max_retained_bytes()),
             max_publish_rate: limits.max_publish_rate,
             max_total_publish_rate: limits.max_total_publish_rate,
-            max_memory: Some(size(limits.effective_max_memory())),
+            max_memory: Some(match limits.max_memory {
+                Some(bytes) => size(bytes.into()),
+                None => default_memory(*USABLE_MEMORY),
+            }),
             max_client_memory: limits.max_client_memory.map(|bytes| size(bytes.into())),
             max_state_keys: MAX_STATE_KEYS,
             max_state_bytes: MAX_STATE_BYTES,
@@ -335,6 +349,13 @@ impl From<&BrokerSpec> for Limits {
             ..Self::from(&limits)
         }
     }
+}
+
+/// The memory quota of a broker that is told none, where a process may use so many bytes: what suits a small plant, and no more
+/// than half of them, since caches, threads and code come on top.
+fn default_memory(usable: Option<u64>) -> usize {
+    let half = usable.map_or(u64::MAX, |usable| usable / 2);
+    usize::try_from(half.min(DEFAULT_MEMORY)).unwrap_or(usize::MAX)
 }
 
 fn overflow(policy: api::OverflowPolicy) -> OverflowPolicy {
@@ -408,5 +429,22 @@ impl Default for Options {
             sys_interval: None,
             metrics: foreshore_runtime::Metrics::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_have_no_more_than_half_of_a_small_pod() {
+        assert_eq!(default_memory(None), 1 << 30);
+        assert_eq!(default_memory(Some(64 << 30)), 1 << 30);
+        assert_eq!(default_memory(Some(512 << 20)), 256 << 20);
+        let told = BrokerLimits {
+            max_memory: Some("4Gi".parse().unwrap()),
+            ..BrokerLimits::default()
+        };
+        assert_eq!(Limits::from(&told).max_memory, Some(4 << 30));
     }
 }

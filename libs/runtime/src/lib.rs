@@ -10,12 +10,14 @@
 //! | [`logging`] | logs for humans or as JSON |
 //! | [`due`](mod@due) | waiting for a time that there may be none of |
 //! | [`backoff`] | waiting between tries, with jitter |
+//! | [`memory`] | how much of it the process may use |
 
 pub mod backoff;
 pub mod due;
 pub mod health;
 pub mod http;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod shutdown;
 pub mod task;

@@ -121,7 +121,8 @@ pub struct BrokerLimits {
     pub max_total_publish_rate: Option<u32>,
     /// Bytes that the broker holds in memory for all clients: what waits for them, packets on their way, subscriptions,
     /// retained messages, the state store. Beyond it the connection that holds most is ended (0x97, quota exceeded) until
-    /// it is kept, and new clients are refused. 1Gi where it is left out; the process has caches, threads and code besides.
+    /// it is kept, and new clients are refused. Where it is left out: 1Gi, or half of what the pod or the machine may use where
+    /// that is less; the process has caches, threads and code besides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::size_at_least("16Mi"))]
     pub max_memory: Option<ByteSize>,
@@ -204,8 +205,6 @@ effective!(BrokerLimits {
     effective_max_durable_receivers: max_durable_receivers -> u32 = 1000;
     /// Retained messages:
     effective_max_retained_messages: max_retained_messages -> u32 = 100_000;
-    /// Bytes in memory for all clients:
-    effective_max_memory: max_memory -> u64 = 1 << 30;
     /// Bytes of retained messages:
     effective_max_retained_bytes: max_retained_bytes -> u64 = 256 << 20;
 });
