@@ -89,6 +89,12 @@ pub enum StoreError {
         /// What the engine said.
         cause: String,
     },
+    /// What was written can't be read; the next opening reads everything and mends what is damaged.
+    #[error("can't read the store: {cause}")]
+    Unreadable {
+        /// What the engine said.
+        cause: String,
+    },
     /// A row can't be decoded.
     #[error("{what} is damaged: {cause}")]
     Damaged {

@@ -21,6 +21,7 @@ pub(crate) mod note;
 pub(crate) mod repair;
 mod rewrite;
 pub(crate) mod salvage;
+pub(crate) mod sectors;
 pub(crate) mod shadow;
 pub(crate) mod survey;
 
@@ -122,8 +123,7 @@ pub fn open(directory: &Path, options: &StoreOptions) -> Result<(SharedStore, Op
 }
 
 /// Whether something in a store could not be read, so that its next opening reads everything and mends what is damaged.
-#[must_use]
-pub fn is_suspect(directory: &Path) -> bool {
+fn is_suspect(directory: &Path) -> bool {
     directory.join(files::SUSPECT).exists()
 }
 
@@ -134,7 +134,7 @@ pub(crate) fn open_queues(
     let (mut report, mut expected_commits) = (OpenReport::default(), None);
     let opened = match try_open(directory, options, &mut report, &mut expected_commits) {
         // What a start reads lies in a block that can't be read.
-        Err(error @ StoreError::Engine { .. }) if is_suspect(directory) => {
+        Err(error @ StoreError::Unreadable { .. }) => {
             tracing::error!(%error, "the store is read through");
             try_open(directory, options, &mut report, &mut expected_commits)
         }
@@ -215,7 +215,16 @@ fn or_rest(
     report: &mut OpenReport,
 ) -> Result<FjallEngine, StoreError> {
     let start = || FjallEngine::start(directory, options);
-    match guarded(start) {
+    let started = match guarded(start) {
+        Err(StoreError::Io { source, .. }) if sectors::is_unreadable(&source) => {
+            tracing::error!(error = %source, "the database can't be opened: all of it is read");
+            mend(directory, options, report)?;
+            // If everything could be read, the disk takes no writes, and says so again.
+            guarded(start)
+        }
+        done => done,
+    };
+    match started {
         Err(StoreError::Damaged { what, cause }) => {
             tracing::error!(what, cause, "the database can't be opened");
             let salvage = || salvage::salvage(directory, options, true);

@@ -60,7 +60,7 @@ pub use entry::{
     ReceiverId, Retained, Settlement, Slot, StateEntry, StoreEpoch,
 };
 pub use error::StoreError;
-pub use fjall_store::{OpenReport, StoreOptions, is_suspect, open};
+pub use fjall_store::{OpenReport, StoreOptions, open};
 pub use ledger::{Counts, EndedTotals, PathTotals, SourceTotals, TopicWaiting};
 pub use limits::{Limits, OverflowPolicy};
 pub use store::{Position, Receiver, SharedStore, Space, Store};

@@ -10,6 +10,7 @@ mod forged;
 mod model;
 mod offline;
 mod power;
+mod sectors;
 mod suite;
 
 use std::{sync::Arc, time::Duration};

@@ -87,7 +87,7 @@ impl Alone {
             around.directory.remove_broker(&around.name);
             let Some(failure) = failure else { break };
             around.component.failed(failure.to_string());
-            if mends == MAX_MENDS || !self.wants_mending(&failure) {
+            if mends == MAX_MENDS || !wants_mending(&failure) {
                 return Err(failure).context("the broker ends");
             }
             tracing::error!(error = %failure, "the broker begins again, and mends its store");
@@ -107,20 +107,10 @@ impl Alone {
         }
     }
 
-    /// Whether something could not be read that the next start mends. A disk that refuses writes is for others to look at.
-    fn wants_mending(&self, failure: &Error) -> bool {
-        let is_read = matches!(failure, Error::Store(StoreError::Engine { action: "read", .. }));
-        is_read && self.data().is_some_and(foreshore_store::is_suspect)
-    }
-
     /// Starts the broker; once more if it met something that can't be read, which is mended then.
     async fn start_or_mend(&self, around: &Surroundings) -> Result<Handle> {
         match self.start(around).await {
-            Err(error)
-                if error
-                    .downcast_ref()
-                    .is_some_and(|error| self.wants_mending(error)) =>
-            {
+            Err(error) if error.downcast_ref().is_some_and(wants_mending) => {
                 tracing::error!(error = format!("{error:#}"), "the store is mended");
                 self.start(around).await
             }
@@ -155,4 +145,9 @@ impl Alone {
         around.directory.add_broker(around.name.clone(), broker.clone());
         Ok(broker)
     }
+}
+
+/// Whether something could not be read that the next start mends. A disk that refuses writes is for others to look at.
+fn wants_mending(failure: &Error) -> bool {
+    matches!(failure, Error::Store(StoreError::Unreadable { .. }))
 }

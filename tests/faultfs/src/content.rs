@@ -91,6 +91,11 @@ fn parts(at: u64, size: usize) -> impl Iterator<Item = Part> {
     })
 }
 
+/// The pages of a range.
+pub(crate) fn pages(at: u64, size: usize) -> impl Iterator<Item = u64> {
+    parts(at, size).map(|part| part.page)
+}
+
 fn offset(place: u64) -> usize {
     (place % PAGE as u64) as usize
 }

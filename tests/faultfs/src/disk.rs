@@ -10,6 +10,7 @@ use fuser::Errno;
 use rand::{Rng, rngs::StdRng};
 
 use crate::{
+    content,
     directory::{Directory, Effect, Inode, Pending},
     faults::{Faults, Loss, WriteFault},
     file::File,
@@ -114,7 +115,12 @@ impl Disk {
 
     pub(crate) fn read(&self, inode: Inode, at: u64, size: usize) -> Result<Vec<u8>, Errno> {
         match &self.node(inode)?.kind {
-            Kind::File(file) => Ok(file.content().read(at, size)),
+            Kind::File(file) => {
+                let data = file.content().read(at, size);
+                let is_readable = content::pages(at, data.len())
+                    .all(|page| !self.faults.unreadable.contains(&(inode, page)));
+                is_readable.then_some(data).ok_or(Errno::EIO)
+            }
             _ => Err(Errno::EISDIR),
         }
     }
@@ -224,7 +230,7 @@ impl Disk {
         let free = self.free();
         while file.content().needed(at, taken) > free {
             // What fits is taken, page by page.
-            taken = taken.saturating_sub(crate::content::PAGE);
+            taken = taken.saturating_sub(content::PAGE);
             if taken == 0 {
                 return Err(Errno::ENOSPC);
             }
@@ -233,6 +239,10 @@ impl Disk {
             WriteFault::NoSpace => Errno::ENOSPC,
             WriteFault::Io => Errno::EIO,
         })?;
+        // A sector that is written is another one from then on.
+        for page in content::pages(at, taken) {
+            self.faults.unreadable.remove(&(inode, page));
+        }
         let node = self.node_mut(inode)?;
         node.modified = SystemTime::now();
         if let Kind::File(file) = &mut node.kind {

@@ -1,5 +1,9 @@
 //! What goes wrong, and when.
 
+use std::collections::BTreeSet;
+
+use crate::directory::Inode;
+
 /// What a power failure costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
@@ -27,6 +31,8 @@ pub(crate) struct Faults {
     pub(crate) fail_sync_after: Option<u64>,
     /// Bytes that are written before writes fail.
     pub(crate) fail_writes_after: Option<(u64, WriteFault)>,
+    /// Pages of files that can't be read.
+    pub(crate) unreadable: BTreeSet<(Inode, u64)>,
 }
 
 impl Faults {

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! program ─ system calls ─► kernel, its page cache ─ FUSE ─► mount ─► Disk: now, pending, on the disk
-//! test ── FaultDisk: cut_power, fail_sync_after, fail_writes_after, leave_free ──►┘
+//! test ── FaultDisk: cut_power, fail_sync_after, fail_writes_after, leave_free, spoil ──►┘
 //! ```
 //!
 //! # What is modelled
@@ -23,6 +23,7 @@
 //!   random part of it is on the disk, the next sync succeeds and does not write the rest. A folder's names wait on.
 //! - **A disk that is full** takes what fits of a write and answers ENOSPC, and says so beforehand when asked for its
 //!   free space, or fails without having said so.
+//! - **A page that can't be read** answers EIO to whoever reads it, until it is written anew.
 //! - **Mappings**: a shared one that is written to goes through the kernel's page cache, which hands it on as writes
 //!   before a sync; until then it is lost like what was never written.
 //! - After a power failure everything answers EIO until the power is back and the disk was mounted again, with nothing
@@ -31,8 +32,8 @@
 //! # What is not
 //! Content that is written back without a sync while the power is on and then read back from the disk; the order among
 //! several files, which is random in the same way whatever was done first; permissions and times, which survive; sectors
-//! that can't be read or change by themselves (tests flip bits in files at rest, with [`flip_bit`]); extended attributes, symbolic
-//! links and preallocation, which are answered as not supported.
+//! that change by themselves (tests flip bits in files at rest, with [`flip_bit`]); extended attributes, symbolic links and
+//! preallocation, which are answered as not supported.
 
 mod content;
 mod directory;
@@ -111,6 +112,12 @@ impl FaultDisk {
     /// Lets writes succeed again.
     pub fn mend_writes(&self) {
         self.disk.lock().faults.fail_writes_after = None;
+    }
+
+    /// Makes a page of 4096 bytes of a file unreadable (EIO) until it is written anew; by its number, and that of the file
+    /// (`MetadataExt::ino`). The kernel shows what it has of the file until somebody opens it again.
+    pub fn spoil(&self, inode: u64, page: u64) {
+        self.disk.lock().faults.unreadable.insert((inode, page));
     }
 
     /// Leaves so many bytes free, as if somebody else had taken the others.

@@ -3,11 +3,15 @@
 use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
-    os::unix::{fs::FileExt, net::UnixListener},
+    os::unix::{
+        fs::{FileExt, MetadataExt},
+        net::UnixListener,
+    },
     path::{Path, PathBuf},
     process::Command,
 };
 
+use nix::errno::Errno;
 use tempfile::TempDir;
 
 use crate::{FaultDisk, Loss, Mounted, SECTOR, WriteFault};
@@ -310,4 +314,28 @@ fn everything_that_a_program_does_with_files_is_there() {
     trial.fail_power(Loss::Unsynced);
     // Names that were there when the folder was last synced.
     assert_eq!(trial.names(), ["a", "copy", "lock", "short"]);
+}
+
+#[test]
+fn a_page_that_can_not_be_read_costs_itself_alone_until_it_is_written() {
+    let trial = Trial::new(1);
+    let file = trial.put("file", &[b'x'; 5 * 4096 + 10]);
+    trial.disk.spoil(file.metadata().unwrap().ino(), 2);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(trial.path("file"))
+        .unwrap();
+    let read = |page: u64| {
+        let mut found = [0; 4096];
+        file.read_at(&mut found, page * 4096)
+    };
+    let refused = |page| read(page).unwrap_err().raw_os_error();
+    for page in [0, 1, 3, 4] {
+        assert_eq!(read(page).unwrap(), 4096, "page {page}");
+    }
+    assert_eq!((refused(2), read(5).unwrap()), (Some(Errno::EIO as i32), 10));
+    assert!(fs::read(trial.path("file")).is_err());
+    file.write_all_at(&[b'y'; 4096], 2 * 4096).unwrap();
+    assert_eq!(fs::read(trial.path("file")).unwrap()[2 * 4096], b'y');
 }

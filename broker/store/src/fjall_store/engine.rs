@@ -22,6 +22,7 @@ use super::{
     journal,
     marks::{self, Marks},
     rewrite::Rewriting,
+    sectors,
 };
 use crate::{
     cipher::{self, Cipher, Encryption},
@@ -355,7 +356,7 @@ impl FjallEngine {
     /// Turns an error of the engine into ours. If it may mean that the disk gives back something else than was written,
     /// the next opening is told to look.
     pub(super) fn failed(&self, action: &'static str, error: fjall::Error) -> StoreError {
-        let (cause, suspect) = match &error {
+        let (cause, suspect) = match error {
             fjall::Error::Io(source) | fjall::Error::Storage(LsmError::Io(source)) => {
                 (source.to_string(), false)
             }
@@ -365,14 +366,36 @@ impl FjallEngine {
         };
         let error = StoreError::Engine { action, cause };
         if suspect {
-            // Whoever learns of it finds the mark.
-            self.damage.get_or_init(|| {
-                let marked = self.directory.as_ref().map_or(Ok(()), Directory::mark_suspect);
-                tracing::error!(%error, ?marked, "the store is to be read through at its next opening");
-                error.clone()
-            });
+            self.suspect(&error);
         }
         error
+    }
+
+    /// As [`FjallEngine::failed`], of a read: what was written and can't be read is worth an opening that mends.
+    pub(super) fn read_failed(&self, error: fjall::Error) -> StoreError {
+        let is_damage = match &error {
+            fjall::Error::Io(source) | fjall::Error::Storage(LsmError::Io(source)) => {
+                sectors::is_unreadable(source)
+            }
+            fjall::Error::Poisoned => false,
+            _ => true,
+        };
+        if !is_damage {
+            return self.failed("read", error);
+        }
+        let cause = error.to_string();
+        let error = StoreError::Unreadable { cause };
+        self.suspect(&error);
+        error
+    }
+
+    /// Tells the next opening to look for damage. Whoever learns of it finds the mark.
+    fn suspect(&self, error: &StoreError) {
+        self.damage.get_or_init(|| {
+            let marked = self.directory.as_ref().map_or(Ok(()), Directory::mark_suspect);
+            tracing::error!(%error, ?marked, "the store is to be read through at its next opening");
+            error.clone()
+        });
     }
 }
 
@@ -434,7 +457,7 @@ impl View for FjallView<'_> {
         let rows = &self.engine.tables[table as usize];
         let read = |key: &[u8]| {
             let row = self.snapshot.get(rows, key);
-            row.map_err(|error| self.engine.failed("read", error))
+            row.map_err(|error| self.engine.read_failed(error))
         };
         let Some(cipher) = &self.engine.cipher else {
             return read(key);
@@ -469,9 +492,7 @@ impl View for FjallView<'_> {
             .snapshot
             .range::<&[u8], _>(&self.engine.tables[table as usize], bounds)
         {
-            let (key, value) = row
-                .into_inner()
-                .map_err(|error| self.engine.failed("read", error))?;
+            let (key, value) = row.into_inner().map_err(|error| self.engine.read_failed(error))?;
             let going = match &self.engine.cipher {
                 Some(cipher) => {
                     let opened = cipher.open(table, &key, &value);

@@ -10,6 +10,7 @@ use std::{
 use super::{
     marks::Marks,
     note::{self, Note},
+    sectors::Sectors,
     survey,
 };
 use crate::{cipher, error::StoreError};
@@ -211,7 +212,11 @@ impl Directory {
     pub(crate) fn keep_damaged(&self, file: &Path) -> Result<PathBuf, StoreError> {
         let aside = self.place_aside(&file.file_name().unwrap_or_default().to_string_lossy())?;
         // A link costs no space, of which there may be none; not every file system has them.
-        let kept = fs::hard_link(file, &aside).or_else(|_| fs::copy(file, &aside).map(drop));
+        let copy = || {
+            let from = File::open(file)?;
+            io::copy(&mut Sectors::new(&from), &mut File::create(&aside)?).map(drop)
+        };
+        let kept = fs::hard_link(file, &aside).or_else(|_| copy());
         kept.map_err(|error| StoreError::io("set aside", file, error))?;
         self.sync_aside()?;
         Ok(aside)

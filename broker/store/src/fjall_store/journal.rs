@@ -326,8 +326,9 @@ fn scan(file: &File, marks: Option<&Marks>) -> io::Result<Scan> {
             }
         }
     }
-    // Without marks nothing behind damage is found, and there is no telling it from a torn end.
-    scan.damaged |= scan.torn && marks.is_none();
+    // Without marks nothing behind damage is found, and there is no telling it from a torn end. What was in a sector that
+    // can't be read nobody knows.
+    scan.damaged |= scan.torn && marks.is_none() || cursor.met_unreadable();
     Ok(scan)
 }
 

@@ -19,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::io::Errno;
+use super::sectors;
 
 /// Most places that are told one by one; further ones are counted.
 const MAX_PLACES: usize = 1000;
@@ -35,12 +35,7 @@ pub(super) enum Unreadable {
 
 impl From<io::Error> for Unreadable {
     fn from(error: io::Error) -> Self {
-        let is_lost = matches!(
-            error.kind(),
-            io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
-        );
-        // What a disk says of a sector that it can't read.
-        if is_lost || error.raw_os_error() == Some(Errno::IO.raw_os_error()) {
+        if error.kind() == io::ErrorKind::NotFound || sectors::is_unreadable(&error) {
             Self::Damaged(error.to_string())
         } else {
             Self::Refused(error)

@@ -20,7 +20,7 @@ use std::{
 use ring::hmac;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::files;
+use super::{files, sectors};
 use crate::error::StoreError;
 
 /// Names of the files.
@@ -76,6 +76,7 @@ impl Marks {
                     found.marks = found.marks.or(marks);
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if sectors::is_unreadable(&error) => found.damaged += 1,
                 Err(error) => return Err(StoreError::io("read", path, error)),
             }
         }

@@ -9,6 +9,7 @@ use std::{
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::sectors;
 use crate::error::StoreError;
 
 /// Bytes that are read of such a file; none has as many.
@@ -42,6 +43,7 @@ pub(crate) fn read(path: &Path) -> Result<Note, StoreError> {
     match read() {
         Ok(found) => Ok(decode(&found)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Note::None),
+        Err(error) if sectors::is_unreadable(&error) => Ok(Note::Damaged(String::new())),
         Err(error) => Err(StoreError::io("read", path, error)),
     }
 }

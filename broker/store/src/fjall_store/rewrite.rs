@@ -163,7 +163,7 @@ impl FjallEngine {
             ControlFlow::Break(())
         });
         outcome?;
-        read.map_err(|error| self.failed("read", error))?;
+        read.map_err(|error| self.read_failed(error))?;
         Ok(piece)
     }
 }

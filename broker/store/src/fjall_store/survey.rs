@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::lsm::{Damage, archive::Archive, manifest, table};
+use super::{
+    lsm::{Damage, archive::Archive, manifest, table},
+    sectors,
+};
 use crate::{error::StoreError, keys::Table};
 
 /// What fjall writes to `version`.
@@ -103,7 +106,9 @@ pub(super) fn restore_version(data: &Path) -> Result<bool, StoreError> {
     match fs::read(&path) {
         Ok(found) if found == VERSION => return Ok(false),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !has_keyspaces(data)? => return Ok(false),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound && !sectors::is_unreadable(&error) => {
+            return Err(failed(error));
+        }
         _ => {}
     }
     let new = data.join("version.new");

@@ -8,7 +8,10 @@ use std::{
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
-    super::marks::{self, Mark, Marks},
+    super::{
+        marks::{self, Mark, Marks},
+        sectors::Sectors,
+    },
     Batch, WINDOW,
 };
 
@@ -110,7 +113,7 @@ impl Sums {
 
 /// Reads a journal at any place.
 pub(super) struct Cursor<'f> {
-    reader: BufReader<&'f File>,
+    reader: BufReader<Sectors<'f>>,
     position: u64,
     length: u64,
     /// Without, batches are believed that begin where another one ends.
@@ -121,11 +124,16 @@ impl<'f> Cursor<'f> {
     pub(super) fn new(file: &'f File, marks: Option<&'f Marks>) -> io::Result<Self> {
         let length = file.metadata()?.len();
         Ok(Self {
-            reader: BufReader::with_capacity(WINDOW, file),
+            reader: BufReader::with_capacity(WINDOW, Sectors::new(file)),
             position: 0,
             length,
             marks,
         })
+    }
+
+    /// Whether the disk could not read all that was looked at; that counts as zeros.
+    pub(super) fn met_unreadable(&self) -> bool {
+        self.reader.get_ref().were_unreadable
     }
 
     fn seek(&mut self, position: u64) -> io::Result<()> {
