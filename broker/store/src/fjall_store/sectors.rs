@@ -77,3 +77,39 @@ impl Seek for Sectors<'_> {
         Ok(self.position)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::MetadataExt};
+
+    use foreshore_faultfs::FaultDisk;
+
+    use super::*;
+
+    #[test]
+    fn what_can_not_be_read_is_zeros_and_nothing_else_is() {
+        let home = tempfile::tempdir().unwrap();
+        let disk = FaultDisk::new(1);
+        let mounted = disk.mount(home.path()).unwrap_or_else(|error| panic!("{error}"));
+        let path = home.path().join("file");
+        let mut expected: Vec<u8> = (0..3 * SECTOR + 100)
+            .map(|place| (place % 251) as u8 + 1)
+            .collect();
+        fs::write(&path, &expected).unwrap();
+        let read = |length: usize| {
+            let file = File::open(&path).unwrap();
+            let mut sectors = Sectors::new(&file);
+            // Begins and ends amid sectors, over what was there before.
+            let mut found = vec![0xFF; length];
+            sectors.seek(SeekFrom::Start(10)).unwrap();
+            sectors.read_exact(&mut found).unwrap();
+            assert_eq!(sectors.read(&mut [0]).unwrap(), 0);
+            (found, sectors.were_unreadable)
+        };
+        assert_eq!(read(expected.len() - 10), (expected[10..].to_vec(), false));
+        disk.spoil(fs::metadata(&path).unwrap().ino(), 1);
+        expected[SECTOR as usize..2 * SECTOR as usize].fill(0);
+        assert_eq!(read(expected.len() - 10), (expected[10..].to_vec(), true));
+        mounted.unmount().unwrap();
+    }
+}
