@@ -1,4 +1,4 @@
-//! How fast clients may publish: each of them, and all together.
+//! How fast clients may publish, each of them and all together, and connect.
 //!
 //! Whoever is too fast is not refused; its next packet is looked at later. Each message takes its share of a second at the
 //! rate that is allowed (the generic cell rate algorithm, ITU-T I.371), and its publisher waits until what was counted is
@@ -14,7 +14,7 @@ const BURST: Duration = Duration::from_secs(1);
 /// packets are not looked at for longer would take us for dead.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// Messages as they are counted against a rate.
+/// Messages, or connections, as they are counted against a rate.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     /// When all of them are over at that rate.
@@ -22,7 +22,8 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Counts a message; tells until when its publisher waits before its next one.
+    /// Counts a message; tells until when its publisher waits before its next one. Of a connection: until when the next one
+    /// is not taken.
     pub(crate) fn count(&mut self, per_second: u32, now: Instant) -> Option<Instant> {
         let began = self
             .over

@@ -27,6 +27,7 @@ use crate::{
     connection::Accepted,
     engine::{
         Engine,
+        pace::Pace,
         shard::{Control, ShardItem},
     },
     options::{ListenerOptions, Protocol},
@@ -213,12 +214,13 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 async fn accept(engine: Arc<Engine>, listener: Arc<Listener>, socket: TcpListener) {
-    let mut rate = Rate {
-        began: Instant::now(),
-        count: 0,
-    };
+    let mut pace = Pace::default();
     loop {
-        rate.wait(engine.limits.load().max_connection_rate).await;
+        let allowed = engine.limits.load().max_connection_rate;
+        if let Some(until) = pace.count(allowed, Instant::now()) {
+            // The system keeps the rest waiting.
+            tokio::time::sleep_until(until.into()).await;
+        }
         let (stream, peer) = match socket.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -253,29 +255,5 @@ async fn accept(engine: Arc<Engine>, listener: Arc<Listener>, socket: TcpListene
             permit,
         };
         shard.send(ShardItem::Accept(Box::new(accepted)), 0);
-    }
-}
-
-/// Connections of the present second.
-struct Rate {
-    began: Instant,
-    count: u32,
-}
-
-impl Rate {
-    /// Waits until one more connection may be taken; the system keeps the rest waiting.
-    async fn wait(&mut self, max: u32) {
-        let second = Duration::from_secs(1);
-        let passed = self.began.elapsed();
-        if self.count >= max && passed < second {
-            tokio::time::sleep(second - passed).await;
-        }
-        if self.began.elapsed() >= second {
-            *self = Self {
-                began: Instant::now(),
-                count: 0,
-            };
-        }
-        self.count += 1;
     }
 }

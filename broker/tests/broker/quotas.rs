@@ -1,4 +1,4 @@
-//! Rates and subscriptions: what one client may have, and all together.
+//! Rates, of messages and connections, and subscriptions: what one client may have, and all together.
 
 use std::time::{Duration, Instant};
 
@@ -105,6 +105,25 @@ async fn all_clients_together_publish_no_faster_than_they_may() {
         ..limits
     });
     acknowledged(&mut late, 200).await;
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_storm_of_connections_is_taken_at_the_rate_that_is_allowed() {
+    let limits = Limits {
+        max_connection_rate: 20,
+        ..Limits::default()
+    };
+    let broker = TestBroker::start_limited(limits).await;
+    let began = Instant::now();
+    let storm = (0..60).map(async |number| {
+        let mut client = Client::clean(broker.address, &format!("client-{number}")).await;
+        client.ping().await;
+        client
+    });
+    let clients = futures::future::join_all(storm).await;
+    assert!(began.elapsed() >= at_least(60, 20));
+    drop(clients);
     broker.stop().await;
 }
 
