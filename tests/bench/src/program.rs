@@ -5,7 +5,7 @@ use std::{
     io::{BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -26,8 +26,13 @@ pub(crate) struct Program {
 impl Program {
     /// Starts a program whose messages go to a file.
     pub(crate) fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        Self::start_with(command, Stdio::null(), log)
+    }
+
+    /// Starts a program that reads what it is told.
+    pub(crate) fn start_with(command: &mut Command, input: Stdio, log: &Path) -> Result<Self> {
         let file = File::create(log).with_context(|| log.display().to_string())?;
-        command.stdin(Stdio::null()).stderr(file);
+        command.stdin(input).stderr(file);
         let child = command.spawn().with_context(|| format!("{command:?}"))?;
         Ok(Self {
             child,
@@ -57,6 +62,11 @@ impl Program {
     /// Waits until it accepts connections.
     pub(crate) fn wait_for_port(&mut self, port: u16) -> Result<()> {
         self.wait_until("connect", || TcpStream::connect(("127.0.0.1", port)).is_ok())
+    }
+
+    /// Where it reads what it is told.
+    pub(crate) fn input(&mut self) -> Result<ChildStdin> {
+        self.child.stdin.take().context("the input is not piped")
     }
 
     /// What it prints, line by line.

@@ -96,7 +96,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .stdout(Stdio::piped());
     let publisher = folder.path().join("publisher");
     let loaded = load(&broker, &address, &data, || {
-        Program::start(&mut command, &publisher)
+        Program::start_with(&mut command, Stdio::piped(), &publisher)
     });
     let (published, found, samples) = loaded.with_context(|| format!("broker: {}", broker.messages()))?;
     let metrics = get(&http, "/metrics", "")?;
@@ -136,10 +136,13 @@ fn load(
     let mut samples = Vec::new();
     let loaded = local.run_until(async {
         let mut readers = Readers::start(&local, address).await?;
-        let published = tokio::task::spawn_blocking(published(publish()?));
+        let mut publisher = publish()?;
+        let telling = readers.tell(publisher.input()?);
+        let published = tokio::task::spawn_blocking(published(publisher));
         let published = tokio::select! {
             published = published => published??,
             failure = readers.failed() => return Err(failure),
+            () = telling => bail!("nobody tells the publishers how far the reader is"),
             watched = watch::watch(broker.id(), data, &mut samples) => {
                 return Err(watched.err().context("nobody watches the broker")?);
             }

@@ -1,13 +1,22 @@
 //! What a soak publishes, in a process of its own: every client has a window of messages that are not acknowledged, so that
-//! all together publish as quickly as the broker takes them and no quicker.
+//! all together publish as quickly as the broker takes them and no quicker. Those for the reader that misses nothing wait for
+//! it, too, when it falls behind for longer than it is away: the load is one that the host sustains, and what piles up in its
+//! queue says nothing of the store.
 
-use std::time::Duration;
+use std::{
+    io::BufRead,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::AsyncWriteExt,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::mqtt::{
@@ -33,6 +42,10 @@ const EXPIRY: u32 = 5;
 
 /// Messages that a client has unacknowledged.
 const WINDOW: u16 = 50;
+
+/// Messages that the reader may be behind, and how long to wait when it is.
+const MOST_BEHIND: u64 = 50_000;
+const WAIT: Duration = Duration::from_millis(10);
 
 /// Messages between two questions at QoS 0, which is not acknowledged.
 const BURST: u64 = 32;
@@ -88,11 +101,48 @@ pub(crate) fn topic(group: &str, client: usize) -> String {
     format!("soak/{group}/{client}")
 }
 
+/// How far publishers are ahead of the reader that misses nothing.
+#[derive(Debug, Default)]
+struct Lead {
+    published: AtomicU64,
+    taken: AtomicU64,
+}
+
+impl Lead {
+    /// A lead that shrinks by what is told on standard input: how many messages were taken, line by line.
+    fn told() -> Arc<Self> {
+        let lead = Arc::<Self>::default();
+        let shared = Arc::clone(&lead);
+        // Nobody waits for it: it ends with the process.
+        std::thread::spawn(move || {
+            for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+                if let Ok(taken) = line.parse() {
+                    shared.taken.store(taken, Ordering::Relaxed);
+                }
+            }
+        });
+        lead
+    }
+
+    /// Takes the lead one message further, if that is not too far.
+    fn try_extend(&self) -> bool {
+        let published = self.published.load(Ordering::Relaxed);
+        let is_short = published < self.taken.load(Ordering::Relaxed) + MOST_BEHIND;
+        if is_short {
+            self.published.store(published + 1, Ordering::Relaxed);
+        }
+        is_short
+    }
+}
+
 /// Publishes for the time asked for.
 pub(crate) async fn run(options: Options) -> Result<Published> {
     let until = Instant::now() + Duration::from_secs_f64(options.seconds);
-    let window = |group: &'static str, client: usize, qos, expiry| {
+    let lead = Lead::told();
+    let window = |group: &'static str, client: usize, qos, expiry: Option<u32>| {
         let address = &options.address;
+        // What expires may pile up: that is bounded by time.
+        let lead = expiry.is_none().then_some(&*lead);
         async move {
             let message = Message {
                 topic: &topic(group, client),
@@ -103,7 +153,7 @@ pub(crate) async fn run(options: Options) -> Result<Published> {
             };
             let packet = Publish::new(&message);
             let write = |out: &mut Vec<u8>, id, number| packet.write(out, id, now(), number);
-            window(address, &format!("soak-{group}-{client}"), until, write).await
+            window(address, &format!("soak-{group}-{client}"), until, lead, write).await
         }
     };
     let (one, two, slow, zero, retained) = futures::try_join!(
@@ -123,18 +173,20 @@ pub(crate) async fn run(options: Options) -> Result<Published> {
     })
 }
 
-/// Publishes at QoS 1 or 2 until then, waits for all acknowledgements, and returns how many messages these were.
+/// Publishes at QoS 1 or 2 until then, no further ahead than it may be, waits for all acknowledgements, and returns how many
+/// messages these were.
 async fn window(
     address: &str,
     name: &str,
     until: Instant,
+    lead: Option<&Lead>,
     write: impl Fn(&mut Vec<u8>, u16, u64),
 ) -> Result<u64> {
     let published = async {
         let mut client = Client::connect(address, &Hello::clean(name)).await?;
         let (mut number, mut id, mut unacknowledged, mut out) = (0, 0, 0, Vec::new());
         loop {
-            while unacknowledged < WINDOW && Instant::now() < until {
+            while unacknowledged < WINDOW && Instant::now() < until && lead.is_none_or(Lead::try_extend) {
                 (number, id) = (number + 1, next(id));
                 write(&mut out, id, number);
                 unacknowledged += 1;
@@ -142,7 +194,11 @@ async fn window(
             client.stream.write_all(&out).await?;
             out.clear();
             if unacknowledged == 0 {
-                return Ok(number);
+                if Instant::now() >= until {
+                    return Ok(number);
+                }
+                sleep(WAIT).await;
+                continue;
             }
             let read = timeout(SILENCE, client.read()).await;
             read.context("nothing is acknowledged any more")??;
@@ -220,7 +276,7 @@ async fn retained(address: &str, until: Instant) -> Result<u64> {
         let (topic, removes) = retained_as(number);
         packets[topic][usize::from(removes)].write(out, id, now(), number);
     };
-    window(address, "soak-retained", until, write).await
+    window(address, "soak-retained", until, None, write).await
 }
 
 /// Topic of a retained message, by its number, and whether it removes what is there.
@@ -242,6 +298,15 @@ fn left(published: u64) -> Vec<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn publishers_wait_for_a_reader_that_falls_behind() {
+        let lead = Lead::default();
+        let extend = || (0..2 * MOST_BEHIND).filter(|_| lead.try_extend()).count() as u64;
+        assert_eq!((extend(), extend()), (MOST_BEHIND, 0));
+        lead.taken.store(7, Ordering::Relaxed);
+        assert_eq!(extend(), 7);
+    }
 
     #[test]
     fn what_stays_retained_is_the_last_of_each_topic_unless_that_removed_it() {

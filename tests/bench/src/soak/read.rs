@@ -1,6 +1,6 @@
 //! Who reads during a soak: quickly and slowly, for ever and for a moment.
 
-use std::{cell::RefCell, collections::HashSet, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::HashSet, io::Write, process::ChildStdin, rc::Rc, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::{
@@ -43,6 +43,9 @@ const QUIET: Duration = Duration::from_secs(5);
 
 /// Longest time that a client says nothing; a third of what it promised.
 const SAY: Duration = Duration::from_secs(20);
+
+/// Time between two words to the publishers.
+const TELL: Duration = Duration::from_millis(20);
 
 /// Longest time without a message while some are missing.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -141,6 +144,24 @@ impl Readers {
         match self.failures.recv().await {
             Some(error) => error,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Tells publishers how many messages the reader that misses nothing has taken, again and again; never ends.
+    pub(super) fn tell(&self, mut publishers: ChildStdin) -> impl Future<Output = ()> + use<> {
+        let found = Rc::clone(&self.found);
+        async move {
+            loop {
+                sleep(TELL).await;
+                let taken = {
+                    let found = found.borrow();
+                    found.one.count() + found.two.count()
+                };
+                if writeln!(publishers, "{taken}").is_err() {
+                    // They have ended, and say so themselves.
+                    std::future::pending::<()>().await;
+                }
+            }
         }
     }
 
