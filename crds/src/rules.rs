@@ -5,6 +5,8 @@
 
 use kube::core::Rule;
 
+use crate::v1alpha1::broker_policy::CERTIFICATE_FACTS;
+
 /// A rule with a message made at run time: `found` is a CEL expression that gives a string, `allowed` plain text.
 pub(crate) fn rule(expression: impl Into<String>, found: &str, allowed: &str) -> Rule {
     message(Rule::new(expression), &format!("'found ' + {found}"), allowed)
@@ -305,10 +307,6 @@ pub(crate) fn sinks_queue_of_its_own() -> Rule {
 }
 
 const FOR_OUR_BROKER: &str = "without source.endpointRef; another broker keeps what waits by its own rules";
-
-const CERTIFICATE_FACTS: [&str; 11] = [
-    "CN", "O", "OU", "C", "L", "ST", "dns", "uri", "email", "serial", "issuer",
-];
 
 /// Facts of certificates that a policy can ask for.
 pub(crate) fn certificate_facts() -> Rule {

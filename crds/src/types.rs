@@ -205,10 +205,11 @@ bounded_string!(
     "an MQTT topic filter: '+' fills a whole level, '#' the last one"
 );
 bounded_string!(
-    /// An MQTT topic filter of a policy, with `${clientid}`, `${username}` and `${attributes.NAME}`.
+    /// An MQTT topic filter of a policy, with `${clientid}`, `${username}`, `${attributes.NAME}` and
+    /// `${certificate.FACT}`.
     PolicyTopic, 1..=512,
-    r"^(#|(\+|([^+#/{}\x00]|\$\{(clientid|username|attributes\.[A-Za-z0-9_.-]+)\})*)(/(\+|([^+#/{}\x00]|\$\{(clientid|username|attributes\.[A-Za-z0-9_.-]+)\})*))*(/#)?)$",
-    "an MQTT topic filter: '+' fills a whole level, '#' the last one; ${clientid}, ${username} and ${attributes.NAME} stand for the client's own"
+    r"^(#|(\+|([^+#/{}\x00]|\$\{(clientid|username|attributes\.[A-Za-z0-9_.-]+|certificate\.(CN|O|OU|C|L|ST|dns|uri|email|serial|issuer))\})*)(/(\+|([^+#/{}\x00]|\$\{(clientid|username|attributes\.[A-Za-z0-9_.-]+|certificate\.(CN|O|OU|C|L|ST|dns|uri|email|serial|issuer))\})*))*(/#)?)$",
+    "an MQTT topic filter: '+' fills a whole level, '#' the last one; ${clientid}, ${username}, ${attributes.NAME} and ${certificate.FACT} stand for the client's own"
 );
 bounded_string!(
     /// An expression in CEL.

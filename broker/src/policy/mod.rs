@@ -220,6 +220,7 @@ impl Principal {
             client_id,
             username: self.username.as_deref(),
             attributes: &self.attributes,
+            certificate: &self.certificate,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use foreshore_crds::v1alpha1::broker_policy::CERTIFICATE_FACTS;
 use foreshore_record::TopicFilter;
 
 /// What stands for the client identifier.
@@ -16,12 +17,16 @@ const USERNAME: &str = "${username}";
 /// What stands for an attribute begins with this, and a closing brace ends it.
 const ATTRIBUTE: &str = "attributes.";
 
+/// What stands for a fact of the certificate begins with this.
+const CERTIFICATE: &str = "certificate.";
+
 /// The names of a client that are filled in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Names<'a> {
     pub(super) client_id: &'a str,
     pub(super) username: Option<&'a str>,
     pub(super) attributes: &'a BTreeMap<String, String>,
+    pub(super) certificate: &'a BTreeMap<String, Vec<String>>,
 }
 
 /// A parsed pattern.
@@ -36,13 +41,14 @@ enum Piece {
     ClientId,
     Username,
     Attribute(String),
+    Certificate(String),
 }
 
 /// A pattern that can't be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InvalidPattern {
     #[error(
-        "{pattern:?} names ${{{found}}}: ${{clientid}}, ${{username}} and ${{attributes.NAME}} are allowed"
+        "{pattern:?} names ${{{found}}}: ${{clientid}}, ${{username}}, ${{attributes.NAME}} and ${{certificate.FACT}} are allowed"
     )]
     Fact { pattern: String, found: String },
     #[error("{pattern:?} has \"${{\" without a closing brace")]
@@ -58,6 +64,10 @@ pub(super) enum Unfilled {
     NoUser,
     #[error("the client has no attribute {0:?}")]
     NoAttribute(String),
+    #[error("the client's certificate has no {0:?}")]
+    NoFact(String),
+    #[error("the client's certificate has {count} of {fact:?}, one is allowed")]
+    SeveralFacts { fact: String, count: usize },
     #[error("for {fact}, found {value:?}: a name without '/', '+' and '#' is allowed")]
     Unsafe { fact: String, value: String },
     #[error("it is no topic filter")]
@@ -85,15 +95,10 @@ impl Template {
             pieces.push(match fact {
                 "clientid" => Piece::ClientId,
                 "username" => Piece::Username,
-                _ if attribute(fact).is_some() => {
-                    Piece::Attribute(attribute(fact).unwrap_or_default().to_owned())
-                }
-                _ => {
-                    return Err(InvalidPattern::Fact {
-                        pattern: pattern.to_owned(),
-                        found: fact.to_owned(),
-                    });
-                }
+                _ => named(fact).ok_or_else(|| InvalidPattern::Fact {
+                    pattern: pattern.to_owned(),
+                    found: fact.to_owned(),
+                })?,
             });
             rest = tail;
         }
@@ -122,12 +127,10 @@ impl Template {
     /// When a name can't be filled in safely.
     pub(super) fn filter(&self, names: Names<'_>) -> Result<TopicFilter, Unfilled> {
         for piece in &self.0 {
-            let missing = match piece {
-                Piece::Text(_) | Piece::Any => continue,
-                Piece::ClientId | Piece::Username => Unfilled::NoUser,
-                Piece::Attribute(name) => Unfilled::NoAttribute(name.clone()),
-            };
-            let value = piece.value(names).ok_or(missing)?;
+            if matches!(piece, Piece::Text(_) | Piece::Any) {
+                continue;
+            }
+            let value = piece.value(names).ok_or_else(|| piece.missing(names))?;
             if value.is_empty() || value.contains(['/', '+', '#', '\0']) {
                 return Err(Unfilled::Unsafe {
                     fact: piece.written(),
@@ -168,6 +171,26 @@ impl Piece {
             Self::ClientId => Some(names.client_id),
             Self::Username => names.username,
             Self::Attribute(name) => names.attributes.get(name).map(String::as_str),
+            // Which one of several is meant, nobody knows.
+            Self::Certificate(fact) => match names.certificate.get(fact)?.as_slice() {
+                [value] => Some(value),
+                _ => None,
+            },
+        }
+    }
+
+    /// Why one client has no value for it.
+    fn missing(&self, names: Names<'_>) -> Unfilled {
+        match self {
+            Self::Attribute(name) => Unfilled::NoAttribute(name.clone()),
+            Self::Certificate(fact) => match names.certificate.get(fact).map_or(0, Vec::len) {
+                0 => Unfilled::NoFact(fact.clone()),
+                count => Unfilled::SeveralFacts {
+                    fact: fact.clone(),
+                    count,
+                },
+            },
+            Self::Text(_) | Self::Any | Self::ClientId | Self::Username => Unfilled::NoUser,
         }
     }
 
@@ -179,13 +202,19 @@ impl Piece {
             Self::ClientId => CLIENT_ID.to_owned(),
             Self::Username => USERNAME.to_owned(),
             Self::Attribute(name) => format!("${{{ATTRIBUTE}{name}}}"),
+            Self::Certificate(fact) => format!("${{{CERTIFICATE}{fact}}}"),
         }
     }
 }
 
-/// The attribute that a fact names.
-fn attribute(fact: &str) -> Option<&str> {
-    fact.strip_prefix(ATTRIBUTE).filter(|name| !name.is_empty())
+/// The attribute or fact of a certificate that stands between the braces.
+fn named(fact: &str) -> Option<Piece> {
+    let after = |prefix| fact.strip_prefix(prefix).filter(|name: &&str| !name.is_empty());
+    let attribute = after(ATTRIBUTE).map(|name| Piece::Attribute(name.to_owned()));
+    attribute.or_else(|| {
+        let fact = after(CERTIFICATE).filter(|fact| CERTIFICATE_FACTS.contains(fact))?;
+        Some(Piece::Certificate(fact.to_owned()))
+    })
 }
 
 impl fmt::Display for Template {
@@ -250,6 +279,14 @@ mod tests {
             .collect()
     }
 
+    fn certificate() -> BTreeMap<String, Vec<String>> {
+        let facts: [(&str, &[&str]); 3] = [("OU", &["fill*"]), ("O", &["a", "b"]), ("CN", &["x/#"])];
+        let owned = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
+        facts
+            .map(|(fact, values)| (fact.to_owned(), owned(values)))
+            .into()
+    }
+
     fn matches(pattern: &str, name: &str) -> bool {
         Template::parse(pattern, true).unwrap().matches(
             name,
@@ -257,6 +294,7 @@ mod tests {
                 client_id: "client*",
                 username: Some("user"),
                 attributes: &attributes(&[("site", "nor*")]),
+                certificate: &certificate(),
             },
         )
     }
@@ -267,6 +305,7 @@ mod tests {
             client_id,
             username: None,
             attributes: &attributes(known),
+            certificate: &certificate(),
         })
     }
 
@@ -288,12 +327,15 @@ mod tests {
         // The client is named `client*`, which is not a pattern.
         assert!(matches("${clientid}", "client*") && !matches("${clientid}", "clients"));
         assert!(matches("${attributes.site}-1", "nor*-1") && !matches("${attributes.site}", "north"));
+        assert!(matches("${certificate.OU}", "fill*") && !matches("${certificate.OU}", "filler"));
+        assert!(!matches("${certificate.O}", "a") && !matches("${certificate.O}", "b"));
         let nobody = Names {
             client_id: "c",
             username: None,
             attributes: &BTreeMap::new(),
+            certificate: &BTreeMap::new(),
         };
-        for pattern in ["${username}", "${attributes.site}"] {
+        for pattern in ["${username}", "${attributes.site}", "${certificate.OU}"] {
             assert!(
                 !Template::parse(pattern, true).unwrap().matches("", nobody),
                 "{pattern}"
@@ -322,11 +364,26 @@ mod tests {
         );
         let missing = filter("sites/${attributes.line}", "c", &known).unwrap_err();
         assert_eq!(missing.to_string(), "the client has no attribute \"line\"");
+        let of_certificate = |fact: &str| filter(&format!("lines/${{certificate.{fact}}}/#"), "c", &[]);
+        assert_eq!(of_certificate("OU").unwrap().as_str(), "lines/fill*/#");
+        for (fact, cause) in [
+            ("CN", "for ${certificate.CN}, found \"x/#\""),
+            ("O", "the client's certificate has 2 of \"O\", one is allowed"),
+            ("dns", "the client's certificate has no \"dns\""),
+        ] {
+            let error = of_certificate(fact).unwrap_err().to_string();
+            assert!(error.starts_with(cause), "{error}");
+        }
     }
 
     #[test]
     fn a_pattern_is_told_as_it_was_written() {
-        for pattern in ["a/${clientid}/+", "${username}", "s/${attributes.site}/#"] {
+        for pattern in [
+            "a/${clientid}/+",
+            "${username}",
+            "s/${attributes.site}/#",
+            "l/${certificate.OU}",
+        ] {
             assert_eq!(Template::parse(pattern, false).unwrap().to_string(), pattern);
         }
     }
@@ -336,9 +393,19 @@ mod tests {
         let error = |pattern| Template::parse(pattern, true).unwrap_err().to_string();
         assert_eq!(
             error("${ip}"),
-            "\"${ip}\" names ${ip}: ${clientid}, ${username} and ${attributes.NAME} are allowed"
+            "\"${ip}\" names ${ip}: ${clientid}, ${username}, ${attributes.NAME} and ${certificate.FACT} are allowed"
         );
-        assert!(error("${attributes.}").contains("${attributes.NAME} are allowed"));
+        for pattern in [
+            "${attributes.}",
+            "${certificate.}",
+            "${certificate.subject}",
+            "${OU}",
+        ] {
+            assert!(
+                error(pattern).contains("${certificate.FACT} are allowed"),
+                "{pattern}"
+            );
+        }
         assert_eq!(
             error("${clientid"),
             "\"${clientid\" has \"${\" without a closing brace"

@@ -14,6 +14,12 @@ use crate::{
     types::{ItemName, NamePattern, ObjectName, PolicyTopic},
 };
 
+/// Facts of a client's certificate that rules can name: of its subject, its alternative names, its serial number, and its
+/// issuer.
+pub const CERTIFICATE_FACTS: [&str; 11] = [
+    "CN", "O", "OU", "C", "L", "ST", "dns", "uri", "email", "serial", "issuer",
+];
+
 /// Who may connect, publish and subscribe where.
 ///
 /// All policies of a broker count together and the order of rules does not matter: whatever a Deny rule matches is
@@ -83,9 +89,10 @@ pub struct PolicyRule {
     #[schemars(length(min = 1, max = 3))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub actions: Vec<PolicyAction>,
-    /// Where, for Publish and Subscribe: topic filters in which `${clientid}`, `${username}` and `${attributes.NAME}`
-    /// stand for the client's own. A value with `/`, `+` or `#` in it matches nothing. A subscription is matched when the filter
-    /// covers all that it asks for (Allow), or overlaps it (Deny).
+    /// Where, for Publish and Subscribe: topic filters in which `${clientid}`, `${username}`, `${attributes.NAME}` and
+    /// `${certificate.FACT}` stand for the client's own. A value with `/`, `+` or `#` in it matches nothing, nor does a fact of
+    /// which its certificate has several. A subscription is matched when the filter covers all that it asks for (Allow), or
+    /// overlaps it (Deny).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     pub topics: Vec<PolicyTopic>,
