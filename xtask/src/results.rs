@@ -53,20 +53,66 @@ pub(crate) fn watch(what: &str, command: &mut Command) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Writes `docs/results/DATE.md` from what the tests and the end-to-end tests printed.
-pub(crate) fn write(tests: &[String], scenarios: &[String]) -> Result<PathBuf> {
-    let suites = suites(tests.iter().map(String::as_str));
-    let scenarios = self::scenarios(scenarios.iter().map(String::as_str));
-    let now = Timestamp::now().strftime("%Y-%m-%d").to_string();
-    let folder = shell::root().join("docs/results");
-    fs::create_dir_all(&folder)?;
-    let file = folder.join(format!("{now}.md"));
-    fs::write(&file, page(&now, &suites, &scenarios)?)?;
-    Ok(file)
+/// A part of the full tests.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All tests of all crates, at their full count.
+    Tests,
+    /// The broker under everything at once, for twenty minutes.
+    Soak,
+    /// The build for arm64.
+    Arm64,
+    /// The scenarios in a Kubernetes.
+    Scenarios,
 }
 
-fn page(date: &str, suites: &[Suite], scenarios: &[(&str, &str)]) -> Result<String> {
+impl Part {
+    const ALL: [Self; 4] = [Self::Tests, Self::Soak, Self::Arm64, Self::Scenarios];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Tests => "tests",
+            Self::Soak => "a soak of the broker, twenty minutes (`cargo xtask soak --debug`)",
+            Self::Arm64 => "a build for arm64, which judged the manifests of the example under emulation",
+            Self::Scenarios => "scenarios in a Kubernetes of three nodes",
+        }
+    }
+}
+
+/// What a part that passed came to.
+#[derive(Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct Passed {
+    date: String,
+    commit: String,
+    /// What it printed.
+    lines: Vec<String>,
+}
+
+/// Keeps what a part that passed has printed, and writes `docs/results/DATE.md` of all parts that passed today.
+pub(crate) fn keep(part: Part, lines: &[String]) -> Result<PathBuf> {
+    let date = Timestamp::now().strftime("%Y-%m-%d").to_string();
     let commit = shell::output(&mut shell::command("git", &["describe", "--always", "--dirty"]))?;
+    let passed = Passed {
+        date: date.clone(),
+        commit: commit.trim().to_owned(),
+        lines: lines.to_owned(),
+    };
+    let folder = shell::built("full-tests")?;
+    fs::create_dir_all(&folder)?;
+    let file = |part: Part| folder.join(format!("{part:?}.json"));
+    fs::write(file(part), serde_json::to_string(&passed)?)?;
+    let today = Part::ALL.map(|part| {
+        let kept: Passed = serde_json::from_str(&fs::read_to_string(file(part)).ok()?).ok()?;
+        (kept.date == date).then_some(kept)
+    });
+    let results = shell::root().join("docs/results");
+    fs::create_dir_all(&results)?;
+    let results = results.join(format!("{date}.md"));
+    fs::write(&results, page(&date, &machine(), today)?)?;
+    Ok(results)
+}
+
+fn machine() -> String {
     let cores = available_parallelism().map_or(0, usize::from);
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let memory: u64 = memory
@@ -74,35 +120,44 @@ fn page(date: &str, suites: &[Suite], scenarios: &[(&str, &str)]) -> Result<Stri
         .find_map(|line| line.strip_prefix("MemTotal:"))
         .and_then(|total| total.split_whitespace().next()?.parse().ok())
         .unwrap_or_default();
+    format!("{cores} cores and {} GiB", memory / 1024 / 1024)
+}
+
+/// The results of a day: of each part, in the order of [`Part::ALL`], what it came to if it passed.
+fn page(date: &str, machine: &str, parts: [Option<Passed>; 4]) -> Result<String> {
     let mut page = format!(
-        "# Full tests, {date}\n\n`cargo xtask test --full` at commit {}, on {cores} cores and {} GiB.\n\n",
-        commit.trim(),
-        memory / 1024 / 1024
+        "# Full tests, {date}\n\n`cargo xtask test --full` on {machine}.\n\n| part | passed at commit |\n|---|---|\n"
     );
-    page.push_str("| tests of | passed | ignored | time |\n|---|---|---|---|\n");
-    for suite in suites {
-        writeln!(
-            page,
-            "| {} | {} | {} | {} |",
-            suite.name, suite.passed, suite.ignored, suite.time
-        )?;
+    for (part, passed) in Part::ALL.into_iter().zip(&parts) {
+        let commit = passed.as_ref().map_or("not run", |passed| &passed.commit);
+        writeln!(page, "| {} | {commit} |", part.title())?;
     }
-    let passed: u64 = suites.iter().map(|suite| suite.passed).sum();
-    writeln!(page, "\n{passed} passed, none failed.")?;
-    page.push_str("\n## In a Kubernetes of three nodes\n\n| scenario | result | time |\n|---|---|---|\n");
-    for (name, result) in scenarios {
-        match result
-            .strip_prefix("ok (")
-            .and_then(|rest| rest.strip_suffix(')'))
-        {
-            Some(time) => writeln!(page, "| {name} | passed | {time} |")?,
-            None => writeln!(page, "| {name} | {result} | |")?,
+    let [tests, _, _, scenarios] = parts;
+    if let Some(tests) = tests {
+        page.push_str("\n## Tests\n\n| tests of | passed | ignored | time |\n|---|---|---|---|\n");
+        let suites = suites(tests.lines.iter().map(String::as_str));
+        for suite in &suites {
+            writeln!(
+                page,
+                "| {} | {} | {} | {} |",
+                suite.name, suite.passed, suite.ignored, suite.time
+            )?;
+        }
+        let passed: u64 = suites.iter().map(|suite| suite.passed).sum();
+        writeln!(page, "\n{passed} passed, none failed.")?;
+    }
+    if let Some(scenarios) = scenarios {
+        page.push_str("\n## In a Kubernetes of three nodes\n\n| scenario | result | time |\n|---|---|---|\n");
+        for (name, result) in self::scenarios(scenarios.lines.iter().map(String::as_str)) {
+            match result
+                .strip_prefix("ok (")
+                .and_then(|rest| rest.strip_suffix(')'))
+            {
+                Some(time) => writeln!(page, "| {name} | passed | {time} |")?,
+                None => writeln!(page, "| {name} | {result} | |")?,
+            }
         }
     }
-    page.push_str(
-        "\nThe program was built for arm64 too, and judged the manifests of the example under emulation. The broker held out \
-         a soak of twenty minutes (`cargo xtask soak --debug`).\n",
-    );
     Ok(page)
 }
 
@@ -160,6 +215,38 @@ fn crate_of(running: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_tells_what_passed_and_what_did_not_run() {
+        let passed = |commit: &str, lines: &[&str]| {
+            Some(Passed {
+                date: "2026-01-02".to_owned(),
+                commit: commit.to_owned(),
+                lines: lines.iter().map(|line| (*line).to_owned()).collect(),
+            })
+        };
+        let tests = [
+            "     Running unittests src/lib.rs (deps/foreshore_crds-0a4d23f8c2b1e5d7)",
+            "test result: ok. 57 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 2.31s",
+        ];
+        let scenarios = ["test install_to_data ... ok (14 s)"];
+        let parts = [
+            passed("aaa", &tests),
+            None,
+            passed("bbb", &[]),
+            passed("ccc", &scenarios),
+        ];
+        let page = page("2026-01-02", "2 cores", parts).unwrap();
+        for line in [
+            "| tests | aaa |",
+            "(`cargo xtask soak --debug`) | not run |",
+            "under emulation | bbb |",
+            "57 passed, none failed.",
+            "| install_to_data | passed | 14 s |",
+        ] {
+            assert!(page.contains(line), "{line} is not in {page}");
+        }
+    }
 
     #[test]
     fn scenarios_are_read_from_between_other_lines() {

@@ -4,7 +4,11 @@ use std::{path::Path, process::Command};
 
 use anyhow::Result;
 
-use crate::{arm64, arrows, charts, e2e, generate, results, shell, soak, tools};
+use crate::{
+    arm64, arrows, charts, e2e, generate,
+    results::{self, Part},
+    shell, soak, tools,
+};
 
 /// Which checks to run.
 #[derive(clap::Args)]
@@ -13,6 +17,9 @@ pub(crate) struct Options {
     /// arm64; writes docs/results/DATE.md.
     #[arg(long)]
     full: bool,
+    /// Only this part of the full tests, or several; the results tell what the others came to today.
+    #[arg(long, value_name = "PART", requires = "full")]
+    only: Vec<Part>,
     /// Leave out cargo-deny, which is built from source the first time.
     #[arg(long)]
     no_deny: bool,
@@ -74,18 +81,32 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             shell::run(what, command).map(|()| Vec::new())
         }
     };
-    let tests = run("tests", &mut tests)?;
-    soak::of_tests(options.full)?;
-    charts::check(&charts::Programs::of_cluster()?)?;
-    if options.full {
-        arm64::run()?;
-    }
-    let scenarios = e2e::test(&e2e::Options::of_tests(options.full), |scenarios| {
-        run(e2e::WHAT, scenarios)
-    })?;
-    if options.full {
-        let file = results::write(&tests, &scenarios)?;
+    let wanted = |part| options.only.is_empty() || options.only.contains(&part);
+    let passed = |part, lines: &[String]| {
+        if !options.full {
+            return Ok(());
+        }
+        let file = results::keep(part, lines)?;
         eprintln!("wrote {}", file.display());
+        anyhow::Ok(())
+    };
+    if wanted(Part::Tests) {
+        passed(Part::Tests, &run("tests", &mut tests)?)?;
+    }
+    if wanted(Part::Soak) {
+        soak::of_tests(options.full)?;
+        passed(Part::Soak, &[])?;
+    }
+    charts::check(&charts::Programs::of_cluster()?)?;
+    if options.full && wanted(Part::Arm64) {
+        arm64::run()?;
+        passed(Part::Arm64, &[])?;
+    }
+    if wanted(Part::Scenarios) {
+        let scenarios = e2e::test(&e2e::Options::of_tests(options.full), |scenarios| {
+            run(e2e::WHAT, scenarios)
+        })?;
+        passed(Part::Scenarios, &scenarios)?;
     }
     Ok(())
 }
