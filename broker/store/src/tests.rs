@@ -12,6 +12,7 @@ mod offline;
 mod power;
 mod sectors;
 mod suite;
+mod views;
 
 use std::{sync::Arc, time::Duration};
 

@@ -14,7 +14,7 @@ use fjall::{
     Readable, Snapshot,
     config::{BlockSizePolicy, BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry},
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::{
     StoreOptions,
@@ -64,6 +64,10 @@ pub(crate) struct FjallEngine {
     marked: Keyspace,
     marks: Marks,
     database: Database,
+    /// The store as the last batch left it. A snapshot that is taken while a batch is written may show a part of that
+    /// batch, or all of it later: a flush or compaction that ends meanwhile makes its own sequence number visible, and with it
+    /// the smaller one of the batch.
+    latest: RwLock<Snapshot>,
     directory: Option<Directory>,
     /// Seals what is written and opens what is read, if the store is encrypted.
     cipher: Option<Cipher>,
@@ -188,6 +192,7 @@ impl FjallEngine {
             tables,
             marked,
             marks,
+            latest: RwLock::new(database.snapshot()),
             database,
             directory: None,
             cipher: None,
@@ -279,7 +284,13 @@ impl FjallEngine {
                 None => batch.remove(keyspace, key),
             }
         }
-        let committed = batch.commit().and_then(|()| self.flush_young(&bytes));
+        let commit = || {
+            batch.commit()?;
+            // Nobody else writes.
+            *self.latest.write() = self.database.snapshot();
+            self.flush_young(&bytes)
+        };
+        let committed = commit();
         committed.map_err(|error| self.failed("write", error))
     }
 
@@ -513,7 +524,7 @@ impl Engine for FjallEngine {
 
     fn view(&self) -> FjallView<'_> {
         FjallView {
-            snapshot: self.database.snapshot(),
+            snapshot: self.latest.read().clone(),
             engine: self,
         }
     }
