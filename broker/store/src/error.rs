@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use crate::fjall_store::sectors;
+
 /// Why a store can't be opened, read or written.
 ///
 /// After an error of [`crate::Store::commit`] nothing more may be acknowledged: what the disk holds is unknown until
@@ -118,6 +120,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the disk may not be able to read something, or to write it.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if sectors::is_unreadable(source))
+    }
+
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io {
             action,

@@ -216,10 +216,14 @@ fn or_rest(
 ) -> Result<FjallEngine, StoreError> {
     let start = || FjallEngine::start(directory, options);
     let started = match guarded(start) {
-        Err(StoreError::Io { source, .. }) if sectors::is_unreadable(&source) => {
-            tracing::error!(error = %source, "the database can't be opened: all of it is read");
+        Err(error) if error.is_unreadable() => {
+            tracing::error!(%error, "the database can't be opened: all of it is read");
+            let known = report.unreadable;
             mend(directory, options, report)?;
-            // If everything could be read, the disk takes no writes, and says so again.
+            if report.unreadable == known {
+                // The disk takes no writes. Nor is it tried again: what a sync that failed has left is not known.
+                return Err(error);
+            }
             guarded(start)
         }
         done => done,
