@@ -91,10 +91,9 @@ struct Passed {
 /// Keeps what a part that passed has printed, and writes `docs/results/DATE.md` of all parts that passed today.
 pub(crate) fn keep(part: Part, lines: &[String]) -> Result<PathBuf> {
     let date = Timestamp::now().strftime("%Y-%m-%d").to_string();
-    let commit = shell::output(&mut shell::command("git", &["describe", "--always", "--dirty"]))?;
     let passed = Passed {
         date: date.clone(),
-        commit: commit.trim().to_owned(),
+        commit: commit()?,
         lines: lines.to_owned(),
     };
     let folder = shell::built("full-tests")?;
@@ -110,6 +109,22 @@ pub(crate) fn keep(part: Part, lines: &[String]) -> Result<PathBuf> {
     let results = results.join(format!("{date}.md"));
     fs::write(&results, page(&date, &machine(), today)?)?;
     Ok(results)
+}
+
+/// The commit that is checked out, and whether anything was changed since; the results of other parts are no such change.
+fn commit() -> Result<String> {
+    let git = |arguments: &[&str]| shell::output(&mut shell::command("git", arguments));
+    let commit = git(&["describe", "--always"])?;
+    let changed = git(&[
+        "diff",
+        "--name-only",
+        "HEAD",
+        "--",
+        ":/",
+        ":(top,exclude)docs/results",
+    ])?;
+    let dirty = if changed.is_empty() { "" } else { "-dirty" };
+    Ok(format!("{}{dirty}", commit.trim()))
 }
 
 fn machine() -> String {
