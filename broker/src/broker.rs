@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use foreshore_crds::v1alpha1::broker_policy::BrokerPolicySpec;
 use foreshore_record::{Record, TopicFilter};
-use foreshore_runtime::{Task, metrics::prometheus_client::metrics::gauge::Gauge};
+use foreshore_runtime::Task;
 use foreshore_store::{BrokerClock, Committer, CommitterOptions, OpenReport, SharedStore, StoreError};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -238,11 +238,10 @@ fn start_tasks(engine: &Arc<Engine>, sys_interval: Option<Duration>) -> Vec<Task
                 stats.store_rewriting.set(encryption.is_rewriting.into());
                 stats.store_keys_refused.set(encryption.problem.is_some().into());
             }
-            let count = |gauge: &Gauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
             let (keys, bytes) = sweeping.state_store.size();
-            count(&sweeping.stats.state_keys, keys);
-            count(&sweeping.stats.state_bytes, bytes);
-            count(&sweeping.stats.subscriptions, sweeping.subscriptions.get());
+            Stats::show(&sweeping.stats.state_keys, keys);
+            Stats::show(&sweeping.stats.state_bytes, bytes);
+            Stats::show(&sweeping.stats.subscriptions, sweeping.subscriptions.get());
         }
     });
     let topics = foreshore_runtime::spawn("broker topic limits", Arc::clone(engine).keep_topic_limits());

@@ -187,6 +187,11 @@ impl Stats {
         }
     }
 
+    /// Shows a number.
+    pub(crate) fn show(gauge: &Gauge, value: usize) {
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    }
+
     /// Counts what an opening of the store has found to be lost.
     pub(crate) fn count_lost(&self, found: &OpenReport) {
         self.damaged_places.inc_by(found.damaged_places());

@@ -213,6 +213,11 @@ impl Principal {
         self.proof == Proof::Probe
     }
 
+    /// Whether it is one of our own roles or the broker itself, whom no policy concerns.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.is_own_role() || self.is_probe()
+    }
+
     /// Which kind of client it is.
     pub(crate) fn class(&self) -> ClientClass {
         match &self.proof {

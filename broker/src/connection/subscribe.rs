@@ -99,7 +99,7 @@ impl Connection {
         let durable = self.session.receiver.is_some();
         let total = limits
             .max_total_subscriptions
-            .filter(|_| !self.client.principal.is_own_role() && !self.client.principal.is_probe());
+            .filter(|_| !self.client.principal.is_ours());
         if self.state.subscriptions.len() >= limits.max_subscriptions
             || total.is_some_and(|max| self.engine.subscriptions.get() >= max)
             || durable

@@ -14,9 +14,8 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-use foreshore_runtime::metrics::prometheus_client::metrics::gauge::Gauge;
-
 use super::Engine;
+use crate::stats::Stats;
 
 /// Bytes that a connection may hold however short memory is: it would gain nothing to end it.
 pub(crate) const SPARED: usize = 64 << 10;
@@ -229,9 +228,8 @@ impl Engine {
         self.memory
             .set_elsewhere(retained * RETAINED + retained_bytes + state_bytes + parked);
         let MemoryUse { bytes, max_bytes, .. } = self.memory.usage();
-        let show = |gauge: &Gauge, bytes| gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        show(&self.stats.memory_bytes, bytes);
-        show(&self.stats.memory_max_bytes, max_bytes.unwrap_or_default());
+        Stats::show(&self.stats.memory_bytes, bytes);
+        Stats::show(&self.stats.memory_max_bytes, max_bytes.unwrap_or_default());
     }
 }
 

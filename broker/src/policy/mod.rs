@@ -93,7 +93,7 @@ impl Policies {
 
     /// What a client may do.
     pub(crate) fn permissions(&self, client_id: &str, principal: &Principal) -> Permissions {
-        if principal.is_own_role() || principal.is_probe() {
+        if principal.is_ours() {
             return Permissions::everything();
         }
         let Some(rules) = &self.rules else {

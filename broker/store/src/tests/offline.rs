@@ -9,6 +9,8 @@ use std::{
 
 use tempfile::TempDir;
 
+use rustix::io::Errno;
+
 use super::{damage::Damaged, message, options, publish};
 use crate::{
     Applied, Batch, Blob, BrokerTime, Limits, Operation, Publish, Settlement, SharedStore, StoreError,
@@ -72,8 +74,11 @@ fn content(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         if file.file_type().unwrap().is_dir() {
             files.extend(content(&file.path()));
         } else {
-            // What was set aside may have sectors that the disk can't read.
-            let mut bytes = fs::read(file.path()).unwrap_or_default();
+            let mut bytes = match fs::read(file.path()) {
+                // What was set aside may have sectors that the disk can't read.
+                Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => Vec::new(),
+                read => read.unwrap(),
+            };
             let length = bytes.len();
             let blank = [0; 4096];
             while bytes.ends_with(&blank) {

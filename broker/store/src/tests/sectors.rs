@@ -12,7 +12,7 @@ use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::{
     damage::small_memtables,
-    flips::{BLOCK, contents, copy, fill, judge},
+    flips::{Harm, contents, copy, fill, judge},
 };
 
 /// Bytes that can't be read.
@@ -97,8 +97,7 @@ fn a_sector_that_can_not_be_read_costs_what_lies_in_it_and_is_counted() {
         let copied = folder.join("store");
         copy(&filled, &copied);
         spoil(&disk, &copied.join(name), page);
-        // It may hold the end of one block and the beginning of another one.
-        lost += judge(&copied, &contents, &spoilt, 2 * BLOCK);
+        lost += judge(&copied, &contents, &spoilt, Harm::Page);
         fs::remove_dir_all(&copied).unwrap();
     };
     for (file, used) in some_files(&filled) {
