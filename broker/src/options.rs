@@ -234,8 +234,10 @@ impl Redirect {
 pub struct Limits {
     /// Connections at once.
     pub max_connections: usize,
-    /// New connections in a second.
+    /// New connections of a listener without TLS in a second.
     pub max_connection_rate: u32,
+    /// New connections of a listener over TLS in a second.
+    pub max_tls_connection_rate: u32,
     /// Longest time from a connection to its CONNECT packet.
     pub connect_timeout: Duration,
     /// Longest packet, in bytes.
@@ -304,7 +306,8 @@ impl From<&BrokerLimits> for Limits {
         let seconds = |value: Duration| u32::try_from(value.as_secs()).unwrap_or(u32::MAX);
         Self {
             max_connections: limits.effective_max_connections() as usize,
-            max_connection_rate: limits.effective_max_connection_rate(),
+            max_connection_rate: limits.effective_max_connection_rate(false),
+            max_tls_connection_rate: limits.effective_max_connection_rate(true),
             connect_timeout: limits.effective_connect_timeout(),
             max_packet_size: u32::try_from(limits.effective_max_packet_size())
                 .unwrap_or(MAX_PACKET)

@@ -30,11 +30,11 @@ use crate::{
         pace::Pace,
         shard::{Control, ShardItem},
     },
-    options::{ListenerOptions, Protocol},
+    options::{Limits, ListenerOptions, Protocol},
 };
 
-/// Connections that may wait to be taken.
-const BACKLOG: i32 = 1024;
+/// Connections that may wait to be taken: as many as Linux allows, beyond which clients try again after seconds.
+const BACKLOG: i32 = 4096;
 
 /// How long to wait after the system gave no connection, for want of file descriptors for example.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
@@ -64,6 +64,14 @@ impl Listener {
     /// Its settings as they are now.
     pub(crate) fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()
+    }
+
+    /// New connections that it takes in a second.
+    fn connection_rate(&self, limits: &Limits) -> u32 {
+        match self.settings.load().protocol.tls() {
+            Some(_) => limits.max_tls_connection_rate,
+            None => limits.max_connection_rate,
+        }
     }
 
     /// Whether only our own roles can come in: they are let in however short something is.
@@ -216,7 +224,7 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 async fn accept(engine: Arc<Engine>, listener: Arc<Listener>, socket: TcpListener) {
     let mut pace = Pace::default();
     loop {
-        let allowed = engine.limits.load().max_connection_rate;
+        let allowed = listener.connection_rate(&engine.limits.load());
         if let Some(until) = pace.count(allowed, Instant::now()) {
             // The system keeps the rest waiting.
             tokio::time::sleep_until(until.into()).await;

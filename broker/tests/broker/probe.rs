@@ -26,7 +26,7 @@ pub(crate) fn certificate(until: i32) -> (rcgen::Certificate, rcgen::KeyPair) {
     (parameters.self_signed(&key).unwrap(), key)
 }
 
-fn tls(until: i32, ask: bool) -> Arc<rustls::ServerConfig> {
+pub(crate) fn tls(until: i32, ask: bool) -> Arc<rustls::ServerConfig> {
     foreshore_tls::install_provider();
     let (certificate, key) = certificate(until);
     let builder = rustls::ServerConfig::builder();
@@ -45,7 +45,7 @@ fn tls(until: i32, ask: bool) -> Arc<rustls::ServerConfig> {
     )
 }
 
-fn listener(name: &str, protocol: Protocol, authentication: Vec<Method>) -> ListenerOptions {
+pub(crate) fn listener(name: &str, protocol: Protocol, authentication: Vec<Method>) -> ListenerOptions {
     ListenerOptions {
         protocol,
         ..ListenerOptions::tcp(name, ([127, 0, 0, 1], 0).into(), authentication)

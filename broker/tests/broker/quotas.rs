@@ -2,17 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-use foreshore_broker::{Limits, Options};
+use foreshore_broker::{Limits, Options, Protocol};
 use foreshore_runtime::Metrics;
 use rmqtt_codec::{
     types::QoS,
     v5::{Packet, SubscribeAckReason, UnsubscribeAckReason},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
 };
 
 use crate::{
     TestBroker,
     client::{Client, GENEROUS, back, publish},
     options, options_in,
+    probe::{listener, tls},
 };
 
 /// A client that publishes a row of messages at once, and has not looked at its acknowledgements.
@@ -112,6 +117,7 @@ async fn all_clients_together_publish_no_faster_than_they_may() {
 async fn a_storm_of_connections_is_taken_at_the_rate_that_is_allowed() {
     let limits = Limits {
         max_connection_rate: 20,
+        max_tls_connection_rate: 1_000_000,
         ..Limits::default()
     };
     let broker = TestBroker::start_limited(limits).await;
@@ -124,6 +130,27 @@ async fn a_storm_of_connections_is_taken_at_the_rate_that_is_allowed() {
     let clients = futures::future::join_all(storm).await;
     assert!(began.elapsed() >= at_least(60, 20));
     drop(clients);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn handshakes_of_tls_have_a_rate_of_their_own() {
+    let limits = Limits {
+        max_tls_connection_rate: 20,
+        ..Limits::default()
+    };
+    let broker = TestBroker::start_limited(limits).await;
+    let listener = listener("tls", Protocol::Tls(tls(2999, false)), Vec::new());
+    let address = broker.handle.open_listener(listener).unwrap();
+    let began = Instant::now();
+    let storm = (0..60).map(async |_| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"no handshake").await.unwrap();
+        // Ends when the broker has seen that it is none, with a reset or without.
+        drop(stream.read_to_end(&mut Vec::new()).await);
+    });
+    futures::future::join_all(storm).await;
+    assert!(began.elapsed() >= at_least(60, 20));
     broker.stop().await;
 }
 

@@ -31,7 +31,7 @@ pub struct BrokerLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_connections: Option<u32>,
-    /// New connections in a second; 500 where it is left out.
+    /// New connections of a listener in a second; 500 over TLS and 5000 without where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_connection_rate: Option<u32>,
@@ -170,11 +170,19 @@ effective!(TopicFilterLimit {
     effective_overflow: overflow -> OverflowPolicy = OverflowPolicy::DropOldest;
 });
 
+impl BrokerLimits {
+    /// New connections of a listener in a second: `maxConnectionRate`; where it was left out, 500 over TLS, whose handshakes
+    /// take up to a millisecond of a processor each, and 5000 without.
+    #[must_use]
+    pub fn effective_max_connection_rate(&self, over_tls: bool) -> u32 {
+        self.max_connection_rate
+            .unwrap_or(if over_tls { 500 } else { 5000 })
+    }
+}
+
 effective!(BrokerLimits {
     /// Connections at once:
     effective_max_connections: max_connections -> u32 = 10_000;
-    /// New connections in a second:
-    effective_max_connection_rate: max_connection_rate -> u32 = 500;
     /// Longest time to the CONNECT packet:
     effective_connect_timeout: connect_timeout -> StdDuration = StdDuration::from_secs(10);
     /// Longest packet in bytes:
