@@ -193,19 +193,24 @@ impl Handle {
     #[must_use]
     pub fn retained(&self, filter: &TopicFilter, max: usize) -> Listing<RetainedInfo> {
         let now = self.engine().now();
-        let mut first = First::new(max);
-        self.engine().retained.matching(filter.as_str(), now, |message| {
-            if first.takes(|last| message.topic < *last) {
-                let info = RetainedInfo {
+        let mut found = Vec::new();
+        let mut from = None;
+        while found.len() <= max {
+            let mut looks = PAGE;
+            let retained = &self.engine().retained;
+            from = retained.matching(filter, from, &mut looks, now, |message| {
+                found.push(RetainedInfo {
                     topic: message.topic.to_string(),
                     qos: message.qos,
                     payload_bytes: message.payload.len(),
                     expires_in_seconds: message.expires_at.map(|at| at.since(now).as_secs()),
-                };
-                first.add(message.topic.clone(), info);
+                });
+            });
+            if from.is_none() {
+                break;
             }
-        });
-        first.listing()
+        }
+        Listing::cut(found, max)
     }
 }
 

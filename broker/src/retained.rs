@@ -2,9 +2,13 @@
 //!
 //! All of them are in memory, so that a subscription is answered at once; the store has them as well. They are bounded
 //! by number and bytes: a message that would exceed the bounds is refused, never half kept.
+//!
+//! They are in the order of their topics, so that whoever looks for those that a filter matches can pause, and jumps over
+//! what it can't match.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
+use foreshore_record::{TopicFilter, TopicName};
 use foreshore_store::{BrokerTime, EntryId};
 use parking_lot::RwLock;
 
@@ -13,20 +17,14 @@ use crate::message::Message;
 /// The retained messages.
 #[derive(Debug, Default)]
 pub(crate) struct Retained {
-    tree: RwLock<Tree>,
+    topics: RwLock<Topics>,
 }
 
 #[derive(Debug, Default)]
-struct Tree {
-    root: Node,
+struct Topics {
+    last: BTreeMap<TopicName, Last>,
     count: usize,
     bytes: usize,
-}
-
-#[derive(Debug, Default)]
-struct Node {
-    children: HashMap<Box<str>, Node>,
-    last: Option<Last>,
 }
 
 /// The last thing that happened to a topic.
@@ -50,129 +48,160 @@ pub(crate) struct Bounds {
 impl Retained {
     /// Whether a message would find room.
     pub(crate) fn has_room(&self, message: &Message, bounds: Bounds) -> bool {
-        let tree = self.tree.read();
-        let known = tree
-            .root
-            .find(message.topic.as_str())
+        let topics = self.topics.read();
+        let known = topics
+            .last
+            .get(&message.topic)
             .and_then(|last| last.message.as_ref());
         let (count, bytes) = known.map_or((0, 0), |known| (1, known.weight()));
-        tree.count - count < bounds.count && tree.bytes - bytes + message.weight() <= bounds.bytes
+        topics.count - count < bounds.count && topics.bytes - bytes + message.weight() <= bounds.bytes
     }
 
     /// Keeps a message as the last of its topic, or forgets that one if the payload is empty. What is older than the
     /// present one is passed over.
     pub(crate) fn put(&self, id: EntryId, message: &Arc<Message>) {
         let keep = (!message.payload.is_empty()).then(|| Arc::clone(message));
-        self.tree.write().put(message.topic.as_str(), id, keep);
+        self.topics.write().put(&message.topic, id, keep);
     }
 
     /// Forgets messages that are worthless, and what is remembered of deletions before `settled`, the last id that can't
     /// arrive late any more.
     pub(crate) fn sweep(&self, now: BrokerTime, settled: EntryId) {
-        let tree = &mut *self.tree.write();
-        let (mut count, mut bytes) = (0, 0);
-        tree.root.sweep(&mut |last| {
+        let topics = &mut *self.topics.write();
+        topics.last.retain(|_, last| {
             if let Some(message) = last.message.take_if(|message| message.is_expired(now)) {
-                count += 1;
-                bytes += message.weight();
+                topics.count -= 1;
+                topics.bytes -= message.weight();
             }
             last.message.is_some() || last.id > settled
         });
-        tree.count -= count;
-        tree.bytes -= bytes;
     }
 
-    /// Calls `found` with every message that a filter matches, in no order.
-    pub(crate) fn matching(&self, filter: &str, now: BrokerTime, mut found: impl FnMut(&Arc<Message>)) {
-        self.tree
-            .read()
-            .root
-            .matching(filter.split('/'), true, &mut |message| {
-                if !message.is_expired(now) {
-                    found(message);
+    /// Calls `found` with messages that a filter matches, in order of topic and from a topic on, and looks at so many topics
+    /// at most. Returns where to go on, if that was not all.
+    pub(crate) fn matching(
+        &self,
+        filter: &TopicFilter,
+        from: Option<TopicName>,
+        looks: &mut usize,
+        now: BrokerTime,
+        mut found: impl FnMut(&Arc<Message>),
+    ) -> Option<TopicName> {
+        let topics = self.topics.read();
+        let mut from = from.map_or_else(String::new, |from| from.as_str().to_owned());
+        'jump: loop {
+            let bounds = (Bound::Included(from.as_str()), Bound::Unbounded);
+            for (topic, last) in topics.last.range::<str, _>(bounds) {
+                if *looks == 0 {
+                    return Some(topic.clone());
                 }
-            });
+                *looks -= 1;
+                match judge(filter.as_str(), topic.as_str()) {
+                    Judgement::Matches => {
+                        if let Some(message) = last.message.as_ref().filter(|last| !last.is_expired(now)) {
+                            found(message);
+                        }
+                    }
+                    Judgement::Differs => {}
+                    Judgement::NoneBefore(next) => {
+                        from = next;
+                        continue 'jump;
+                    }
+                    Judgement::NoneBehind => return None,
+                }
+            }
+            return None;
+        }
     }
 
     /// Number of messages, and their bytes.
     pub(crate) fn size(&self) -> (usize, usize) {
-        let tree = self.tree.read();
-        (tree.count, tree.bytes)
+        let topics = self.topics.read();
+        (topics.count, topics.bytes)
     }
 }
 
-impl Tree {
-    fn put(&mut self, topic: &str, id: EntryId, message: Option<Arc<Message>>) {
-        let mut node = &mut self.root;
-        for level in topic.split('/') {
-            node = node.children.entry(level.into()).or_default();
-        }
-        if node.last.as_ref().is_some_and(|last| last.id > id) {
+impl Topics {
+    fn put(&mut self, topic: &TopicName, id: EntryId, message: Option<Arc<Message>>) {
+        let known = self.last.get_mut(topic);
+        if known.as_ref().is_some_and(|last| last.id > id) {
             return;
         }
         let added = message.as_ref().map(|message| message.weight());
-        let removed = node
-            .last
-            .replace(Last { id, message })
-            .and_then(|last| last.message);
+        let last = Last { id, message };
+        let replaced = match known {
+            Some(known) => std::mem::replace(known, last).message,
+            None => self
+                .last
+                .insert(topic.clone(), last)
+                .and_then(|last| last.message),
+        };
         self.count += usize::from(added.is_some());
-        self.count -= usize::from(removed.is_some());
+        self.count -= usize::from(replaced.is_some());
         self.bytes += added.unwrap_or(0);
-        self.bytes -= removed.map_or(0, |message| message.weight());
+        self.bytes -= replaced.map_or(0, |message| message.weight());
     }
 }
 
-impl Node {
-    fn find(&self, topic: &str) -> Option<&Last> {
-        let mut node = self;
-        for level in topic.split('/') {
-            node = node.children.get(level)?;
-        }
-        node.last.as_ref()
-    }
+/// What a topic says about those behind it, for whoever looks for what a filter matches in the order of topics.
+#[derive(Debug, PartialEq, Eq)]
+enum Judgement {
+    /// The filter matches it.
+    Matches,
+    /// It does not; the next topic may be one.
+    Differs,
+    /// It does not, nor any topic before this text, which is behind it.
+    NoneBefore(String),
+    /// It does not, nor any topic behind it.
+    NoneBehind,
+}
 
-    fn sweep(&mut self, keep: &mut impl FnMut(&mut Last) -> bool) {
-        self.last.take_if(|last| !keep(last));
-        self.children.retain(|_, child| {
-            child.sweep(keep);
-            child.last.is_some() || !child.children.is_empty()
-        });
+fn judge(filter: &str, topic: &str) -> Judgement {
+    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+        // [MQTT-4.7.2-1]; `%` comes after `$`.
+        return Judgement::NoneBefore("%".to_owned());
     }
-
-    fn matching(
-        &self,
-        mut levels: std::str::Split<'_, char>,
-        first: bool,
-        found: &mut impl FnMut(&Arc<Message>),
-    ) {
-        // [MQTT-4.7.2-1]: a leading wildcard does not match a topic that begins with `$`.
-        let visible = |name: &str| !first || !name.starts_with('$');
-        match levels.next() {
-            None => {
-                if let Some(message) = self.last.as_ref().and_then(|last| last.message.as_ref()) {
-                    found(message);
-                }
-            }
-            Some("#") => {
-                if !first && let Some(message) = self.last.as_ref().and_then(|last| last.message.as_ref()) {
-                    found(message);
-                }
-                for (_, child) in self.children.iter().filter(|(name, _)| visible(name)) {
-                    child.matching("#".split('/'), false, found);
-                }
-            }
-            Some("+") => {
-                for (_, child) in self.children.iter().filter(|(name, _)| visible(name)) {
-                    child.matching(levels.clone(), false, found);
-                }
-            }
-            Some(level) => {
-                if let Some(child) = self.children.get(level) {
-                    child.matching(levels, false, found);
-                }
-            }
+    // Levels that were not looked at, and the topic up to and with the separator behind the last one that may have any name.
+    let (mut rest, mut any) = (Some(topic), None);
+    for level in filter.split('/') {
+        if level == "#" {
+            return Judgement::Matches;
         }
+        let Some(levels) = rest else {
+            // Topics below this one have more of them.
+            return Judgement::Differs;
+        };
+        let (name, below) = match levels.split_once('/') {
+            Some((name, below)) => (name, Some(below)),
+            None => (levels, None),
+        };
+        if level == "+" {
+            any = below.and_then(|below| topic.strip_suffix(below));
+        } else if level != name {
+            let above = topic.strip_suffix(levels).unwrap_or_default();
+            let mut wanted = format!("{above}{level}");
+            if topic < wanted.as_str() {
+                return Judgement::NoneBefore(wanted);
+            }
+            // Between a topic and those below it are others, as `a-b` between `a` and `a/b`.
+            wanted.push('/');
+            if topic < wanted.as_str() {
+                return Judgement::NoneBefore(wanted);
+            }
+            return behind(any);
+        }
+        rest = below;
     }
+    rest.map_or(Judgement::Matches, |_| behind(any))
+}
+
+/// What of topics that begin like this can match was in front of the one that was looked at.
+fn behind(any: Option<&str>) -> Judgement {
+    // `0` comes after `/`.
+    let next = any.and_then(|any| any.strip_suffix('/'));
+    next.map_or(Judgement::NoneBehind, |next| {
+        Judgement::NoneBefore(format!("{next}0"))
+    })
 }
 
 #[cfg(test)]
@@ -193,18 +222,30 @@ mod tests {
         ))
     }
 
+    /// Topics that a filter matches, and how often there was a pause after so many looks.
+    fn looked_up(retained: &Retained, filter: &str, looks: usize) -> (Vec<String>, usize) {
+        let filter = TopicFilter::new(filter).unwrap();
+        let (mut topics, mut pauses, mut from) = (Vec::new(), 0, None);
+        loop {
+            let find = |message: &Arc<Message>| topics.push(message.topic.to_string());
+            from = retained.matching(&filter, from, &mut { looks }, NOW, find);
+            if from.is_none() {
+                return (topics, pauses);
+            }
+            pauses += 1;
+        }
+    }
+
     fn found(retained: &Retained, filter: &str) -> Vec<String> {
-        let mut topics = Vec::new();
-        retained.matching(filter, NOW, |message| topics.push(message.topic.to_string()));
-        topics.sort();
-        topics
+        looked_up(retained, filter, usize::MAX).0
     }
 
     proptest! {
         #[test]
         fn finds_exactly_the_topics_that_match(
-            topics in prop::collection::btree_set("\\$?[ab]?(/[ab]?){0,3}", 1..30),
-            filter in "(\\$?[ab]?|\\+)(/([ab]?|\\+)){0,3}(/#)?|#",
+            topics in prop::collection::btree_set("\\$?[ab]?-?(/[ab]?-?){0,3}", 1..30),
+            filter in "(\\$?[ab]?-?|\\+)(/([ab]?-?|\\+)){0,3}(/#)?|#",
+            looks in 1_usize..6,
         ) {
             let Ok(filter) = TopicFilter::new(&filter) else { return Ok(()) };
             let retained = Retained::default();
@@ -213,7 +254,8 @@ mod tests {
                 retained.put(1, &message(topic, "x"));
             }
             let expected: Vec<_> = topics.iter().filter(|topic| filter.matches(topic)).cloned().collect();
-            prop_assert_eq!(found(&retained, filter.as_str()), expected);
+            prop_assert_eq!(&found(&retained, filter.as_str()), &expected);
+            prop_assert_eq!(looked_up(&retained, filter.as_str(), looks).0, expected);
         }
     }
 
@@ -222,14 +264,29 @@ mod tests {
         let retained = Retained::default();
         retained.put(5, &message("a/b", "five"));
         retained.put(4, &message("a/b", "four"));
-        let mut payloads = Vec::new();
-        retained.matching("a/b", NOW, |message| payloads.push(message.payload.clone()));
+        let (filter, mut payloads) = (TopicFilter::new("a/b").unwrap(), Vec::new());
+        let find = |message: &Arc<Message>| payloads.push(message.payload.clone());
+        retained.matching(&filter, None, &mut 9, NOW, find);
         assert_eq!(payloads, ["five"]);
         retained.put(7, &message("a/b", ""));
         retained.put(6, &message("a/b", "six"));
         assert_eq!((found(&retained, "#").len(), retained.size()), (0, (0, 0)));
         retained.sweep(NOW, 7);
-        assert!(retained.tree.read().root.children.is_empty());
+        assert!(retained.topics.read().last.is_empty());
+    }
+
+    #[test]
+    fn what_a_filter_can_not_match_is_jumped_over() {
+        let retained = Retained::default();
+        for (line, name) in (0..100).flat_map(|line| (0..100).map(move |name| (line, name))) {
+            retained.put(1, &message(&format!("plant/{line}/{name}"), "x"));
+        }
+        // Some looks for each line, where there are a hundred topics.
+        let (topics, pauses) = looked_up(&retained, "plant/+/7", 10);
+        assert!(topics.len() == 100 && pauses <= 40, "{pauses}");
+        for filter in ["plant/7/7", "plant/7/x/#", "a/#", "x"] {
+            assert_eq!(looked_up(&retained, filter, 6).1, 0, "{filter}");
+        }
     }
 
     #[test]

@@ -1,13 +1,8 @@
 //! What a connection holds in memory, as the quotas count it.
 
-use std::mem::size_of;
-
 use super::{Connection, ending::Ending, transport::Transport};
 use crate::{
-    engine::{
-        delivery::Delivery,
-        memory::{CONNECTION, ENCRYPTION},
-    },
+    engine::memory::{CONNECTION, ENCRYPTION},
     wire::ReasonCode,
 };
 
@@ -37,7 +32,7 @@ impl Connection {
             + self.receiving.acks.len() * ACKNOWLEDGEMENT
             + self.out.memory()
             + self.inbox.waiting_bytes()
-            + self.sending.replay_len() * size_of::<Delivery>()
+            + self.sending.replays.memory()
             + self.state.memory()
     }
 }

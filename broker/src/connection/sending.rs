@@ -1,19 +1,22 @@
 //! Deliveries to the client: what waits, and the window that it waits for (MQTT 5.0 sections 4.3 and 4.9).
 
+mod replay;
 mod settling;
 mod storing;
 mod writing;
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
     task::Context,
 };
 
-use foreshore_record::{Qos, TopicFilter, TopicName};
-use foreshore_store::{Completion, EntryFlags, EntryId, Operation, ReceiverId, Settlement};
+use foreshore_record::{Qos, TopicName};
+use foreshore_store::{Completion, EntryId, Operation, ReceiverId, Settlement};
 
-use self::storing::{After, Submit};
+use self::{
+    replay::Replays,
+    storing::{After, Submit},
+};
 use super::{
     Connection,
     drain::{Drain, Resend},
@@ -26,15 +29,12 @@ use crate::{
         publish::NO_ROOM,
         shard::weight,
     },
-    session::{Subscription, state::Phase},
+    session::state::Phase,
     wire::ReasonCode,
 };
 
 /// Live deliveries that wait for the window before a durable session goes back to its queue.
 const MAX_QUEUE: usize = 1024;
-
-/// Retained messages that are stored for a durable session at once.
-const REPLAY_AT_ONCE: usize = 64;
 
 /// What is on its way to the client.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(super) struct Sending {
     /// What the waiting deliveries weigh.
     waiting_bytes: usize,
     /// Retained messages that are to be sent because of a subscription.
-    replay: VecDeque<Delivery>,
+    pub(super) replays: Replays,
     /// What was in flight when the last connection ended and is to be sent again.
     resend: VecDeque<Resend>,
     /// Reading of the session's queue, if it has one. Boxed, since most connections are idle and have none.
@@ -71,7 +71,7 @@ impl Sending {
             zero: VecDeque::new(),
             queue: VecDeque::new(),
             waiting_bytes: 0,
-            replay: VecDeque::new(),
+            replays: Replays::default(),
             resend: VecDeque::new(),
             drain,
             aliases: HashMap::new(),
@@ -82,11 +82,6 @@ impl Sending {
             submitting: None,
             storing: VecDeque::new(),
         }
-    }
-
-    /// Retained messages that are still to be sent.
-    pub(super) fn replay_len(&self) -> usize {
-        self.replay.len()
     }
 
     /// All deliveries that were not sent.
@@ -236,58 +231,6 @@ impl Connection {
             self.send(delivery);
             progress = true;
         }
-        while self.has_room_outside()
-            && self.sending.queue.is_empty()
-            && self.sending.operations.len() < REPLAY_AT_ONCE
-            && let Some(delivery) = self.sending.replay.pop_front()
-        {
-            self.replay(delivery);
-            progress = true;
-        }
-        progress
-    }
-
-    /// Sends retained messages because of a subscription.
-    pub(super) fn replay_retained(&mut self, filter: &TopicFilter, subscription: &Subscription) {
-        let identifiers = subscription
-            .identifier
-            .map(|identifier| [identifier.get()].into());
-        let (replay, permissions) = (&mut self.sending.replay, &self.client.permissions);
-        self.engine
-            .retained
-            .matching(filter.as_str(), self.engine.clock.now(), |message| {
-                if permissions.may_receive(&message.topic).is_ok() {
-                    replay.push_back(Delivery {
-                        message: Arc::clone(message),
-                        entry: 0,
-                        qos: subscription.options.qos.min(message.qos),
-                        retain: true,
-                        identifiers: Option::clone(&identifiers),
-                        origin: Origin::Session,
-                    });
-                }
-            });
-    }
-
-    fn replay(&mut self, delivery: Delivery) {
-        match self.session.receiver {
-            Some(receiver) if delivery.qos != Qos::AtMostOnce => {
-                let flags = EntryFlags {
-                    qos: delivery.qos,
-                    retain: true,
-                    subscription_identifiers: delivery.identifiers.as_deref().unwrap_or_default().to_vec(),
-                };
-                let ordinal = self.sending.operations.iter().map(Operation::ids).sum();
-                self.sending
-                    .operation(Operation::Publish(foreshore_store::Publish {
-                        message: delivery.message.to_stored(),
-                        receivers: vec![(receiver, flags)],
-                        update_retained: false,
-                        receipt: None,
-                    }));
-                self.sending.after.push(After::Replayed(ordinal, delivery));
-            }
-            _ => self.place(delivery),
-        }
+        progress | self.pump_retained()
     }
 }

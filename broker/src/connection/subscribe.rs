@@ -71,7 +71,7 @@ impl Connection {
                 RetainHandling::Never => false,
             };
             if wants_retained && group.is_none() {
-                self.replay_retained(&filter, &subscription);
+                self.replay_retained(filter, subscription);
             }
             options.qos
         }))
@@ -93,6 +93,10 @@ impl Connection {
             self.audit_denied(Action::Subscribe, text, denied.rule(), None);
             self.policy_refusal()
         })?;
+        // Subscriptions that wait for what is retained count as well, also those that are asked for again and again.
+        if self.sending.replays.len() >= limits.max_subscriptions {
+            return Err(ReasonCode::QuotaExceeded);
+        }
         if self.state.subscriptions.contains_key(text) {
             return Ok(allowed);
         }

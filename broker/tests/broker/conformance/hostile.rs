@@ -14,7 +14,7 @@ use super::raw::{
 };
 use crate::{
     TestBroker,
-    client::{Client, GENEROUS, hello, publish},
+    client::{Client, GENEROUS, hello, publish, retained},
 };
 
 /// One of each packet that a client may send, in order.
@@ -194,6 +194,45 @@ async fn a_bomb_of_subscriptions_stops_at_the_bound_and_burdens_nobody() {
     let (_, body) = client.ask(&packet(0xa2, &[b"\0\x02\0", &left])).await;
     let removed = body[3..].iter().filter(|reason| **reason == 0).count();
     assert_eq!((body.len(), removed), (3 + 5_000, 100));
+}
+
+#[tokio::test]
+async fn who_asks_for_all_that_is_retained_again_and_again_gets_it_bit_by_bit() {
+    // All deliveries at once would take some megabytes.
+    let limits = Limits {
+        max_subscriptions: 300,
+        max_client_memory: Some(1 << 20),
+        ..Limits::default()
+    };
+    let broker = TestBroker::start_limited(limits).await;
+    let mut witness = Client::clean(broker.address, "witness").await;
+    for index in 0..200 {
+        let topic = format!("retained/{index}");
+        witness
+            .publish_packet(retained(&topic, "x", QoS::AtLeastOnce, 1))
+            .await;
+    }
+    let mut client = Raw::connect5(broker.address, "c").await;
+    let filters = join(&[&value("#"), b"\0"]).repeat(400);
+    client.send(&packet(0x82, &[b"\0\x01\0", &filters])).await;
+    witness.ping().await;
+    let mut published = 0;
+    while published < 300 * 200 {
+        let (first, body) = client.next().await.expect("the client stays connected");
+        if first == SUBACK {
+            assert!(body[3..303].iter().all(|reason| *reason == 0));
+            assert_eq!(&body[303..], [0x97; 100]);
+        } else {
+            assert_eq!(first, 0x31);
+            published += 1;
+        }
+    }
+    // Whoever has all of it may ask again.
+    let again = join(&[&value("retained/7"), b"\0"]);
+    client.send(&packet(0x82, &[b"\0\x02\0", &again])).await;
+    let mut answers = [client.next().await.unwrap().0, client.next().await.unwrap().0];
+    answers.sort_unstable();
+    assert_eq!(answers, [0x31, SUBACK]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

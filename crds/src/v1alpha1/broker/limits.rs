@@ -61,7 +61,7 @@ pub struct BrokerLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
     pub max_topic_levels: Option<u32>,
-    /// Subscriptions of a session; 1000 where it is left out.
+    /// Subscriptions of a session; 10000 where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_subscriptions: Option<u32>,
@@ -196,7 +196,7 @@ effective!(BrokerLimits {
     /// Levels of a topic:
     effective_max_topic_levels: max_topic_levels -> u32 = 32;
     /// Subscriptions of a session:
-    effective_max_subscriptions: max_subscriptions -> u32 = 1000;
+    effective_max_subscriptions: max_subscriptions -> u32 = 10_000;
     /// Longest keep-alive:
     effective_max_keep_alive: max_keep_alive -> StdDuration = StdDuration::from_secs(1200);
     /// Longest life of a session without its client:
