@@ -15,7 +15,8 @@ pub(crate) enum Due {
     Session(Arc<str>),
 }
 
-/// What falls due, in the order in which it does. What was overtaken by events is recognised by whoever handles it.
+/// What falls due, in the order in which it does. What is overtaken by events at the last moment is recognised by whoever
+/// handles it.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     due: Mutex<BTreeSet<(BrokerTime, Due)>>,
@@ -32,6 +33,17 @@ impl Timers {
         if first {
             self.changed.notify_one();
         }
+    }
+
+    /// Forgets what does not fall due any more. Clients that come and go all day would else leave something for each time.
+    pub(crate) fn remove(&self, at: BrokerTime, due: Due) {
+        self.due.lock().remove(&(at, due));
+    }
+
+    /// How much is to fall due.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.due.lock().len()
     }
 
     /// Takes the next thing that is due, or tells how long it takes until something is.

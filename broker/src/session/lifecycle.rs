@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{
     Location, Session,
-    registry::{Claim, Client, ConnectionInfo},
+    registry::{Claim, Client, ConnectionInfo, Known},
     rows::{self, SessionRow},
     state::SessionState,
 };
@@ -132,8 +132,7 @@ impl Engine {
             return None;
         }
         let state = known.state.take()?;
-        known.ends_at = None;
-        known.will = None;
+        self.nothing_is_due(&claim.client.id, &mut known);
         Some(state)
     }
 
@@ -142,16 +141,28 @@ impl Engine {
         let (state, will) = {
             let mut known = claim.client.known();
             known.session = None;
-            known.ends_at = None;
-            (known.state.take(), known.will.take())
+            (
+                known.state.take(),
+                self.nothing_is_due(&claim.client.id, &mut known),
+            )
         };
         if let Some(state) = state {
             operations.extend(self.end_session(&state));
         }
         // Before the new connection stores a will of its own, which this one's row must not hide.
-        if let Some((_, will)) = will {
+        if let Some(will) = will {
             self.publish_will(&claim.client.id, &will).await;
         }
+    }
+
+    /// The client is back, or its session is over: nothing falls due for it any more. Returns the will that waited.
+    fn nothing_is_due(&self, id: &Arc<str>, known: &mut Known) -> Option<Will> {
+        if let Some(at) = known.ends_at.take() {
+            self.timers.remove(at, Due::Session(Arc::clone(id)));
+        }
+        let (at, will) = known.will.take()?;
+        self.timers.remove(at, Due::Will(Arc::clone(id)));
+        Some(will)
     }
 
     /// Makes a new session; a durable one gets its queue.
@@ -338,8 +349,10 @@ impl Engine {
             let due = known.connection.is_none() && known.ends_at.is_some_and(|at| at <= now);
             due.then(|| {
                 known.session = None;
-                known.ends_at = None;
-                (known.state.take(), known.will.take())
+                (
+                    known.state.take(),
+                    self.nothing_is_due(&claim.client.id, &mut known),
+                )
             })
         };
         if let Some((state, will)) = ended {
@@ -348,7 +361,7 @@ impl Engine {
                 tracing::warn!(client = id, %error, "the end of a session could not be stored");
             }
             // [MQTT-3.1.3-9]: with the session its will falls due.
-            if let Some((_, will)) = will {
+            if let Some(will) = will {
                 self.publish_will(id, &will).await;
             }
             tracing::debug!(client = id, "session has expired");
@@ -364,5 +377,60 @@ fn row(facts: &ClientFacts, state: &SessionState, disconnected_at: Option<u64>) 
         disconnected_at,
         version: facts.version,
         username: facts.principal.username.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+    use crate::{
+        Broker,
+        auth::Method,
+        options::{ListenerOptions, Options},
+    };
+
+    /// Connects as `c` for a session of an hour, with a will that waits for as long, and reads CONNACK.
+    async fn connect(address: SocketAddr, clean_start: bool) -> TcpStream {
+        let mut packet = b"\x10\x20\x00\x04MQTT\x05\x04\x00\x00\x05\x11\x00\x00\x0e\x10\x00\x01c".to_vec();
+        packet[9] |= u8::from(clean_start) << 1;
+        packet.extend(b"\x05\x18\x00\x00\x0e\x10\x00\x01w\x00\x01x");
+        packet[1] = u8::try_from(packet.len() - 2).unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&packet).await.unwrap();
+        let mut connack = [0; 4];
+        stream.read_exact(&mut connack).await.unwrap();
+        assert_eq!((connack[0], connack[3]), (0x20, 0));
+        stream
+    }
+
+    #[tokio::test]
+    async fn a_client_that_comes_and_goes_leaves_no_more_than_once() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let handle = Broker::start(Options {
+            listeners: vec![ListenerOptions::tcp("tcp", address, vec![Method::Anonymous])],
+            ..Options::default()
+        });
+        let handle = handle.await.unwrap();
+        let (_, address) = handle.addresses().remove(0);
+        let engine = handle.engine();
+        for round in 0..6 {
+            let stream = connect(address, round == 4).await;
+            assert_eq!(engine.timers.len(), 0);
+            drop(stream);
+            let gone = async {
+                while engine.timers.len() < 2 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), gone).await.unwrap();
+        }
+        handle.stop(Duration::from_secs(10)).await.unwrap();
     }
 }
