@@ -96,6 +96,28 @@ impl Will {
         TopicName::new(&self.topic).map_err(invalid)
     }
 
+    /// Bytes that it holds in memory. A user property of five bytes in CONNECT takes ten times as much here.
+    pub(crate) fn memory(&self) -> usize {
+        let Properties {
+            content_type,
+            response_topic,
+            correlation_data,
+            user,
+            ..
+        } = &self.properties;
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let pairs = user
+            .iter()
+            .map(|pair| size_of_val(pair) + pair.0.len() + pair.1.len());
+        size_of::<Self>()
+            + self.topic.len()
+            + self.payload.len()
+            + text(content_type)
+            + text(response_topic)
+            + correlation_data.as_ref().map_or(0, Bytes::len)
+            + pairs.sum::<usize>()
+    }
+
     /// The message that is published.
     fn message(&self, now: BrokerTime) -> Option<Message> {
         let topic = TopicName::new(&self.topic).ok()?;

@@ -570,6 +570,7 @@ impl Welcomed {
             inbox,
             transport,
             out,
+            will_memory: facts.will.as_ref().map_or(0, |will| will.memory()),
             client: facts,
             session,
             state,

@@ -24,10 +24,9 @@ impl Connection {
         } else {
             0
         };
-        let will = self.client.will.as_ref().map_or(0, |will| will.payload.len());
         CONNECTION
             + encryption
-            + will
+            + self.will_memory
             + self.receiving.input.capacity()
             + self.receiving.acks.len() * ACKNOWLEDGEMENT
             + self.out.memory()

@@ -135,6 +135,8 @@ pub(crate) struct Connection {
     transport: Transport,
     out: Outgoing,
     client: ClientFacts,
+    /// Bytes that the client's will takes.
+    will_memory: usize,
     session: Arc<Session>,
     state: Box<SessionState>,
     receiving: Receiving,

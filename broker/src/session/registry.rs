@@ -116,17 +116,14 @@ impl Registry {
         self.0.lock().values().cloned().collect()
     }
 
-    /// Bytes that sessions hold in memory whose clients are away.
+    /// Bytes that sessions hold in memory whose clients are away, and their wills.
     pub(crate) fn memory_of_parked(&self) -> usize {
         let bytes = |client: &Arc<Client>| {
-            client
-                .known
-                .lock()
-                .state
-                .as_ref()
-                .map(|state| PARKED + state.memory())
+            let Known { state, will, .. } = &*client.known.lock();
+            let state = state.as_ref().map_or(0, |state| PARKED + state.memory());
+            state + will.as_ref().map_or(0, |(_, will)| will.memory())
         };
-        self.all().iter().filter_map(bytes).sum()
+        self.all().iter().map(bytes).sum()
     }
 
     /// Number of clients.

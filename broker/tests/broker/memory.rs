@@ -13,6 +13,7 @@ use crate::{
     TestBroker,
     client::{Client, GENEROUS, back, hello, publish},
     options,
+    protocol::will,
 };
 
 const MIB: usize = 1 << 20;
@@ -168,10 +169,34 @@ async fn what_is_held_is_counted_and_given_back() {
     // A session that waits holds them still: that is measured now and then.
     client.disconnect().await;
     until(&|bytes| bytes > at_rest + 90_000 && bytes < at_rest + 97_000).await;
-    let clean = v5::Connect {
+    let clean = || v5::Connect {
         clean_start: true,
         ..hello("c")
     };
-    Client::connect(broker.address, clean).await.0.disconnect().await;
+    Client::connect(broker.address, clean())
+        .await
+        .0
+        .disconnect()
+        .await;
+    until(&|bytes| bytes == at_rest).await;
+    // A will, with the client and while it waits. Each of its properties takes more than it did on the way.
+    let mortal = v5::Connect {
+        last_will: Some(v5::LastWill {
+            message: "x".repeat(50_000).into(),
+            user_properties: vec![("".into(), "".into()); 2_000],
+            ..will("w", Some(1000))
+        }),
+        ..back("c")
+    };
+    let bytes_of_will = 50_000 + 2_000 * 2 * size_of::<String>();
+    let (client, _) = Client::connect(broker.address, mortal).await;
+    until(&|bytes| bytes > at_rest + bytes_of_will).await;
+    drop(client);
+    until(&|bytes| bytes > at_rest + bytes_of_will && bytes < at_rest + bytes_of_will + 3_000).await;
+    Client::connect(broker.address, clean())
+        .await
+        .0
+        .disconnect()
+        .await;
     until(&|bytes| bytes == at_rest).await;
 }
