@@ -21,12 +21,8 @@ use super::{
 use crate::{
     audit::Action,
     engine::{
-        mailbox::Mailbox,
-        pressure::Pressure,
-        publish::Outbound,
-        route::Route,
-        shard::{ShardItem, Topic},
-        trace::Traced,
+        mailbox::Mailbox, pressure::Pressure, publish::Outbound, route::Route, shard::ShardItem,
+        topics::Topic, trace::Traced,
     },
     inspect::trace,
     message::Message,

@@ -31,6 +31,7 @@ pub(crate) mod router;
 pub(crate) mod shard;
 pub(crate) mod sources;
 pub(crate) mod timers;
+pub(crate) mod topics;
 pub(crate) mod trace;
 pub(crate) mod trie;
 

@@ -165,9 +165,14 @@ impl Route {
         }
     }
 
+    /// How many receivers it has.
+    pub(crate) fn receivers(&self) -> usize {
+        self.targets.len() + self.groups.len() + self.paths.len()
+    }
+
     /// Whether nobody at all gets the topic's messages.
     pub(crate) fn is_empty(&self) -> bool {
-        self.targets.is_empty() && self.groups.is_empty() && self.paths.is_empty()
+        self.receivers() == 0
     }
 
     /// How many receivers may share one encoding.

@@ -6,7 +6,7 @@
 use std::{
     cell::{Cell, RefCell},
     cmp::Reverse,
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     future::poll_fn,
     panic::AssertUnwindSafe,
     rc::Rc,
@@ -27,6 +27,7 @@ use super::{
     pressure::Keeping,
     publish::{NO_ROOM, NOT_CONNECTED},
     route::{LiveTarget, Route},
+    topics::{KnownTopics, Topic},
 };
 use crate::{
     auth::Expiry,
@@ -34,7 +35,7 @@ use crate::{
     inspect::backlog::{Strained, Wanted},
     message::Message,
     session::{Location, MAX_SLOTS, Session},
-    stats::traffic::{OfClients, Traffic},
+    stats::traffic::OfClients,
     wire::ReasonCode,
 };
 
@@ -45,9 +46,6 @@ const OVERSHOOT: usize = 4 << 20;
 /// The part of what may wait for a connection above which it counts as strained, and publishers of what is in no queue
 /// wait for it: one of so many.
 const STRAINED: usize = 4;
-
-/// Topics whose routes a shard remembers.
-const MAX_TOPICS: usize = 4096;
 
 /// How often connections are looked at that may have fallen silent.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
@@ -115,23 +113,12 @@ pub(crate) struct Shard {
     /// What all shards share.
     pub(crate) engine: Arc<Engine>,
     slots: RefCell<Slots>,
-    topics: RefCell<HashMap<Box<str>, Topic>>,
+    topics: RefCell<KnownTopics>,
     /// Where input is read to before it is looked at; packets that are cut off move to their connection.
     pub(crate) scratch: RefCell<Box<[u8]>>,
     stopping: Cell<bool>,
     /// Connections that have not ended in every respect.
     active: Cell<usize>,
-}
-
-/// A topic, as a shard knows it.
-#[derive(Clone, Debug)]
-pub(crate) struct Topic {
-    /// Its name.
-    pub(crate) name: TopicName,
-    /// Who gets what is published there.
-    pub(crate) route: Arc<Route>,
-    /// What is counted of it, if anything is.
-    pub(crate) counted: Option<Arc<Traffic>>,
 }
 
 #[derive(Debug, Default)]
@@ -271,31 +258,28 @@ impl Shard {
     /// What is known of a topic.
     pub(crate) fn topic(&self, topic: &str) -> Result<Topic, InvalidTopic> {
         let mut topics = self.topics.borrow_mut();
-        let epoch = self.engine.router.epoch();
-        if let Some(cached) = topics.get_mut(topic) {
-            if cached.route.epoch != epoch {
-                cached.route = Arc::new(self.engine.router.route(topic));
-                cached.counted = self.engine.stats.by_topic.of(topic);
-            }
-            return Ok(cached.clone());
-        }
+        let router = &self.engine.router;
+        let name = match topics.get(topic) {
+            Some(known) if known.route.epoch == router.epoch() => return Ok(known.clone()),
+            Some(known) => known.name.clone(),
+            None => self.topic_name(topic)?,
+        };
+        let topic = Topic {
+            route: Arc::new(router.route(topic)),
+            counted: self.engine.stats.by_topic.of(topic),
+            name,
+        };
+        topics.put(topic.clone());
+        Ok(topic)
+    }
+
+    fn topic_name(&self, topic: &str) -> Result<TopicName, InvalidTopic> {
         let name = TopicName::new(topic)?;
-        let allowed = self.engine.limits.load().max_topic_levels;
         let found = name.levels().count();
-        if found > allowed {
+        if found > self.engine.limits.load().max_topic_levels {
             return Err(InvalidTopic::TooManyLevels { found });
         }
-        let route = Arc::new(self.engine.router.route(topic));
-        if topics.len() >= MAX_TOPICS {
-            topics.clear();
-        }
-        let known = Topic {
-            name,
-            route,
-            counted: self.engine.stats.by_topic.of(topic),
-        };
-        topics.insert(topic.into(), known.clone());
-        Ok(known)
+        Ok(name)
     }
 
     /// Gives a connection its place.
