@@ -304,6 +304,15 @@ impl From<&BrokerLimits> for Limits {
         let size = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
         let short = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
         let seconds = |value: Duration| u32::try_from(value.as_secs()).unwrap_or(u32::MAX);
+        let max_memory = match limits.max_memory {
+            Some(bytes) => size(bytes.into()),
+            None => default_memory(*USABLE_MEMORY),
+        };
+        // What one client left must not keep others out.
+        let max_retained_bytes = match limits.max_retained_bytes {
+            Some(bytes) => size(bytes.into()),
+            None => size(limits.effective_max_retained_bytes()).min(max_memory / 2),
+        };
         Self {
             max_connections: limits.effective_max_connections() as usize,
             max_connection_rate: limits.effective_max_connection_rate(false),
@@ -329,16 +338,13 @@ impl From<&BrokerLimits> for Limits {
             max_live_bytes: size(limits.effective_max_live_bytes()),
             max_durable_receivers: limits.effective_max_durable_receivers() as usize,
             max_retained_messages: limits.effective_max_retained_messages() as usize,
-            max_retained_bytes: size(limits.effective_max_retained_bytes()),
+            max_retained_bytes,
             max_publish_rate: limits.max_publish_rate,
             max_total_publish_rate: limits.max_total_publish_rate,
-            max_memory: Some(match limits.max_memory {
-                Some(bytes) => size(bytes.into()),
-                None => default_memory(*USABLE_MEMORY),
-            }),
+            max_memory: Some(max_memory),
             max_client_memory: limits.max_client_memory.map(|bytes| size(bytes.into())),
             max_state_keys: MAX_STATE_KEYS,
-            max_state_bytes: MAX_STATE_BYTES,
+            max_state_bytes: MAX_STATE_BYTES.min(max_memory / 8),
         }
     }
 }
@@ -449,5 +455,20 @@ mod tests {
             ..BrokerLimits::default()
         };
         assert_eq!(Limits::from(&told).max_memory, Some(4 << 30));
+    }
+
+    #[test]
+    fn what_is_left_behind_takes_a_part_of_the_memory_only() {
+        let bounds = |memory: &str, retained: Option<&str>| {
+            let limits = Limits::from(&BrokerLimits {
+                max_memory: Some(memory.parse().unwrap()),
+                max_retained_bytes: retained.map(|bytes| bytes.parse().unwrap()),
+                ..BrokerLimits::default()
+            });
+            (limits.max_retained_bytes >> 20, limits.max_state_bytes >> 20)
+        };
+        assert_eq!(bounds("1Gi", None), (256, 64));
+        assert_eq!(bounds("128Mi", None), (64, 16));
+        assert_eq!(bounds("128Mi", Some("100Mi")), (100, 16));
     }
 }

@@ -106,7 +106,7 @@ pub struct BrokerLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000_000))]
     pub max_retained_messages: Option<u32>,
-    /// Bytes of retained messages; 256Mi where it is left out.
+    /// Bytes of retained messages; 256Mi where it is left out, but no more than half of `maxMemory`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_retained_bytes: Option<ByteSize>,
     /// Messages that one client may publish in a second, after one second's worth at once; whoever is faster waits.
