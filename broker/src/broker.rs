@@ -233,6 +233,8 @@ fn start_tasks(engine: &Arc<Engine>, sys_interval: Option<Duration>) -> Vec<Task
             sweeping.state_store.set_space(space.ok().flatten());
             sweeping.measure_topic_limits().await;
             sweeping.measure_memory();
+            let overflowed = &sweeping.stats.overflowed;
+            overflowed.inc_by(store.overflowed().saturating_sub(overflowed.get()));
             if let Some(encryption) = store.encryption() {
                 let stats = &sweeping.stats;
                 stats.store_rewriting.set(encryption.is_rewriting.into());

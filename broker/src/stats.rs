@@ -37,6 +37,8 @@ pub(crate) struct Stats {
     pub(crate) sent_bytes: Counter,
     /// Messages that were in no durable queue and could not be delivered.
     pub(crate) dropped_live: Counter,
+    /// Messages that were dropped because a durable queue is full.
+    pub(crate) overflowed: Counter,
     /// Publishes that were refused.
     pub(crate) refused: Counter,
     /// Waits of publishers that were faster than they may be.
@@ -111,6 +113,10 @@ impl Stats {
             dropped_live: counter(
                 "broker_messages_dropped",
                 "Messages outside of durable queues that could not be delivered",
+            ),
+            overflowed: counter(
+                "broker_queue_messages_dropped",
+                "Messages that were dropped because a durable queue is full",
             ),
             refused: counter("broker_publishes_refused", "Publishes that were refused"),
             publish_rate_waits: counter(

@@ -1,6 +1,13 @@
 //! The store over any back end.
 
-use std::{ops::ControlFlow, sync::Arc, time::Duration};
+use std::{
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -43,6 +50,8 @@ pub(crate) struct QueueStore<E> {
     writer: Mutex<Writer>,
     /// Where the last commit left the store.
     position: RwLock<PositionRow>,
+    /// Messages that were dropped because a queue is full.
+    overflowed: AtomicU64,
 }
 
 struct Writer {
@@ -77,6 +86,7 @@ impl<E: Engine> QueueStore<E> {
                 closed: None,
             }),
             position: RwLock::new(position),
+            overflowed: AtomicU64::new(0),
         })
     }
 
@@ -154,9 +164,11 @@ impl<E: Engine> QueueStore<E> {
             return Ok(result);
         }
         let topics = transaction.topics_changed.then(|| transaction.topics.clone());
+        let overflowed = transaction.overflowed;
         let (position, changes) = transaction.finish()?;
         drop(view);
         self.engine.write(changes)?;
+        self.overflowed.fetch_add(overflowed, Ordering::Relaxed);
         if let Some(topics) = topics {
             writer.topics = topics;
         }
@@ -525,6 +537,10 @@ impl<E: Engine> Store for QueueStore<E> {
 
     fn sources(&self, after: Option<&str>, max: usize) -> Result<Vec<SourceTotals>, StoreError> {
         self.read_named(Table::Source, after, max, rows::decode_source)
+    }
+
+    fn overflowed(&self) -> u64 {
+        self.overflowed.load(Ordering::Relaxed)
     }
 
     fn encryption(&self) -> Option<Encryption> {

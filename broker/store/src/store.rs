@@ -174,6 +174,10 @@ pub trait Store: Send + Sync + 'static {
     /// When the disk or the engine fails.
     fn sources(&self, after: Option<&str>, max: usize) -> Result<Vec<SourceTotals>, StoreError>;
 
+    /// Messages that were dropped because a queue is full, since the store was opened; not those that a limit by topic
+    /// filter dropped.
+    fn overflowed(&self) -> u64;
+
     /// How the store is encrypted; `None` if it is not.
     fn encryption(&self) -> Option<Encryption>;
 

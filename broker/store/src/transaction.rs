@@ -71,6 +71,8 @@ pub(crate) struct Transaction<'v> {
     /// Limits by topic filter, as the group has left them.
     pub(crate) topics: TopicTable,
     pub(crate) topics_changed: bool,
+    /// Messages that the group dropped because a queue is full.
+    pub(crate) overflowed: u64,
 }
 
 impl<'v> Transaction<'v> {
@@ -91,6 +93,7 @@ impl<'v> Transaction<'v> {
             low_space,
             topics: TopicTable::default(),
             topics_changed: false,
+            overflowed: 0,
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use foreshore_broker::{Handle, Limits, Options, OverflowPolicy, TopicLimit};
 use foreshore_record::{PathLedger, TopicFilter};
+use foreshore_runtime::Metrics;
 use foreshore_store::TopicTotals;
 use rmqtt_codec::{types::QoS, v5::PublishAckReason};
 
@@ -104,6 +105,69 @@ async fn messages_of_a_topic_filter_take_no_more_of_a_queue_than_they_may() {
     }
     until(&broker.handle, |totals| totals[0].waiting == 0).await;
     broker.stop().await;
+}
+
+#[tokio::test]
+async fn who_stays_away_loses_of_its_own_and_keeps_nobody_from_publishing() {
+    let small = |limits: Limits| Limits {
+        max_queue_bytes: 20_000,
+        ..limits
+    };
+    let metrics = Metrics::new();
+    let broker = TestBroker::start_with(Options {
+        limits: small(Limits::default()),
+        metrics: metrics.clone(),
+        ..options()
+    })
+    .await;
+    away(&broker, "dashboard").await;
+    let (mut reader, _) = Client::connect(broker.address, back("reader")).await;
+    reader.subscribe("#", QoS::AtLeastOnce).await;
+    let mut publisher = Client::clean(broker.address, "p").await;
+    let payload = |index: usize| format!("{index:01000}");
+    for index in 0..50 {
+        assert_eq!(
+            publisher.publish("line", &payload(index)).await,
+            PublishAckReason::Success
+        );
+        assert_eq!(reader.take().await, payload(index));
+    }
+    let line = ledger(&broker.handle, "dashboard").await;
+    let dropped = line.dropped["overflow_oldest"];
+    assert!(line.balances() && dropped > 30, "{line:?}");
+    assert_eq!((line.received, line.waiting), (50, 50 - dropped));
+    let counted = format!("foreshore_broker_queue_messages_dropped_total {dropped}\n");
+    let seen = async {
+        while !metrics.encode().unwrap().contains(&counted) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(GENEROUS, seen).await.unwrap();
+    let (mut dashboard, _) = Client::connect(broker.address, back("dashboard")).await;
+    for index in (0..50).skip(dropped as usize) {
+        assert_eq!(dashboard.take().await, payload(index));
+    }
+    dashboard.disconnect().await;
+    broker.stop().await;
+
+    // Where that is wanted, publishers keep what somebody has no room for.
+    let broker = TestBroker::start_limited(small(Limits {
+        queue_overflow: OverflowPolicy::Reject,
+        ..Limits::default()
+    }))
+    .await;
+    away(&broker, "orders").await;
+    let mut publisher = Client::clean(broker.address, "p").await;
+    let mut answers = Vec::new();
+    for index in 0..50 {
+        answers.push(publisher.publish("line", &payload(index)).await);
+    }
+    let taken = answers
+        .iter()
+        .filter(|answer| **answer == PublishAckReason::Success);
+    let line = ledger(&broker.handle, "orders").await;
+    assert_eq!(line.waiting, taken.count() as u64);
+    assert!(line.waiting < 20 && answers.last() == Some(&PublishAckReason::QuotaExceeded));
 }
 
 #[tokio::test]

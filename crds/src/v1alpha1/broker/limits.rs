@@ -86,8 +86,8 @@ pub struct BrokerLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::size_at_least("64Ki"))]
     pub max_queue_bytes: Option<ByteSize>,
-    /// What a full durable queue of a session does; Reject where it is left out. A dataflow's queue has its own
-    /// policy.
+    /// What a full durable queue of a session or shared subscription does; DropOldest where it is left out: a client
+    /// that stays away loses of its own and keeps nobody from publishing. A dataflow's queue has its own policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_overflow: Option<OverflowPolicy>,
     /// Whether messages of QoS 0 wait in the durable queue of a session, as others do; false where it is left out. Each
@@ -204,7 +204,7 @@ effective!(BrokerLimits {
     /// Bytes that wait in one durable queue:
     effective_max_queue_bytes: max_queue_bytes -> u64 = 1 << 30;
     /// What a full durable queue does:
-    effective_queue_overflow: queue_overflow -> OverflowPolicy = OverflowPolicy::Reject;
+    effective_queue_overflow: queue_overflow -> OverflowPolicy = OverflowPolicy::DropOldest;
     /// Whether messages of QoS 0 wait in the durable queue of a session:
     effective_queue_qos0: queue_qos0 -> bool = false;
     /// Bytes that wait in memory for one connection at QoS 0:
