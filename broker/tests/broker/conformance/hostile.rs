@@ -198,7 +198,7 @@ async fn a_bomb_of_subscriptions_stops_at_the_bound_and_burdens_nobody() {
 
 #[tokio::test]
 async fn who_asks_for_all_that_is_retained_again_and_again_gets_it_bit_by_bit() {
-    // All deliveries at once would take some megabytes.
+    // All deliveries at once would take some megabytes, and what they carry more than the system keeps for a connection.
     let limits = Limits {
         max_subscriptions: 300,
         max_client_memory: Some(1 << 20),
@@ -206,10 +206,11 @@ async fn who_asks_for_all_that_is_retained_again_and_again_gets_it_bit_by_bit() 
     };
     let broker = TestBroker::start_limited(limits).await;
     let mut witness = Client::clean(broker.address, "witness").await;
+    let payload = "x".repeat(1000);
     for index in 0..200 {
         let topic = format!("retained/{index}");
         witness
-            .publish_packet(retained(&topic, "x", QoS::AtLeastOnce, 1))
+            .publish_packet(retained(&topic, &payload, QoS::AtLeastOnce, 1))
             .await;
     }
     let mut client = Raw::connect5(broker.address, "c").await;
