@@ -221,6 +221,8 @@ fn start_tasks(engine: &Arc<Engine>, sys_interval: Option<Duration>) -> Vec<Task
     let sweeping = Arc::clone(engine);
     let sweep = foreshore_runtime::spawn("broker sweep", async move {
         let mut every = tokio::time::interval(SWEEP_EVERY);
+        // A broker that begins again in its process counts on, and its store from 0.
+        let mut counted = 0;
         loop {
             every.tick().await;
             let Ok(store) = sweeping.store() else { return };
@@ -233,8 +235,9 @@ fn start_tasks(engine: &Arc<Engine>, sys_interval: Option<Duration>) -> Vec<Task
             sweeping.state_store.set_space(space.ok().flatten());
             sweeping.measure_topic_limits().await;
             sweeping.measure_memory();
-            let overflowed = &sweeping.stats.overflowed;
-            overflowed.inc_by(store.overflowed().saturating_sub(overflowed.get()));
+            let overflowed = store.overflowed();
+            sweeping.stats.overflowed.inc_by(overflowed - counted);
+            counted = overflowed;
             if let Some(encryption) = store.encryption() {
                 let stats = &sweeping.stats;
                 stats.store_rewriting.set(encryption.is_rewriting.into());
