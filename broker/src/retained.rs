@@ -123,19 +123,14 @@ impl Retained {
 
 impl Topics {
     fn put(&mut self, topic: &TopicName, id: EntryId, message: Option<Arc<Message>>) {
-        let known = self.last.get_mut(topic);
-        if known.as_ref().is_some_and(|last| last.id > id) {
+        if self.last.get(topic).is_some_and(|last| last.id > id) {
             return;
         }
         let added = message.as_ref().map(|message| message.weight());
-        let last = Last { id, message };
-        let replaced = match known {
-            Some(known) => std::mem::replace(known, last).message,
-            None => self
-                .last
-                .insert(topic.clone(), last)
-                .and_then(|last| last.message),
-        };
+        let replaced = self
+            .last
+            .insert(topic.clone(), Last { id, message })
+            .and_then(|last| last.message);
         self.count += usize::from(added.is_some());
         self.count -= usize::from(replaced.is_some());
         self.bytes += added.unwrap_or(0);

@@ -193,9 +193,9 @@ impl Stats {
         }
     }
 
-    /// Shows a number.
-    pub(crate) fn show(gauge: &Gauge, value: usize) {
-        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    /// Shows a number, or the largest that can be shown.
+    pub(crate) fn show(gauge: &Gauge, value: impl TryInto<i64>) {
+        gauge.set(value.try_into().unwrap_or(i64::MAX));
     }
 
     /// Counts what an opening of the store has found to be lost.

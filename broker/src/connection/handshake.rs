@@ -361,8 +361,7 @@ async fn welcome(
     let (principal, authentication) = identify(shard, transport, rest, &connect, listener).await?;
     ack.authentication = authentication;
     if let Some(redirect) = &engine.conduct.load().redirect
-        && !principal.is_own_role()
-        && !principal.is_probe()
+        && !principal.is_ours()
     {
         return Err(refused(redirect.reason(), redirect.server_reference.clone()));
     }

@@ -12,6 +12,8 @@ use foreshore_runtime::{
 use foreshore_store::TopicTotals;
 use parking_lot::Mutex;
 
+use super::Stats;
+
 /// Which limit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
@@ -80,10 +82,8 @@ impl ByTopicLimit {
         }
         for (filter, totals) in filters.iter().zip(all) {
             let labels = self.labels(filter);
-            self.waiting.get_or_create(&labels).set(clamped(totals.waiting));
-            self.waiting_bytes
-                .get_or_create(&labels)
-                .set(clamped(totals.waiting_bytes));
+            Stats::show(&self.waiting.get_or_create(&labels), totals.waiting);
+            Stats::show(&self.waiting_bytes.get_or_create(&labels), totals.waiting_bytes);
             for (reason, count) in [
                 ("oldest", totals.dropped_oldest),
                 ("new", totals.dropped_new),
@@ -91,7 +91,7 @@ impl ByTopicLimit {
                 ("refused", totals.refused),
             ] {
                 let labels = self.drop_labels(filter, reason);
-                self.dropped.get_or_create(&labels).set(clamped(count));
+                Stats::show(&self.dropped.get_or_create(&labels), count);
             }
         }
     }
@@ -119,8 +119,4 @@ impl ByTopicLimit {
             reason,
         }
     }
-}
-
-fn clamped(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

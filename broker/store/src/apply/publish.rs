@@ -186,6 +186,7 @@ impl Transaction<'_> {
             }
             if reason.is_none() {
                 reason = self.make_room(place, size)?;
+                self.overflowed += u64::from(reason.is_some());
             }
             let path = self.path(place);
             path.added = id;
@@ -217,17 +218,14 @@ impl Transaction<'_> {
         let Some(max) = self.path(place).row.limits.max_bytes else {
             return Ok(None);
         };
+        if size > max {
+            return Ok(Some(DropReason::TOO_LARGE));
+        }
         if self.path(place).row.waiting_bytes + size <= max {
             return Ok(None);
         }
-        if size > max || self.path(place).row.limits.overflow != OverflowPolicy::DropOldest {
-            self.overflowed += 1;
-            let is_too_large = size > max;
-            return Ok(Some(if is_too_large {
-                DropReason::TOO_LARGE
-            } else {
-                DropReason::OVERFLOW_NEW
-            }));
+        if self.path(place).row.limits.overflow != OverflowPolicy::DropOldest {
+            return Ok(Some(DropReason::OVERFLOW_NEW));
         }
         while self.path(place).row.waiting_bytes + size > max {
             if !self.drop_first(place, &DropReason::OVERFLOW_OLDEST)? {
